@@ -1,0 +1,131 @@
+//! What a service writes: one function per message type.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Backend, BoxError, DecodeError, Envelope, Event, MessageContext, Tx};
+
+/// What a handler returns.
+pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>>;
+
+/// Why a message could not be handled.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// Try again later; later messages of the same key wait behind it. `after` is at least how
+    /// long; the policy's back-off otherwise.
+    #[error("to be tried again")]
+    Retry {
+        /// Least delay.
+        after: Option<Duration>,
+        /// Why.
+        #[source]
+        cause: BoxError,
+    },
+    /// Trying again can't help: the message becomes a dead letter and its key is parked.
+    #[error("refused")]
+    Reject(#[source] BoxError),
+    /// The database failed: lost connection, deadlock and serialization failure are the batch's
+    /// fault and use no attempt; any other error is retried as [`Self::Retry`].
+    #[error("database failed while handling")]
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for HandlerError {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Database(source)
+    }
+}
+impl From<DecodeError> for HandlerError {
+    fn from(source: DecodeError) -> Self {
+        Self::Reject(Box::new(source))
+    }
+}
+impl From<crate::Error> for HandlerError {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Database { source, .. } => Self::Database(source),
+            other => Self::Reject(Box::new(other)),
+        }
+    }
+}
+
+/// Handles one message type. The transaction is open and the message claimed in it; whatever the
+/// handler writes and appends commits together with the claim and the offset, or not at all.
+///
+/// May be called again for the same message after a rollback, never after a commit.
+pub trait Handler<B: Backend, E: Event>: Send + Sync + 'static {
+    /// Handles one message.
+    fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        message: E,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+type Erased<B> =
+    Arc<dyn for<'a> Fn(&'a mut Tx<'static, B>, &'a Envelope) -> HandlerFuture<'a> + Send + Sync>;
+
+/// The message types a consumer knows, each with its handler.
+pub struct Handlers<B: Backend> {
+    by_type: HashMap<&'static str, Erased<B>>,
+}
+
+impl<B: Backend> Default for Handlers<B> {
+    fn default() -> Self {
+        Self {
+            by_type: HashMap::new(),
+        }
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for Handlers<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.by_type.keys()).finish()
+    }
+}
+
+impl<B: Backend> Handlers<B> {
+    /// Handles messages of type `E` by `handler`. The last one registered for a type counts.
+    #[must_use]
+    pub fn on<E: Event, H: Handler<B, E>>(mut self, handler: H) -> Self {
+        let handler = Arc::new(handler);
+        self.by_type.insert(
+            E::TYPE,
+            Arc::new(move |tx, envelope| {
+                let handler = Arc::clone(&handler);
+                Box::pin(async move {
+                    let message = envelope.decode::<E>()?;
+                    let context = MessageContext::caused_by(envelope);
+                    handler.handle(tx, &context, message).await
+                })
+            }),
+        );
+        self
+    }
+
+    /// Runs the handler of the envelope's type; a type nobody registered is refused.
+    pub async fn dispatch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        envelope: &Envelope,
+    ) -> Result<(), HandlerError> {
+        let known = envelope
+            .message_type
+            .as_deref()
+            .and_then(|t| self.by_type.get(t));
+        match known {
+            Some(handler) => handler(tx, envelope).await,
+            None => Err(HandlerError::Reject(
+                format!(
+                    "no handler for message type {}",
+                    envelope.message_type.as_deref().unwrap_or("none")
+                )
+                .into(),
+            )),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a message inherits from the request or message that caused it.
+
+use uuid::Uuid;
+
+use crate::{CausationId, CorrelationId, Envelope, IdGen};
+
+/// Correlation, causation and W3C trace context, passed explicitly (never by task-locals), so that
+/// a message sent from a spawned task or a batch still tells where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageContext {
+    /// The whole story this message belongs to.
+    pub correlation_id: CorrelationId,
+    /// The message that led here; `None` at the start of a story.
+    pub causation_id: Option<CausationId>,
+    /// W3C `traceparent` header.
+    pub traceparent: Option<String>,
+    /// W3C `tracestate` header.
+    pub tracestate: Option<String>,
+}
+
+impl MessageContext {
+    /// Starts a new story.
+    pub fn start(ids: &dyn IdGen) -> Self {
+        Self::correlated(CorrelationId(ids.next()))
+    }
+
+    /// Continues a story known by its correlation id alone.
+    pub fn correlated(correlation_id: CorrelationId) -> Self {
+        Self {
+            correlation_id,
+            causation_id: None,
+            traceparent: None,
+            tracestate: None,
+        }
+    }
+
+    /// The context of everything that handling `envelope` sends. A message from a stranger without
+    /// a correlation id becomes the start of its own story.
+    pub fn caused_by(envelope: &Envelope) -> Self {
+        Self {
+            correlation_id: envelope.correlation_id.unwrap_or(CorrelationId(
+                envelope.message_id.map_or(Uuid::nil(), |id| id.0),
+            )),
+            causation_id: envelope.message_id,
+            traceparent: envelope.traceparent.clone(),
+            tracestate: envelope.tracestate.clone(),
+        }
+    }
+
+    /// The same context with a W3C trace.
+    #[must_use]
+    pub fn traced(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
+        self
+    }
+}

@@ -1,0 +1,41 @@
+//! A transactional outbox: exactly-once delivery from a SQLite or Postgres transaction, through
+//! Kafka, into the next service's transaction.
+//!
+//! A service writes its rows and its outgoing messages in one transaction ([`Outbox::append`],
+//! [`Db::write`]); the relay publishes committed rows with transactional producers; a consumer
+//! dedupes by its inbox table and handles each message in one local transaction
+//! ([`consumer`]).
+#![deny(missing_docs)]
+
+mod backend;
+mod clock;
+pub mod consumer;
+mod context;
+mod db;
+mod error;
+pub mod header;
+mod ids;
+mod message;
+mod outbox;
+mod partition;
+mod progress;
+pub mod publisher;
+mod routing;
+pub mod schema;
+
+pub use backend::{Backend, Column, ColumnRef, Columns, OutboxConnection, QueryResult, Tx, imply};
+pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};
+pub use context::MessageContext;
+pub use db::{Db, WriteError};
+pub use error::{BoxError, Error, Result};
+pub use ids::{
+    CausationId, ConsumerName, CorrelationId, InvalidName, MessageId, SourceId, SourceName,
+};
+pub use message::{Coordinates, DecodeError, Envelope, Event, MessageKind};
+pub use outbox::{MAX_PAYLOAD_BYTES, Outbox, RawMessage};
+pub use partition::partition_for;
+pub use progress::{
+    Cursor, IdSum, LastRow, PROGRESS_FORMAT, PartitionPositions, PgCursor, PgPage, ProgressRecord,
+    ReplayProgress, SqliteCursor,
+};
+pub use routing::Routing;

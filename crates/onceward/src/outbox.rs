@@ -1,0 +1,201 @@
+//! `append`: write an intent to publish, in the transaction that makes the change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::backend::{Backend, OutboxConnection, in_transaction};
+use crate::{
+    Clock, Error, Event, IdGen, MessageContext, MessageId, MessageKind, Result, Routing,
+    SourceName, SystemClock, UuidV7, header,
+};
+
+/// Largest payload `append` accepts unless told otherwise, in bytes. Below Kafka's default
+/// `max.message.bytes` (1,048,588) with room for headers.
+pub const MAX_PAYLOAD_BYTES: usize = 900_000;
+
+/// Writes messages into the `outbox` table of one source. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    source: SourceName,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGen>,
+    routing: Arc<Routing>,
+    max_payload_bytes: usize,
+}
+
+/// A message that is already bytes, for callers without a typed [`Event`].
+#[derive(Debug, Clone)]
+pub struct RawMessage {
+    /// Versioned type.
+    pub message_type: String,
+    /// Fact, wish or answer.
+    pub kind: MessageKind,
+    /// Kind of aggregate.
+    pub aggregate_type: String,
+    /// Which aggregate.
+    pub aggregate_id: String,
+    /// Ordering key.
+    pub message_key: Option<String>,
+    /// Topic; `None` asks the routing.
+    pub topic: Option<String>,
+    /// JSON, or whatever `content-type` in `headers` says.
+    pub payload: Vec<u8>,
+    /// The user's own headers; [`header::is_reserved`] names are refused.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Outbox {
+    /// An outbox of this source with system clock, UUID v7 ids and default routing.
+    pub fn new(source: SourceName) -> Self {
+        Self {
+            source,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(UuidV7),
+            routing: Arc::default(),
+            max_payload_bytes: MAX_PAYLOAD_BYTES,
+        }
+    }
+
+    /// Takes time and ids from these.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>, ids: Arc<dyn IdGen>) -> Self {
+        self.clock = clock;
+        self.ids = ids;
+        self
+    }
+
+    /// Routes message types to topics by this table.
+    #[must_use]
+    pub fn with_routing(mut self, routing: Routing) -> Self {
+        self.routing = Arc::new(routing);
+        self
+    }
+
+    /// Largest payload in bytes.
+    #[must_use]
+    pub fn with_max_payload_bytes(mut self, limit: usize) -> Self {
+        self.max_payload_bytes = limit;
+        self
+    }
+
+    /// Name of the source this outbox belongs to.
+    pub fn source(&self) -> &SourceName {
+        &self.source
+    }
+    /// Where this outbox takes its time from.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+    /// Where this outbox takes its ids from.
+    pub fn ids(&self) -> &Arc<dyn IdGen> {
+        &self.ids
+    }
+
+    /// Writes one message. It is published if, and only if, the transaction commits; messages of
+    /// one (topic, key) are published in the order of their inserts, so lock the aggregate's row
+    /// **before** calling this where two transactions can write the same key.
+    ///
+    /// # Errors
+    /// [`Error::NoTransaction`] outside a transaction, [`Error::PayloadTooLarge`],
+    /// [`Error::Encode`], [`Error::Database`]. On an error nothing was written.
+    pub async fn append<B: Backend, E: Event>(
+        &self,
+        tx: &mut impl OutboxConnection<B>,
+        context: &MessageContext,
+        event: &E,
+    ) -> Result<MessageId> {
+        let payload = serde_json::to_vec(event).map_err(|source| Error::Encode {
+            message_type: E::TYPE,
+            source,
+        })?;
+        let message = RawMessage {
+            message_type: E::TYPE.to_owned(),
+            kind: E::KIND,
+            aggregate_type: E::AGGREGATE_TYPE.to_owned(),
+            aggregate_id: event.aggregate_id(),
+            message_key: event.message_key(),
+            topic: None,
+            payload,
+            headers: BTreeMap::new(),
+        };
+        self.append_raw(tx, context, message).await
+    }
+
+    /// [`Self::append`] for a message that is already bytes.
+    pub async fn append_raw<B: Backend>(
+        &self,
+        tx: &mut impl OutboxConnection<B>,
+        context: &MessageContext,
+        message: RawMessage,
+    ) -> Result<MessageId> {
+        if message.payload.len() > self.max_payload_bytes {
+            return Err(Error::PayloadTooLarge {
+                message_type: message.message_type,
+                size: message.payload.len(),
+                limit: self.max_payload_bytes,
+            });
+        }
+        let headers = stored_headers(context, message.kind, message.headers)?;
+        let conn = tx.connection();
+        if !in_transaction::<B>(conn) {
+            return Err(Error::NoTransaction);
+        }
+        let id = MessageId(self.ids.next());
+        let topic = message
+            .topic
+            .unwrap_or_else(|| self.routing.topic(&message.message_type).to_owned());
+        sqlx::query(
+            "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, \
+             message_key, payload, headers, occurred_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(id.0)
+        .bind(message.aggregate_type)
+        .bind(message.aggregate_id)
+        .bind(message.message_type)
+        .bind(topic)
+        .bind(message.message_key)
+        .bind(message.payload)
+        .bind(headers)
+        .bind(self.clock.now())
+        .execute(conn)
+        .await
+        .map_err(Error::database("outbox insert"))?;
+        Ok(id)
+    }
+}
+
+/// The `headers` column: everything that has no column of its own.
+fn stored_headers(
+    context: &MessageContext,
+    kind: MessageKind,
+    own: BTreeMap<String, String>,
+) -> Result<String> {
+    if let Some(name) = own
+        .keys()
+        .find(|n| header::is_reserved(n) && *n != header::CONTENT_TYPE)
+    {
+        return Err(Error::ReservedHeader { name: name.clone() });
+    }
+    let mut headers = own;
+    headers
+        .entry(header::CONTENT_TYPE.into())
+        .or_insert_with(|| header::JSON.into());
+    headers.insert(header::KIND.into(), kind.as_str().into());
+    headers.insert(
+        header::CORRELATION_ID.into(),
+        context.correlation_id.to_string(),
+    );
+    if let Some(id) = context.causation_id {
+        headers.insert(header::CAUSATION_ID.into(), id.to_string());
+    }
+    if let Some(trace) = &context.traceparent {
+        headers.insert(header::TRACEPARENT.into(), trace.clone());
+    }
+    if let Some(state) = &context.tracestate {
+        headers.insert(header::TRACESTATE.into(), state.clone());
+    }
+    serde_json::to_string(&headers).map_err(|source| Error::Encode {
+        message_type: "headers",
+        source,
+    })
+}

@@ -1,0 +1,140 @@
+//! Where a source stands: the cursor, and the progress record that carries it into Kafka.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MessageId, SourceId};
+
+/// Version of [`ProgressRecord`]'s form. A reader stops at a higher one than it knows.
+pub const PROGRESS_FORMAT: u32 = 1;
+
+/// Where a source resumes. Opaque to everything but the database's own reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Cursor {
+    /// SQLite: writers are serialised, so commit order is `seq` order.
+    Sqlite(SqliteCursor),
+    /// Postgres: a snapshot, because sequence order is not commit order.
+    Postgres(PgCursor),
+}
+
+/// The last `seq` passed; 0 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteCursor {
+    /// Rows up to and including this one are passed.
+    pub seq: i64,
+}
+
+/// Rows visible in `done` are passed; while a large batch is paged, so are those visible in
+/// `page.current` up to `page.last_seq`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PgCursor {
+    /// A `pg_snapshot` as text, `xmin:xmax:xip,…`; `1:1:` before the first.
+    pub done: String,
+    /// The batch being paged.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub page: Option<PgPage>,
+}
+
+/// A batch of Postgres rows too big for one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PgPage {
+    /// The snapshot the batch was read in; becomes `done` with the last page.
+    pub current: String,
+    /// Last `seq` passed within the batch.
+    pub last_seq: i64,
+}
+
+/// Wrapping 128-bit sum of the message ids passed: with the count, it tells a lost or replaced
+/// row. Stored as 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct IdSum(pub u128);
+
+impl IdSum {
+    /// Adds one id.
+    pub fn add(&mut self, id: MessageId) {
+        self.0 = self.0.wrapping_add(id.0.as_u128());
+    }
+    /// What was added since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self(self.0.wrapping_sub(earlier.0))
+    }
+    /// As stored in the mirror: 16 bytes, big endian.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+    /// Reads [`Self::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(|b| Self(u128::from_be_bytes(b)))
+    }
+}
+impl From<IdSum> for String {
+    fn from(sum: IdSum) -> Self {
+        format!("{:032x}", sum.0)
+    }
+}
+impl TryFrom<String> for IdSum {
+    type Error = std::num::ParseIntError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u128::from_str_radix(&text, 16).map(Self)
+    }
+}
+
+/// What each Kafka transaction of a relay carries beside its rows: the value of the one record in
+/// `outbox.progress.<source>`, JSON. Rows and progress become visible together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressRecord {
+    /// [`PROGRESS_FORMAT`].
+    pub format: u32,
+    /// The outbox this belongs to; another one stops the relay.
+    pub source_id: SourceId,
+    /// `outbox_source.epoch`.
+    pub epoch: i64,
+    /// Where to resume.
+    pub cursor: Cursor,
+    /// Rows published so far. Grows by one per record.
+    pub position: i64,
+    /// Rows passed so far: published or parked.
+    pub passed: i64,
+    /// Sum of their message ids.
+    pub id_sum: IdSum,
+    /// The last row passed, by `seq` and id; `None` at genesis.
+    pub last: Option<LastRow>,
+    /// Position of the last record in each partition: topic → partition → position.
+    pub partitions: PartitionPositions,
+    /// A replay under way or just done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub replay: Option<ReplayProgress>,
+}
+
+/// Topic → partition → position of the last record there.
+pub type PartitionPositions =
+    std::collections::BTreeMap<String, std::collections::BTreeMap<i32, i64>>;
+
+/// The last row passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRow {
+    /// Its sequence number.
+    pub seq: i64,
+    /// Its message id.
+    pub message_id: MessageId,
+}
+
+/// How far the replay of a parked key has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayProgress {
+    /// Number the owner gave the request.
+    pub number: i64,
+    /// Topic of the key.
+    pub topic: String,
+    /// The key; `None` for a row without one, replayed alone.
+    pub message_key: Option<String>,
+    /// Copies up to this `seq` are published.
+    pub last_seq: i64,
+    /// The key is unparked.
+    pub done: bool,
+}

@@ -1,0 +1,109 @@
+-- Where each consumer stands. The database is the truth for offsets, not the consumer group.
+create table consumer_offset (
+    consumer     text   not null,
+    topic        text   not null,
+    topic_id     text   not null,                   -- another id: the topic was made anew
+    partition    integer not null,
+    next_offset  bigint not null,
+    leader_epoch integer not null default -1,
+    owner_epoch  bigint not null default 0,         -- raised by each claim; guards next_offset
+    owner        text,
+    floor_offset bigint not null default 0,         -- inbox rows below were purged
+    stopped      text,                              -- why the partition stopped loudly, else null
+    updated_at   bigint not null,
+    primary key (consumer, topic, partition)
+);
+
+-- Which messages were handled: the insert is the claim.
+create table inbox (
+    consumer      text   not null,
+    ce_source     text   not null,                  -- without an id: '' ...
+    ce_id         text   not null,                  -- ... and topic id/partition/offset
+    topic         text   not null,
+    partition     integer not null,
+    record_offset bigint not null,
+    message_type  text,
+    message_key   bytea,
+    state         text   not null check (state in ('handled', 'waiting', 'dead', 'discarded')),
+    received_at   bigint not null,
+    handled_at    bigint,
+    primary key (consumer, ce_source, ce_id)
+);
+create index inbox_coordinates on inbox (consumer, topic, partition, record_offset);
+
+-- Messages to try again, and those that queue behind them in the order of their key.
+create table inbox_waiting (
+    consumer      text   not null,
+    topic         text   not null,
+    partition     integer not null,
+    record_offset bigint not null,
+    ce_source     text   not null,
+    ce_id         text   not null,
+    message_type  text,
+    message_key   bytea,                            -- null: waits alone
+    headers       text   not null,                  -- JSON array of [name, base64]
+    payload       bytea  not null,
+    attempts      integer not null,                 -- tries made, 0 for one that only queues
+    due_at        bigint not null,
+    last_error    text,
+    received_at   bigint not null,
+    primary key (consumer, topic, partition, record_offset)
+);
+create index inbox_waiting_key on inbox_waiting (consumer, topic, partition, message_key, record_offset);
+
+-- Messages that were refused or whose attempts are used up. Their key stays parked behind them.
+create table inbox_dead_letter (
+    consumer      text   not null,
+    topic         text   not null,
+    partition     integer not null,
+    record_offset bigint not null,
+    ce_source     text   not null,
+    ce_id         text   not null,
+    message_type  text,
+    message_key   bytea,
+    headers       text   not null,
+    payload       bytea  not null,
+    attempts      integer not null,
+    reason        text   not null,
+    state         text   not null default 'dead' check (state in ('dead', 'replayed', 'discarded')),
+    died_at       bigint not null,
+    primary key (consumer, topic, partition, record_offset)
+);
+
+-- Replay and discard are wishes; the instance that owns the partition carries them out.
+create table inbox_dead_letter_request (
+    id            bigint generated always as identity primary key,
+    kind          text   not null check (kind in ('replay', 'discard')),
+    consumer      text   not null,
+    topic         text   not null,
+    partition     integer not null,
+    record_offset bigint not null,
+    state         text   not null default 'requested'
+                  check (state in ('requested', 'done', 'refused')),
+    requested_by  text   not null,
+    note          text,
+    requested_at  bigint not null,
+    finished_at   bigint
+);
+
+-- Answers already given, by Idempotency-Key.
+create table idempotency_key (
+    method       text    not null,
+    path         text    not null,
+    user_id      text    not null,
+    key          text    not null,
+    body_hash    bytea   not null,
+    status       integer,                           -- null only inside the transaction that answers
+    headers      text,                              -- JSON object
+    body         bytea,
+    created_at   bigint  not null,
+    primary key (method, path, user_id, key)
+);
+create index idempotency_key_age on idempotency_key (created_at);
+
+create view inbox_view as
+select consumer, ce_source, ce_id, message_type, topic, partition, record_offset,
+       convert_from(message_key, 'UTF8') as message_key, state,
+       to_char(to_timestamp(received_at / 1e6) at time zone 'UTC',
+               'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as received_at
+from inbox;
