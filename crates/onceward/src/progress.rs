@@ -106,9 +106,32 @@ pub struct ProgressRecord {
     pub last: Option<LastRow>,
     /// Position of the last record in each partition: topic → partition → position.
     pub partitions: PartitionPositions,
+    /// Partition count of each keyed topic when it was first published to: another count would
+    /// send keys elsewhere and break their order, so the relay stops at a change.
+    #[serde(default)]
+    pub partition_counts: std::collections::BTreeMap<String, i32>,
     /// A replay under way or just done.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub replay: Option<ReplayProgress>,
+}
+
+impl ProgressRecord {
+    /// The first progress of a source, before any row: what the first start commits to Kafka.
+    pub fn genesis(source_id: SourceId, epoch: i64, cursor: Cursor) -> Self {
+        Self {
+            format: PROGRESS_FORMAT,
+            source_id,
+            epoch,
+            cursor,
+            position: 0,
+            passed: 0,
+            id_sum: IdSum::default(),
+            last: None,
+            partitions: PartitionPositions::new(),
+            partition_counts: std::collections::BTreeMap::new(),
+            replay: None,
+        }
+    }
 }
 
 /// Topic → partition → position of the last record there.

@@ -126,6 +126,17 @@ pub trait Broker: Clone + Send + Sync + 'static {
         from_offset: Option<i64>,
     ) -> impl Future<Output = Result<CommittedProgress, BrokerError>> + Send;
 
+    /// What is committed right now, without waiting for an open transaction to end: the latest
+    /// progress a `read_committed` reader sees, which may lag. Fences nobody; only good for telling
+    /// *whose* progress the topic holds before a claim.
+    fn look(
+        &self,
+        source: &SourceName,
+        from_offset: Option<i64>,
+    ) -> impl Future<Output = Result<CommittedProgress, BrokerError>> + Send {
+        self.read_progress(source, from_offset)
+    }
+
     /// Makes a producer and initialises its transactions: fences every older producer of the
     /// source and aborts what it left open.
     fn open(
