@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::{CausationId, CorrelationId, Envelope, IdGen};
+use crate::{CausationId, CorrelationId, Envelope, IdGen, Micros};
 
 /// Correlation, causation and W3C trace context, passed explicitly (never by task-locals), so that
 /// a message sent from a spawned task or a batch still tells where it came from.
@@ -12,6 +12,8 @@ pub struct MessageContext {
     pub correlation_id: CorrelationId,
     /// The message that led here; `None` at the start of a story.
     pub causation_id: Option<CausationId>,
+    /// When that message was written (its `ce_time`): lets a handler refuse what is too old.
+    pub caused_at: Option<Micros>,
     /// W3C `traceparent` header.
     pub traceparent: Option<String>,
     /// W3C `tracestate` header.
@@ -29,6 +31,7 @@ impl MessageContext {
         Self {
             correlation_id,
             causation_id: None,
+            caused_at: None,
             traceparent: None,
             tracestate: None,
         }
@@ -42,6 +45,7 @@ impl MessageContext {
                 envelope.message_id.map_or(Uuid::nil(), |id| id.0),
             )),
             causation_id: envelope.message_id,
+            caused_at: envelope.occurred_at,
             traceparent: envelope.traceparent.clone(),
             tracestate: envelope.tracestate.clone(),
         }
