@@ -1,0 +1,507 @@
+//! Apache Kafka as one process: fetched from Maven Central, formatted, started, killed, restarted.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::Signal;
+
+use crate::ports::Port;
+use crate::process::{DeathGuard, Process, tail};
+use crate::{Result, wait};
+
+/// The release that is tested against.
+pub const VERSION: &str = "4.3.1";
+
+const START_AT_MOST: Duration = Duration::from_secs(90);
+const STOP_AT_MOST: Duration = Duration::from_secs(30);
+
+/// How to start a broker; `Default` is what tests want.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Where logs and configuration live, kept when the broker ends; `None` = a folder that is removed.
+    pub data_dir: Option<PathBuf>,
+    /// Port for clients; `None` takes a free one.
+    pub port: Option<u16>,
+    /// Port of the controller; `None` takes a free one.
+    pub controller_port: Option<u16>,
+    /// Java heap in MiB.
+    pub heap_mib: u32,
+    /// Lines of `server.properties` that are added to ours or replace them.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            port: None,
+            controller_port: None,
+            heap_mib: 512,
+            properties: Vec::new(),
+        }
+    }
+}
+
+/// The jars of Kafka on this machine.
+#[derive(Debug, Clone)]
+pub struct Distribution {
+    java: PathBuf,
+    libs: PathBuf,
+}
+
+impl Distribution {
+    /// Finds the jars in the user's cache or fetches them with Maven (54 MB, once). Safe when several
+    /// processes call it at the same time. Fails with one clear line if Java or Maven is missing.
+    pub fn find_or_fetch() -> Result<Self> {
+        let java = find_java()?;
+        let home = cache_folder()?.join(format!("kafka-{VERSION}"));
+        let libs = home.join("libs");
+        if libs.join("complete").exists() {
+            return Ok(Self { java, libs });
+        }
+        std::fs::create_dir_all(&home).with_context(|| format!("creating {home:?}"))?;
+        let lock = std::fs::File::create(home.join("lock"))?;
+        lock.lock().with_context(|| format!("locking {home:?}"))?;
+        if !libs.join("complete").exists() {
+            fetch(&home, &libs)?;
+        }
+        Ok(Self { java, libs })
+    }
+
+    /// A command that runs a main class of Kafka with a small heap.
+    pub fn command(&self, main_class: &str, heap_mib: u32) -> Command {
+        let mut command = Command::new(&self.java);
+        command
+            .arg(format!("-Xmx{heap_mib}m"))
+            .arg("-cp")
+            .arg(self.libs.join("*"));
+        command.arg(main_class);
+        command
+    }
+}
+
+fn fetch(home: &Path, libs: &Path) -> Result<()> {
+    // log4j-slf4j-impl is what Kafka's own release adds: without it the broker logs nothing.
+    let pom = format!(
+        r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>onceward</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.4</version></dependency>
+  </dependencies>
+</project>
+"#
+    );
+    std::fs::write(home.join("pom.xml"), pom)?;
+    let fresh = home.join("libs.partial");
+    let _ = std::fs::remove_dir_all(&fresh);
+    let output = Command::new("mvn")
+        .args(["-q", "-B", "-f"])
+        .arg(home.join("pom.xml"))
+        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .arg(format!("-DoutputDirectory={}", fresh.display()))
+        .output()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                anyhow!("Maven is missing (command mvn): it fetches Apache Kafka; install maven")
+            }
+            _ => anyhow!("starting mvn: {error}"),
+        })?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stdout);
+        bail!(
+            "Maven could not fetch Apache Kafka {VERSION}:\n{}",
+            tail(&text, 10)
+        );
+    }
+    std::fs::write(fresh.join("complete"), VERSION)?;
+    let _ = std::fs::remove_dir_all(libs);
+    std::fs::rename(&fresh, libs)?;
+    Ok(())
+}
+
+/// `$XDG_CACHE_HOME/onceward` or `~/.cache/onceward`.
+pub fn cache_folder() -> Result<PathBuf> {
+    let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(cache), _) if Path::new(&cache).is_absolute() => PathBuf::from(cache),
+        (_, Some(home)) => Path::new(&home).join(".cache"),
+        _ => std::env::temp_dir(),
+    };
+    Ok(base.join("onceward"))
+}
+
+/// `$JAVA_HOME/bin/java` or `java` on the path, of version 17 or newer.
+fn find_java() -> Result<PathBuf> {
+    let java = match std::env::var_os("JAVA_HOME") {
+        Some(home) if Path::new(&home).join("bin/java").exists() => {
+            Path::new(&home).join("bin/java")
+        }
+        _ => PathBuf::from("java"),
+    };
+    let output = Command::new(&java)
+        .arg("-version")
+        .output()
+        .map_err(|_| anyhow!("Java 17 or newer is missing: it runs Apache Kafka"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let major = text
+        .split('"')
+        .nth(1)
+        .and_then(|version| version.split(['.', '-', '+']).next())
+        .and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major >= 17 => Ok(java),
+        Some(major) => bail!("Java 17 or newer is needed to run Apache Kafka, {java:?} is {major}"),
+        None => bail!("{java:?} -version gave no version: {}", text.trim()),
+    }
+}
+
+/// One broker with its controller.
+#[derive(Debug)]
+pub struct Kafka {
+    distribution: Distribution,
+    folder: PathBuf,
+    port: u16,
+    heap_mib: u32,
+    process: Option<Process>,
+    // Dropped last: they keep the ports and remove the folder.
+    _ports: Vec<Port>,
+    cleaner: Option<DeathGuard>,
+}
+
+impl Kafka {
+    /// Starts a broker on a free port of 127.0.0.1 with data that is removed at the end, and waits
+    /// until it answers.
+    pub fn start() -> Result<Self> {
+        Self::start_with(KafkaOptions::default())
+    }
+
+    /// Starts a broker as described and waits until it answers. A data folder that has been formatted
+    /// before is used as it is.
+    pub fn start_with(options: KafkaOptions) -> Result<Self> {
+        let mut kafka = Self::prepare(options)?;
+        kafka.start_again()?;
+        Ok(kafka)
+    }
+
+    /// Everything but the start: jars, configuration, formatted data folder.
+    pub fn prepare(options: KafkaOptions) -> Result<Self> {
+        let distribution = Distribution::find_or_fetch()?;
+        let mut ports = Vec::new();
+        let mut port_or_free = |wanted: Option<u16>| -> Result<u16> {
+            match wanted {
+                Some(port) => Ok(port),
+                None => {
+                    ports.push(Port::take()?);
+                    Ok(ports.last().map_or(0, Port::number))
+                }
+            }
+        };
+        let port = port_or_free(options.port)?;
+        let controller_port = port_or_free(options.controller_port)?;
+        let (folder, cleaner) = match options.data_dir {
+            Some(folder) => (folder, None),
+            None => {
+                let folder = tempfile::Builder::new()
+                    .prefix("onceward-kafka-")
+                    .tempdir()?
+                    .keep();
+                let cleaner = DeathGuard::over(None, Some(&folder))?;
+                (folder, Some(cleaner))
+            }
+        };
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {folder:?}"))?;
+        let folder = folder.canonicalize()?;
+        write_configuration(&folder, port, controller_port, &options.properties)?;
+        let kafka = Self {
+            distribution,
+            folder,
+            port,
+            heap_mib: options.heap_mib,
+            process: None,
+            _ports: ports,
+            cleaner,
+        };
+        kafka.format()?;
+        Ok(kafka)
+    }
+
+    /// The command that runs the broker, for a supervisor of its own.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.distribution.java);
+        command
+            .arg(format!("-Xmx{}m", self.heap_mib))
+            .arg("-Djava.awt.headless=true")
+            .arg(format!(
+                "-Dlog4j2.configurationFile={}",
+                self.folder.join("log4j2.properties").display()
+            ))
+            .arg("-cp")
+            .arg(self.distribution.libs.join("*"))
+            .arg("kafka.Kafka")
+            .arg(self.folder.join("server.properties"));
+        command
+    }
+
+    /// `127.0.0.1:port`, for clients.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The clients' port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its data, configuration and `kafka.log`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The broker's process id, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Kills the broker at once. The page cache stays: this is a process crash, not a power loss.
+    pub fn kill9(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill9()?;
+        }
+        Ok(())
+    }
+
+    /// Freezes the broker: connections stay open, nothing is answered.
+    pub fn pause(&self) -> Result<()> {
+        self.running()?.pause()
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn resume(&self) -> Result<()> {
+        self.running()?.resume()
+    }
+
+    /// Stops the broker in order.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.stop(Signal::SIGTERM, STOP_AT_MOST)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the broker on the same ports and data after [`kill9`](Self::kill9) or
+    /// [`stop`](Self::stop), and waits until it answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("Kafka at {} runs already", self.bootstrap());
+        }
+        let process = Process::spawn("kafka", self.command(), &self.folder.join("kafka.log"))?;
+        let process = self.process.insert(process);
+        let address = format!("127.0.0.1:{}", self.port);
+        wait::until("an answer of Kafka", START_AT_MOST, || {
+            if !process.is_running() {
+                bail!("Kafka ended while starting:\n{}", process.log_tail(15));
+            }
+            Ok(answers(&address).then_some(()))
+        })
+    }
+
+    /// Stops in order and starts again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start_again()
+    }
+
+    /// Runs one of Kafka's tools, e.g. `org.apache.kafka.tools.TopicCommand` with
+    /// `["--bootstrap-server", …, "--list"]`, and gives its output; fails if the tool does.
+    pub fn run_tool(&self, main_class: &str, arguments: &[&str]) -> Result<String> {
+        let output = tool_command(&self.distribution, main_class)
+            .args(arguments)
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("{main_class} {arguments:?} failed:\n{text}{errors}");
+        }
+        Ok(text)
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().context("Kafka does not run")
+    }
+
+    /// Writes the cluster's identity into an empty data folder.
+    fn format(&self) -> Result<()> {
+        if self.folder.join("data/meta.properties").exists() {
+            return Ok(());
+        }
+        let output = tool_command(&self.distribution, "kafka.tools.StorageTool")
+            .args(["format", "--ignore-formatted", "-t", &cluster_id(), "-c"])
+            .arg(self.folder.join("server.properties"))
+            .output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "formatting Kafka's data in {:?} failed:\n{}",
+                self.folder,
+                tail(&text, 10)
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let _ = self.kill9();
+        if let Some(cleaner) = self.cleaner.take() {
+            cleaner.dismiss();
+        }
+    }
+}
+
+/// The one broker that the tests of this binary share; started on first use, gone with the binary.
+/// Don't kill or pause it: take [`Kafka::start`] for that.
+pub fn shared() -> Result<&'static Kafka> {
+    static SHARED: OnceLock<std::result::Result<Kafka, String>> = OnceLock::new();
+    SHARED
+        .get_or_init(|| Kafka::start().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("{error}"))
+}
+
+/// Whether a broker answers at `address` and knows of at least one broker (itself) that may lead.
+pub fn answers(address: &str) -> bool {
+    ask_for_brokers(address).is_ok_and(|count| count > 0)
+}
+
+/// Metadata request v8 (the last without tagged fields), for no topic: the answer begins with its
+/// length, our correlation id, the throttle time and the number of brokers.
+fn ask_for_brokers(address: &str) -> Result<i32> {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    let target = address.to_socket_addrs()?.next().context("no address")?;
+    let mut stream = TcpStream::connect_timeout(&target, AT_MOST)?;
+    stream.set_read_timeout(Some(AT_MOST))?;
+    let mut request = Vec::new();
+    request.extend(3_i16.to_be_bytes()); // Metadata
+    request.extend(8_i16.to_be_bytes());
+    request.extend(1_i32.to_be_bytes()); // correlation id
+    request.extend((-1_i16).to_be_bytes()); // no client id
+    request.extend(0_i32.to_be_bytes()); // no topics
+    request.extend([0, 0, 0]); // create nothing, no authorised operations
+    stream.write_all(&u32::try_from(request.len())?.to_be_bytes())?;
+    stream.write_all(&request)?;
+    let mut answer = [0_u8; 16];
+    stream.read_exact(&mut answer)?;
+    Ok(i32::from_be_bytes([
+        answer[12], answer[13], answer[14], answer[15],
+    ]))
+}
+
+/// A tool's JVM lives for a second: the quick compiler and the plain collector are the fast ones.
+fn tool_command(distribution: &Distribution, main_class: &str) -> Command {
+    let mut command = Command::new(&distribution.java);
+    command
+        .args([
+            "-Xmx256m",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-cp",
+        ])
+        .arg(distribution.libs.join("*"))
+        .arg(main_class);
+    command
+}
+
+fn write_configuration(
+    folder: &Path,
+    port: u16,
+    controller_port: u16,
+    extra: &[(String, String)],
+) -> Result<()> {
+    let listeners =
+        format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let voters = format!("1@127.0.0.1:{controller_port}");
+    let data = folder.join("data").display().to_string();
+    let mut properties: Vec<(&str, &str)> = vec![
+        ("process.roles", "broker,controller"),
+        ("node.id", "1"),
+        ("controller.quorum.voters", &voters),
+        ("listeners", &listeners),
+        ("advertised.listeners", &advertised),
+        ("controller.listener.names", "CONTROLLER"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+        (
+            "listener.security.protocol.map",
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        ),
+        ("log.dirs", &data),
+        ("auto.create.topics.enable", "false"),
+        ("default.replication.factor", "1"),
+        ("offsets.topic.replication.factor", "1"),
+        ("transaction.state.log.replication.factor", "1"),
+        ("transaction.state.log.min.isr", "1"),
+        ("share.coordinator.state.topic.replication.factor", "1"),
+        ("share.coordinator.state.topic.min.isr", "1"),
+        // 50 by default, each a folder of files: 4 start much faster.
+        ("offsets.topic.num.partitions", "4"),
+        ("transaction.state.log.num.partitions", "4"),
+        ("group.initial.rebalance.delay.ms", "0"),
+        // A killed producer's open transaction is aborted about when its own time-out says.
+        (
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+            "1000",
+        ),
+        // After kill -9 the broker waits for its former session to end: 4 s instead of 12.
+        ("broker.session.timeout.ms", "2000"),
+        ("broker.heartbeat.interval.ms", "500"),
+    ];
+    for (name, value) in extra {
+        properties.retain(|(known, _)| known != name);
+        properties.push((name, value));
+    }
+    let text: String = properties
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
+    std::fs::write(folder.join("server.properties"), text)?;
+    std::fs::write(folder.join("log4j2.properties"), LOG_CONFIGURATION)?;
+    Ok(())
+}
+
+const LOG_CONFIGURATION: &str = "\
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %m (%c{1})%n
+rootLogger.level=INFO
+rootLogger.appenderRef.out.ref=out
+logger.state.name=state.change.logger
+logger.state.level=WARN
+logger.config.name=org.apache.kafka.common.config
+logger.config.level=WARN
+logger.kafkaconfig.name=kafka.server.KafkaConfig
+logger.kafkaconfig.level=WARN
+";
+
+/// 16 random bytes in URL-safe base64, as Kafka writes its ids.
+fn cluster_id() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = rand::random::<u128>();
+    // 22 digits of 6 bits; the first is a letter (an id must not begin with a dash), the last holds
+    // the 2 bits that are left, followed by zeros.
+    let digit = |value: u128| char::from(ALPHABET[usize::try_from(value & 63).unwrap_or(0)]);
+    let mut id: String = (0..21).map(|i| digit(bits >> (122 - 6 * i))).collect();
+    id.push(digit((bits & 3) << 4));
+    if id.starts_with('-') || id.starts_with('_') {
+        id.replace_range(0..1, "K");
+    }
+    id
+}
