@@ -1,0 +1,1 @@
+//! The demo shop: stock and money.
