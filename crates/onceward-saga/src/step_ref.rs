@@ -53,6 +53,18 @@ pub struct StepRef {
     pub attempt: i32,
 }
 
+impl StepRef {
+    /// The first try of a step.
+    pub fn first(saga_id: SagaId, step: impl Into<String>) -> Self {
+        Self {
+            saga_id,
+            step: step.into(),
+            branch: 0,
+            attempt: 1,
+        }
+    }
+}
+
 fn first_attempt() -> i32 {
     1
 }

@@ -1,6 +1,6 @@
 //! Between the saga and the inventory service.
 
-use onceward_saga::StepRef;
+use onceward_saga::{Confirms, Refuses, StepRef};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -71,4 +71,23 @@ crate::messages! {
     Failed = "inventory.failed.v1", Reply, step, refusal;
     Release = "inventory.release.v1", Command, step;
     Released = "inventory.released.v1", Reply, step;
+}
+
+impl Refuses<Reserve> for Failed {
+    fn refuse(command: &Reserve, reason: String) -> Self {
+        Self {
+            saga: command.saga.clone(),
+            order_id: command.order_id,
+            reason,
+        }
+    }
+}
+
+impl Confirms<Release> for Released {
+    fn confirm(cancel: &Release) -> Self {
+        Self {
+            saga: cancel.saga.clone(),
+            order_id: cancel.order_id,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Between the saga and the payment service.
 
-use onceward_saga::StepRef;
+use onceward_saga::{Confirms, Refuses, StepRef};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -69,4 +69,23 @@ crate::messages! {
     Failed = "payment.failed.v1", Reply, step, refusal;
     Refund = "payment.refund.v1", Command, step;
     Refunded = "payment.refunded.v1", Reply, step;
+}
+
+impl Refuses<Process> for Failed {
+    fn refuse(command: &Process, reason: String) -> Self {
+        Self {
+            saga: command.saga.clone(),
+            order_id: command.order_id,
+            reason,
+        }
+    }
+}
+
+impl Confirms<Refund> for Refunded {
+    fn confirm(cancel: &Refund) -> Self {
+        Self {
+            saga: cancel.saga.clone(),
+            order_id: cancel.order_id,
+        }
+    }
 }

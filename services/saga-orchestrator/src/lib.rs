@@ -1,1 +1,3 @@
+//! Drives the saga of every order.
 
+pub mod place_order;

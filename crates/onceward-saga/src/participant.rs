@@ -1,0 +1,374 @@
+//! A participant's side of a saga: commands and their cancels commute.
+//!
+//! There is no order across topics: `inventory.release` can arrive before `inventory.reserve`.
+//! Both therefore insert or lock the SAME row first, and whichever comes second sees the first:
+//!
+//! ```text
+//!            command: perform            command again: the stored reply again
+//! (no row) ────────────────▶ done ───┐
+//!    │  │                            │ cancel: undo, confirm
+//!    │  └──command────────▶ refused ─┤
+//!    │                               ▼
+//!    └──cancel: confirm────────▶ cancelled   command: refused; cancel again: confirmed again
+//! ```
+//!
+//! A row is never deleted: it must outlive the retention of the topics, and a command that is
+//! older than that is refused as [`EXPIRED`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onceward::consumer::{Handler, HandlerError, Handlers};
+use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
+use sqlx::Row;
+
+use crate::definition::raw;
+use crate::{Refusal, SagaMessage, StepRef};
+
+/// Why a command that is too old is refused.
+pub const EXPIRED: &str = "expired";
+/// Why a command that comes after its cancel is refused.
+pub const CANCELLED: &str = "cancelled";
+
+/// A reply that refuses the command `C`.
+pub trait Refuses<C>: Refusal {
+    /// Refuses `command`.
+    fn refuse(command: &C, reason: String) -> Self;
+}
+
+/// A reply that confirms the cancel `C`.
+pub trait Confirms<C>: SagaMessage {
+    /// Confirms `cancel`.
+    fn confirm(cancel: &C) -> Self;
+}
+
+/// What carrying out a command came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<D> {
+    /// It is done; this reply says so.
+    Done(D),
+    /// It is not done, nor will it be; why, in words a customer may read. Nothing of it may have
+    /// been written.
+    Refused(String),
+}
+
+/// One who takes part in sagas. Duplicates, cancels that overtake their command, late commands and
+/// the replies are taken care of; only what is done and undone is written here.
+pub trait Participant<B: Backend>: Send + Sync + 'static {
+    /// The wish to do something.
+    type Command: SagaMessage + Clone;
+    /// "Done."
+    type Done: SagaMessage;
+    /// "No, because …"
+    type Refused: Refuses<Self::Command>;
+    /// The wish to undo it if it happened.
+    type Cancel: SagaMessage;
+    /// "It is not done, nor will it be."
+    type Cancelled: Confirms<Self::Cancel>;
+
+    /// Carries out a command, for the first time. Runs with the step's row locked, in the
+    /// transaction that also stores the reply.
+    ///
+    /// # Errors
+    /// An error rolls everything back, and the message is handled again.
+    fn perform(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        command: &Self::Command,
+    ) -> impl Future<Output = Result<Answer<Self::Done>, HandlerError>> + Send;
+
+    /// Undoes what `perform` has done for this very command. Called at most once for it, and never
+    /// for a command that was refused or never came.
+    ///
+    /// # Errors
+    /// An error rolls everything back, and the message is handled again; one that never succeeds
+    /// ends as a dead letter, and the saga waits for the confirmation.
+    fn undo(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        command: &Self::Command,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Settings of a participant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParticipantOptions {
+    /// A command written longer ago than this is refused as [`EXPIRED`]. At least the retention of
+    /// its topic, so that only what was replayed or held up for days is hit; default 7 days.
+    pub expire_after: Duration,
+}
+
+impl Default for ParticipantOptions {
+    fn default() -> Self {
+        Self {
+            expire_after: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// Registers a participant for its command and its cancel.
+#[must_use]
+pub fn take_part<B: Backend, P: Participant<B>>(
+    handlers: Handlers<B>,
+    participant: P,
+    outbox: Outbox,
+    options: ParticipantOptions,
+) -> Handlers<B> {
+    let side = Side {
+        participant: Arc::new(participant),
+        outbox,
+        options,
+    };
+    handlers
+        .on::<P::Command, _>(OnCommand(side.clone()))
+        .on::<P::Cancel, _>(OnCancel(side))
+}
+
+struct Side<P> {
+    participant: Arc<P>,
+    outbox: Outbox,
+    options: ParticipantOptions,
+}
+
+impl<P> Clone for Side<P> {
+    fn clone(&self) -> Self {
+        Self {
+            participant: Arc::clone(&self.participant),
+            outbox: self.outbox.clone(),
+            options: self.options.clone(),
+        }
+    }
+}
+
+struct OnCommand<P>(Side<P>);
+struct OnCancel<P>(Side<P>);
+
+impl<B: Backend, P: Participant<B>> Handler<B, P::Command> for OnCommand<P> {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        command: P::Command,
+    ) -> Result<(), HandlerError> {
+        let Self(side) = self;
+        let now = side.outbox.clock().now();
+        let at = command.step_ref();
+        let subject = command.aggregate_id();
+        let found = claim(tx, at, &subject, Claim::Command, now).await?;
+        if let Some(row) = &found {
+            match row.state.as_str() {
+                CANCELLED => {
+                    let reply = P::Refused::refuse(&command, CANCELLED.to_owned());
+                    side.outbox.append(tx, context, &reply).await?;
+                    return Ok(());
+                }
+                // A later try of a refused command is a new chance; anything else was answered.
+                "refused" if at.attempt > row.attempt => {}
+                _ => {
+                    let reply = row.repeated_reply(&command)?;
+                    side.outbox.append_raw(tx, context, reply).await?;
+                    return Ok(());
+                }
+            }
+        }
+        let oldest = now.saturating_sub(micros(side.options.expire_after));
+        let answer = if context.caused_at.is_some_and(|written| written < oldest) {
+            Answer::Refused(EXPIRED.to_owned())
+        } else {
+            side.participant.perform(tx, context, &command).await?
+        };
+        let (state, reply) = match &answer {
+            Answer::Done(done) => ("done", raw(done).map_err(unwritable)?),
+            Answer::Refused(reason) => {
+                let refused = P::Refused::refuse(&command, reason.clone());
+                ("refused", raw(&refused).map_err(unwritable)?)
+            }
+        };
+        let stored = Stored {
+            state,
+            command: serde_json::to_string(&command).map_err(unwritable)?,
+            reply: &reply,
+        };
+        store(tx, at, &stored, now).await?;
+        side.outbox.append_raw(tx, context, reply).await?;
+        Ok(())
+    }
+}
+
+impl<B: Backend, P: Participant<B>> Handler<B, P::Cancel> for OnCancel<P> {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        cancel: P::Cancel,
+    ) -> Result<(), HandlerError> {
+        let Self(side) = self;
+        let now = side.outbox.clock().now();
+        let at = cancel.step_ref();
+        let subject = cancel.aggregate_id();
+        if let Some(row) = claim(tx, at, &subject, Claim::Cancel, now).await? {
+            if row.state == "done" {
+                let command: P::Command = row.command()?;
+                side.participant.undo(tx, context, &command).await?;
+            }
+            if row.state != CANCELLED {
+                mark_cancelled(tx, at, now).await?;
+            }
+        }
+        let reply = P::Cancelled::confirm(&cancel);
+        side.outbox.append(tx, context, &reply).await?;
+        Ok(())
+    }
+}
+
+/// Who makes the row.
+#[derive(Clone, Copy)]
+enum Claim {
+    Command,
+    Cancel,
+}
+
+/// The step's row as it was found, locked.
+struct FoundStep {
+    state: String,
+    attempt: i32,
+    command: Option<String>,
+    reply_type: Option<String>,
+    reply: Option<String>,
+}
+
+/// Inserts the step's row, or locks the one that is there. The insert comes first and waits for a
+/// concurrent one of the same step: looking first, both would find nothing.
+async fn claim<B: Backend>(
+    tx: &mut Tx<'static, B>,
+    at: &StepRef,
+    subject: &str,
+    who: Claim,
+    now: Micros,
+) -> Result<Option<FoundStep>, HandlerError> {
+    let state = match who {
+        Claim::Command => "claimed",
+        Claim::Cancel => CANCELLED,
+    };
+    let inserted = sqlx::query(
+        "insert into saga_step (saga_id, step, branch, state, attempt, subject, created_at, \
+         updated_at) values ($1, $2, $3, $4, $5, $6, $7, $7) \
+         on conflict (saga_id, step, branch) do nothing",
+    )
+    .bind(at.saga_id.0)
+    .bind(at.step.clone())
+    .bind(at.branch)
+    .bind(state)
+    .bind(at.attempt)
+    .bind(subject.to_owned())
+    .bind(now)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    if inserted == 1 {
+        return Ok(None);
+    }
+    let row = sqlx::query(
+        "update saga_step set attempt = attempt where saga_id = $1 and step = $2 and branch = $3 \
+         returning state, attempt, command, reply_type, reply",
+    )
+    .bind(at.saga_id.0)
+    .bind(at.step.clone())
+    .bind(at.branch)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(Some(FoundStep {
+        state: row.try_get("state")?,
+        attempt: row.try_get("attempt")?,
+        command: row.try_get("command")?,
+        reply_type: row.try_get("reply_type")?,
+        reply: row.try_get("reply")?,
+    }))
+}
+
+impl FoundStep {
+    fn command<C: SagaMessage>(&self) -> Result<C, HandlerError> {
+        let stored = self.command.as_deref().unwrap_or("null");
+        serde_json::from_str(stored).map_err(|e| HandlerError::Reject(Box::new(e)))
+    }
+
+    /// What the first command was answered with, under a new message id.
+    fn repeated_reply<C: SagaMessage>(&self, command: &C) -> Result<RawMessage, HandlerError> {
+        let (Some(message_type), Some(reply)) = (&self.reply_type, &self.reply) else {
+            let at = command.step_ref();
+            let what = format!("step {} of saga {} has no reply", at.step, at.saga_id);
+            return Err(HandlerError::Reject(what.into()));
+        };
+        Ok(RawMessage {
+            message_type: message_type.clone(),
+            kind: onceward::MessageKind::Reply,
+            aggregate_type: C::AGGREGATE_TYPE.to_owned(),
+            aggregate_id: command.aggregate_id(),
+            message_key: command.message_key(),
+            topic: None,
+            payload: reply.clone().into_bytes(),
+            headers: std::collections::BTreeMap::new(),
+        })
+    }
+}
+
+struct Stored<'a> {
+    state: &'static str,
+    command: String,
+    reply: &'a RawMessage,
+}
+
+/// CRASH: died before the consumer's commit = no row, nothing done, no reply, and the command
+/// comes again. After it = all three, and the command that comes again finds the row.
+async fn store<B: Backend>(
+    tx: &mut Tx<'static, B>,
+    at: &StepRef,
+    stored: &Stored<'_>,
+    now: Micros,
+) -> Result<(), HandlerError> {
+    let reply = String::from_utf8_lossy(&stored.reply.payload).into_owned();
+    sqlx::query(
+        "update saga_step set state = $4, attempt = $5, command = $6, reply_type = $7, reply = $8, \
+         updated_at = $9 where saga_id = $1 and step = $2 and branch = $3",
+    )
+    .bind(at.saga_id.0)
+    .bind(at.step.clone())
+    .bind(at.branch)
+    .bind(stored.state)
+    .bind(at.attempt)
+    .bind(stored.command.clone())
+    .bind(stored.reply.message_type.clone())
+    .bind(reply)
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn mark_cancelled<B: Backend>(
+    tx: &mut Tx<'static, B>,
+    at: &StepRef,
+    now: Micros,
+) -> Result<(), HandlerError> {
+    sqlx::query(
+        "update saga_step set state = 'cancelled', updated_at = $4 \
+         where saga_id = $1 and step = $2 and branch = $3",
+    )
+    .bind(at.saga_id.0)
+    .bind(at.step.clone())
+    .bind(at.branch)
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn unwritable(source: serde_json::Error) -> HandlerError {
+    HandlerError::Reject(Box::new(source))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,156 @@
+//! Fires timers: never early, and late by no more than a poll and a transaction.
+//!
+//! ```text
+//! armed ──its time has come──▶ fired      in one transaction with what follows
+//!   └────answered in time────▶ disarmed
+//! ```
+//!
+//! Several runners may run on one database: each firing locks the saga's row first, and only one
+//! of them finds the timer still armed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onceward::{Clock, Db, WriteError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::timer::rows::{self, ArmedTimer};
+use crate::{Fired, SagaBackend, SagaError, Sagas};
+
+/// How often and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimerOptions {
+    /// Longest pause between two looks, 1 ms..=1 s. A timer armed meanwhile by another process
+    /// can be late by this much; default 50 ms.
+    pub poll_interval: Duration,
+    /// Timers looked at in one go, 1..=10_000; default 100.
+    pub batch: i64,
+    /// How long a timer that could not be fired is left alone; default 1 s.
+    pub retry_delay: Duration,
+}
+
+impl Default for TimerOptions {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_millis(50),
+            batch: 100,
+            retry_delay: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Fires the timers of the sagas in one database.
+#[derive(Debug)]
+pub struct TimerRunner<B: SagaBackend> {
+    db: Db<B>,
+    sagas: Sagas,
+    options: TimerOptions,
+    held: HashMap<ArmedTimer, Instant>,
+}
+
+impl<B: SagaBackend> TimerRunner<B> {
+    /// A runner for these definitions.
+    pub fn new(db: Db<B>, sagas: Sagas, options: TimerOptions) -> Self {
+        Self {
+            db,
+            sagas,
+            options,
+            held: HashMap::new(),
+        }
+    }
+
+    /// Fires timers until stopped. An error is logged and the work goes on: a timer is a row, it
+    /// fires later.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let pause = match self.fire_due().await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "timers could not be read");
+                    self.options.retry_delay
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Fires every timer whose time has come; says how long nothing is due.
+    ///
+    /// # Errors
+    /// When the timers can't be read. A single one that can't be fired is logged, left alone for
+    /// a while, and holds up no other.
+    pub async fn fire_due(&mut self) -> Result<Duration, SagaError> {
+        let armed = rows::next_armed(self.db.pool(), self.options.batch).await?;
+        let now = self.now().await?;
+        let started = Instant::now();
+        self.held.retain(|_, until| *until > started);
+        let full = i64::try_from(armed.len()).unwrap_or(i64::MAX) >= self.options.batch;
+        let mut fired = 0_usize;
+        for timer in armed {
+            if timer.fire_at > now {
+                let wait = u64::try_from(timer.fire_at - now).unwrap_or(0);
+                let wait = Duration::from_micros(wait).saturating_sub(started.elapsed());
+                return Ok(wait.min(self.options.poll_interval));
+            }
+            if self.held.contains_key(&timer) {
+                continue;
+            }
+            match self.fire(&timer).await {
+                Ok(_) => fired += 1,
+                Err(error) => {
+                    tracing::error!(
+                        saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
+                        "a timer could not be fired"
+                    );
+                    self.held
+                        .insert(timer, Instant::now() + self.options.retry_delay);
+                }
+            }
+        }
+        let more = full && fired > 0;
+        Ok(if more {
+            Duration::ZERO
+        } else {
+            self.options.poll_interval
+        })
+    }
+
+    async fn now(&self) -> Result<i64, SagaError> {
+        let mut conn = self
+            .db
+            .pool()
+            .acquire()
+            .await
+            .map_err(SagaError::database("timer connection"))?;
+        let clock: &Arc<dyn Clock> = self.sagas.outbox().clock();
+        B::timer_now(&mut conn, clock.as_ref())
+            .await
+            .map_err(SagaError::database("timer clock"))
+    }
+
+    /// CRASH: died before the commit = the timer is still armed and fires after the restart; after
+    /// it = fired, with everything that follows from it.
+    async fn fire(&self, timer: &ArmedTimer) -> Result<Fired, WriteError<SagaError>> {
+        let (sagas, timer) = (self.sagas.clone(), timer.clone());
+        self.db
+            .write(async move |tx| sagas.fire(tx, timer.saga_id, &timer.name).await)
+            .await
+    }
+}
+
+/// The error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
