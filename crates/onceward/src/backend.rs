@@ -100,9 +100,72 @@ pub trait Backend:
 }
 
 mod sealed {
-    pub trait Sealed {}
-    impl Sealed for sqlx::Postgres {}
-    impl Sealed for sqlx::Sqlite {}
+    use std::sync::Arc;
+
+    use sqlx::pool::PoolOptions;
+    use sqlx::{Connection, Database, Pool, Postgres, Sqlite};
+
+    use crate::db::gate::CommitGate;
+
+    /// What the unit of work needs to know of a database; none of a user's business.
+    pub trait Sealed: Database {
+        /// Units of work share transactions, because there is only one writer anyway.
+        const GROUP_COMMIT: bool;
+        /// A statement that fails in a transaction that has failed, if COMMIT does not tell.
+        const BEFORE_COMMIT: Option<&'static str>;
+        /// Whether this failure of COMMIT is certain to have committed nothing.
+        fn refuses_commit(error: &sqlx::Error) -> bool;
+        /// A pool of one connection whose commits go through the gate.
+        fn gated_pool(
+            options: <Self::Connection as Connection>::Options,
+            gate: &Arc<CommitGate>,
+        ) -> Pool<Self>;
+    }
+
+    impl Sealed for Postgres {
+        const GROUP_COMMIT: bool = false;
+        const BEFORE_COMMIT: Option<&'static str> = Some("select 1");
+        /// The server's own word, unless it was being shut down (class 57) or lost its
+        /// connection (08): then the commit record may have been written first.
+        fn refuses_commit(error: &sqlx::Error) -> bool {
+            let code = error.as_database_error().and_then(|e| e.code());
+            code.is_some_and(|code| !code.starts_with("57") && !code.starts_with("08"))
+        }
+        fn gated_pool(
+            options: <Self::Connection as Connection>::Options,
+            _gate: &Arc<CommitGate>,
+        ) -> Pool<Self> {
+            PoolOptions::new()
+                .max_connections(1)
+                .connect_lazy_with(options)
+        }
+    }
+
+    impl Sealed for Sqlite {
+        const GROUP_COMMIT: bool = true;
+        const BEFORE_COMMIT: Option<&'static str> = None;
+        /// BUSY, FULL and CONSTRAINT (deferred foreign keys). Not IOERR: after a failed fsync the
+        /// commit may be in the log all the same, and a crash before the next write recovers it.
+        fn refuses_commit(error: &sqlx::Error) -> bool {
+            let code = error.as_database_error().and_then(|e| e.code());
+            let code = code.and_then(|code| code.parse::<u32>().ok());
+            matches!(code.map(|code| code & 0xff), Some(5 | 13 | 19))
+        }
+        fn gated_pool(
+            options: <Self::Connection as Connection>::Options,
+            gate: &Arc<CommitGate>,
+        ) -> Pool<Self> {
+            let gate = Arc::clone(gate);
+            PoolOptions::new()
+                .max_connections(1)
+                .test_before_acquire(false)
+                .after_connect(move |conn, _| {
+                    let gate = Arc::clone(&gate);
+                    Box::pin(async move { gate.install(conn).await })
+                })
+                .connect_lazy_with(options)
+        }
+    }
 }
 
 impl Backend for Postgres {

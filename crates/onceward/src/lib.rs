@@ -14,6 +14,7 @@ mod context;
 mod db;
 mod error;
 pub mod header;
+pub mod idempotency;
 mod ids;
 mod message;
 mod outbox;
@@ -26,7 +27,10 @@ pub mod schema;
 pub use backend::{Backend, Column, ColumnRef, Columns, OutboxConnection, QueryResult, Tx, imply};
 pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};
 pub use context::MessageContext;
-pub use db::{Db, WriteError};
+pub use db::{
+    Db, HINT_CHANNEL, OpenOptions, WRITE_TIME_LIMIT, Write, WriteError, postgres_options,
+    sqlite_options,
+};
 pub use error::{BoxError, Error, Result};
 pub use ids::{
     CausationId, ConsumerName, CorrelationId, InvalidName, MessageId, SourceId, SourceName,

@@ -160,6 +160,7 @@ impl Outbox {
         .execute(conn)
         .await
         .map_err(Error::database("outbox insert"))?;
+        crate::db::note_append();
         Ok(id)
     }
 }

@@ -16,16 +16,99 @@ const BOOKKEEPING: &str = "_onceward_migrations";
 pub trait SchemaBackend: Backend {
     /// Its migrations.
     fn outbox_migrations() -> &'static Migrator;
+    /// The migrations of `line` for this database.
+    fn of_line(line: &Line) -> &'static Migrator;
 }
 impl SchemaBackend for Postgres {
     fn outbox_migrations() -> &'static Migrator {
         &POSTGRES
+    }
+    fn of_line(line: &Line) -> &'static Migrator {
+        line.postgres
     }
 }
 impl SchemaBackend for Sqlite {
     fn outbox_migrations() -> &'static Migrator {
         &SQLITE
     }
+    fn of_line(line: &Line) -> &'static Migrator {
+        line.sqlite
+    }
+}
+
+/// One line of migrations with its own bookkeeping, for both databases.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// Its bookkeeping table; each line has its own.
+    pub bookkeeping: &'static str,
+    /// The migrations for Postgres.
+    pub postgres: &'static Migrator,
+    /// The migrations for SQLite.
+    pub sqlite: &'static Migrator,
+}
+
+impl Line {
+    /// A line whose SQL both databases understand.
+    pub const fn portable(bookkeeping: &'static str, migrations: &'static Migrator) -> Self {
+        Self {
+            bookkeeping,
+            postgres: migrations,
+            sqlite: migrations,
+        }
+    }
+
+    /// Brings this line up to date. May run again.
+    pub async fn migrate<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
+        run_line(pool, B::of_line(self), self.bookkeeping).await
+    }
+
+    /// Refuses a database that lacks a migration of this line, or has one that this program does
+    /// not know.
+    pub async fn check<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
+        check_line(pool, B::of_line(self), self.bookkeeping).await
+    }
+}
+
+/// Refuses a database that is not the source `name` or lacks one of the library's migrations.
+pub async fn check<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
+    check_line(pool, B::outbox_migrations(), BOOKKEEPING).await?;
+    let found: String = sqlx::query_scalar("select name from outbox_source where id = 1")
+        .fetch_one(pool)
+        .await
+        .map_err(Error::database("source lookup"))?;
+    if found != name.as_str() {
+        return Err(Error::OtherSource {
+            found,
+            expected: name.clone(),
+        });
+    }
+    Ok(())
+}
+
+async fn check_line<B: Backend>(
+    pool: &Pool<B>,
+    migrations: &Migrator,
+    bookkeeping: &'static str,
+) -> Result<()> {
+    let statement = format!("select version from {bookkeeping} where success order by version");
+    let applied: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
+        .fetch_all(pool)
+        .await
+        .map_err(|error| match error {
+            sqlx::Error::Database(_) => Error::Schema {
+                what: format!("this database has not been migrated ({bookkeeping} is missing)"),
+            },
+            other => Error::database("schema check")(other),
+        })?;
+    let known: Vec<i64> = migrations.iter().map(|m| m.version).collect();
+    if applied == known {
+        return Ok(());
+    }
+    Err(Error::Schema {
+        what: format!(
+            "{bookkeeping} says that migrations {applied:?} were applied, this program needs {known:?}"
+        ),
+    })
 }
 
 /// Brings the library's tables up to date and makes this database the source `name`.

@@ -1,1 +1,36 @@
+//! What every service of the shop shares: configuration, telemetry, health, errors, request
+//! bodies, the idempotent write and the run loop.
+//!
+//! A service is a [`Definition`] (what it is called and which tables it needs) and a function that
+//! makes a [`Service`] of an [`App`]: routes, message handlers, background tasks. No Kafka here:
+//! the binary brings the consumer loop as one more [`Background`] task.
+#![deny(missing_docs)]
 
+mod answer;
+mod app;
+mod body;
+mod config;
+mod context;
+mod error;
+mod health;
+mod idempotent;
+mod money;
+mod page;
+mod run;
+mod service;
+mod shutdown;
+mod telemetry;
+
+pub use answer::Answer;
+pub use app::App;
+pub use body::{Body, Fields, MAX_BODY_BYTES};
+pub use config::ServerOptions;
+pub use context::RequestContext;
+pub use error::{ApiError, FieldError};
+pub use health::Readiness;
+pub use idempotent::{IDEMPOTENCY_KEY, RequestIdentity, write_once};
+pub use money::Money;
+pub use page::{Page, PageQuery};
+pub use run::{assemble, migrate, run};
+pub use service::{Background, Definition, Service};
+pub use telemetry::{LogFormat, TelemetryOptions, init as init_telemetry};

@@ -1,0 +1,69 @@
+//! Connections with the right settings.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Postgres, Sqlite};
+
+use super::{Db, OpenOptions};
+use crate::{Error, Result};
+
+/// Connections for reads.
+const READERS: u32 = 5;
+/// Longest wait for a read connection, and on SQLite for another process's write lock.
+const WAIT: Duration = Duration::from_secs(5);
+
+impl Db<Sqlite> {
+    /// Opens `sqlite:` URLs: WAL, `synchronous=FULL` (a lesser one lets a row be published that a
+    /// power loss then undoes), foreign keys, 5 s busy timeout. The file must exist.
+    pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
+        let connect = sqlite_options(url)?;
+        let pool = PoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(WAIT)
+            .connect_with(connect)
+            .await
+            .map_err(Error::database("connect"))?;
+        Ok(Self::with_options(pool, options))
+    }
+}
+
+impl Db<Postgres> {
+    /// Opens `postgres:` URLs: `synchronous_commit=on`, a transaction that idles for 10 s is ended,
+    /// a lock is waited for 5 s at most.
+    pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
+        let connect = postgres_options(url)?;
+        let pool = PoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(WAIT)
+            .connect_with(connect)
+            .await
+            .map_err(Error::database("connect"))?;
+        Ok(Self::with_options(pool, options))
+    }
+}
+
+/// How this library connects to a SQLite file.
+pub fn sqlite_options(url: &str) -> Result<SqliteConnectOptions> {
+    Ok(SqliteConnectOptions::from_str(url)
+        .map_err(Error::database("database URL"))?
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(WAIT))
+}
+
+/// How this library connects to Postgres.
+pub fn postgres_options(url: &str) -> Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)
+        .map_err(Error::database("database URL"))?
+        .application_name("onceward")
+        .options([
+            ("synchronous_commit", "on"),
+            ("idle_in_transaction_session_timeout", "10s"),
+            ("lock_timeout", "5s"),
+        ]))
+}

@@ -1,0 +1,218 @@
+//! The run loop: HTTP server, consumer and background tasks under one stop token.
+
+use std::any::Any;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use onceward::schema::{self, SchemaBackend};
+use onceward::{Db, Tx, idempotency};
+use sqlx::Pool;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    ApiError, App, Background, Definition, ServerOptions, Service, context, health, telemetry,
+};
+
+/// How often answers to `Idempotency-Key`s older than a day are purged, and metrics are tidied.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+/// Most answers purged in one unit of work.
+const PURGE_ROWS: i64 = 500;
+
+/// Creates or updates every table the service needs. May run again.
+pub async fn migrate<B: SchemaBackend>(
+    definition: &Definition,
+    pool: &Pool<B>,
+) -> anyhow::Result<()> {
+    schema::migrate(pool, &definition.source()?).await?;
+    for line in definition.lines {
+        line.migrate(pool)
+            .await
+            .with_context(|| format!("migrations of {}", line.bookkeeping))?;
+    }
+    Ok(())
+}
+
+/// Refuses a database whose tables are not those this program knows.
+async fn check<B: SchemaBackend>(definition: &Definition, pool: &Pool<B>) -> anyhow::Result<()> {
+    schema::check(pool, &definition.source()?).await?;
+    for line in definition.lines {
+        line.check(pool).await?;
+    }
+    Ok(())
+}
+
+/// Everything the service answers, without a port: routes, health, request context, panics and
+/// time limit as problem documents. What tests drive and [`run`] serves.
+pub fn assemble<B: SchemaBackend>(app: &App<B>, router: Router, timeout: Duration) -> Router {
+    router
+        .fallback(|| async { ApiError::not_found("this path").into_response() })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path has other methods",
+            )
+        })
+        .layer(CatchPanicLayer::custom(on_panic))
+        .layer(middleware::from_fn_with_state(timeout, time_limit))
+        .layer(middleware::from_fn_with_state(
+            app.ids().clone(),
+            context::layer,
+        ))
+        .merge(health::router(app.clone()))
+}
+
+fn on_panic(_payload: Box<dyn Any + Send + 'static>) -> Response {
+    ApiError::internal(anyhow::anyhow!("a request handler panicked")).into_response()
+}
+
+async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable(
+            "this took too long and may still happen; repeat the request with the same \
+             Idempotency-Key",
+            anyhow::anyhow!("request time limit"),
+        )
+        .into_response(),
+    }
+}
+
+/// Runs a service until SIGTERM or SIGINT: the first drains requests and tasks, the second kills.
+///
+/// `make` builds the service of its parts; `extra` adds tasks that need them, such as the consumer
+/// loop, which this crate can't know.
+///
+/// # Errors
+/// An unmigrated database, a taken port, or whatever a task failed with.
+pub async fn run<B, S, X>(
+    definition: &Definition,
+    db: Db<B>,
+    options: &ServerOptions,
+    make: S,
+    extra: X,
+) -> anyhow::Result<()>
+where
+    B: SchemaBackend,
+    S: FnOnce(&App<B>) -> anyhow::Result<Service<B>>,
+    X: FnOnce(&App<B>, &mut Service<B>) -> anyhow::Result<Vec<Background>>,
+{
+    check(definition, db.pool()).await?;
+    let app = App::new(db, definition.source()?);
+    let mut service = make(&app)?;
+    let mut tasks = extra(&app, &mut service)?;
+    tasks.append(&mut service.background);
+    tasks.push(housekeeping(app.clone()));
+
+    let address = options
+        .listen
+        .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, definition.port)));
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{} can't listen on {address}", definition.name))?;
+    let timeout = Duration::from_millis(options.request_timeout_ms);
+    let router = assemble(&app, service.router, timeout);
+
+    let stop = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn({
+        let stop = stop.clone();
+        async move {
+            let served = axum::serve(listener, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await;
+            ("http server", served.map_err(anyhow::Error::from))
+        }
+    });
+    for task in tasks {
+        let stop = stop.clone();
+        running.spawn(async move { (task.name, (task.run)(stop).await) });
+    }
+    tracing::info!(service = definition.name, %address, "running");
+
+    let outcome = tokio::select! {
+        signal = crate::shutdown::first_signal() => signal.map(|name| {
+            tracing::info!(service = definition.name, signal = name, "stopping");
+        }),
+        Some(ended) = running.join_next() => Err(early_end(ended)),
+    };
+    stop.cancel();
+    let drained = drain(
+        &mut running,
+        Duration::from_millis(options.drain_timeout_ms),
+    )
+    .await;
+    app.db().close().await;
+    outcome.and(drained)
+}
+
+/// Waits for every task; those that do not end in time, or until a second signal, are aborted.
+async fn drain(
+    running: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let all = async {
+        let mut outcome = Ok(());
+        while let Some(ended) = running.join_next().await {
+            match ended {
+                Ok((_, Ok(()))) => {}
+                Ok((name, Err(error))) => outcome = Err(error.context(format!("{name} failed"))),
+                Err(panicked) => outcome = Err(panicked.into()),
+            }
+        }
+        outcome
+    };
+    tokio::select! {
+        outcome = all => return outcome,
+        () = tokio::time::sleep(limit) => tracing::warn!("not drained in time, aborting"),
+        _ = crate::shutdown::first_signal() => tracing::warn!("second signal, aborting"),
+    }
+    running.shutdown().await;
+    Ok(())
+}
+
+fn early_end(
+    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended before it was asked to"),
+        Ok((name, Err(error))) => error.context(format!("{name} failed")),
+        Err(panicked) => panicked.into(),
+    }
+}
+
+/// Purges old answers in small units of work and keeps the metrics tidy.
+fn housekeeping<B: SchemaBackend>(app: App<B>) -> Background {
+    Background::new("housekeeping", async move |stop: CancellationToken| {
+        let mut ticks = interval(HOUSEKEEPING_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            telemetry::metrics_upkeep();
+            let before = app.clock().now() - idempotency::KEEP_ANSWERS_MICROS;
+            let purged = app
+                .db()
+                .write(async move |tx: &mut Tx<'static, B>| {
+                    idempotency::purge(tx, before, PURGE_ROWS).await
+                })
+                .await;
+            match purged {
+                Ok(0) => {}
+                Ok(rows) => tracing::debug!(rows, "purged idempotent answers"),
+                Err(error) => tracing::warn!(%error, "purge of idempotent answers failed"),
+            }
+        }
+    })
+}
