@@ -167,3 +167,67 @@ pub async fn run_line<B: Backend>(
         .map_err(Error::database("disconnect"));
     outcome.and(closed)
 }
+
+/// Refuses a database whose tables are not this version's, or which is another source. For a
+/// service at its start; the relay does the same on each connection.
+pub async fn check<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
+    let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
+    check_connection::<B>(&mut conn, name).await
+}
+
+/// [`check`] on one connection.
+pub async fn check_connection<B: SchemaBackend>(
+    conn: &mut B::Connection,
+    name: &SourceName,
+) -> Result<()> {
+    let newest = B::outbox_migrations()
+        .iter()
+        .map(|m| m.version)
+        .max()
+        .unwrap_or_default();
+    let query = format!("select coalesce(max(version), 0) from {BOOKKEEPING} where success");
+    let found: i64 = match sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+        .fetch_one(&mut *conn)
+        .await
+    {
+        Ok(version) => version,
+        Err(sqlx::Error::Database(reason)) if is_missing_table(&*reason) => {
+            return Err(Error::Schema {
+                what: "this database has no Onceward tables".into(),
+            });
+        }
+        Err(source) => return Err(Error::database("schema version lookup")(source)),
+    };
+    if found < newest {
+        return Err(Error::Schema {
+            what: format!("the Onceward tables are version {found}, this program needs {newest}"),
+        });
+    }
+    if found > newest {
+        return Err(Error::Corrupt {
+            what: "schema version",
+            reason: format!(
+                "the Onceward tables are version {found}, this program knows {newest}: it is too old"
+            ),
+        });
+    }
+    let stored: Option<String> = sqlx::query_scalar("select name from outbox_source where id = 1")
+        .fetch_optional(conn)
+        .await
+        .map_err(Error::database("source lookup"))?;
+    match stored {
+        Some(stored) if stored == name.as_str() => Ok(()),
+        Some(found) => Err(Error::OtherSource {
+            found,
+            expected: name.clone(),
+        }),
+        None => Err(Error::Schema {
+            what: "this database has not been made a source".into(),
+        }),
+    }
+}
+
+fn is_missing_table(reason: &dyn sqlx::error::DatabaseError) -> bool {
+    // Postgres: undefined_table. SQLite has no code of its own for it.
+    reason.code().as_deref() == Some("42P01") || reason.message().starts_with("no such table")
+}
