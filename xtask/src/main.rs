@@ -1,5 +1,1 @@
-//! What `./dev` runs once it has checked the toolchain.
-
-fn main() -> std::process::ExitCode {
-    xtask::cli::run()
-}
+fn main() {}

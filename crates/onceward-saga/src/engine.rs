@@ -10,8 +10,7 @@ use serde::Serialize;
 use crate::decide::{Decision, Input, begin, decide};
 use crate::timer::rows;
 use crate::{
-    Illegal, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaState, SagaStatus,
-    log,
+    Illegal, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaStatus, log,
 };
 
 /// The sagas of one process: definitions and the outbox their messages go to. Cheap to clone.
@@ -232,11 +231,4 @@ impl<B: SagaBackend, E: SagaMessage> Handler<B, E> for Sagas {
 
 fn illegal(saga_id: SagaId) -> impl FnOnce(Illegal) -> SagaError {
     move |source| SagaError::Illegal { saga_id, source }
-}
-
-/// The state after a decision, for those who look at it without a database.
-pub(crate) fn after(state: &SagaState, decision: &Decision) -> SagaState {
-    let mut state = state.clone();
-    decision.events.iter().for_each(|event| state.apply(event));
-    state
 }

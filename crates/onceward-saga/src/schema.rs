@@ -1,21 +1,22 @@
 //! This library's tables.
 
-use onceward::schema::{SchemaBackend, run_line};
-use onceward::{Backend, Clock, Micros, Result};
+use onceward::schema::{Line, SchemaBackend};
+use onceward::{Clock, Micros, Result};
 use sqlx::migrate::Migrator;
 use sqlx::{Pool, Postgres, Sqlite};
 
 static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
 
-/// Bookkeeping table of this line of migrations.
-const BOOKKEEPING: &str = "_onceward_saga_migrations";
+/// The saga tables: a coordinator needs them for its sagas and timers, a participant for its steps.
+pub const LINE: Line = Line {
+    bookkeeping: "_onceward_saga_migrations",
+    postgres: &POSTGRES,
+    sqlite: &SQLITE,
+};
 
 /// What sagas need to know of a database.
 pub trait SagaBackend: SchemaBackend {
-    /// Its migrations.
-    fn saga_migrations() -> &'static Migrator;
-
     /// The one clock timers go by: Postgres' own, because the hosts of two runners disagree; for
     /// SQLite this host's, because there is no other.
     fn timer_now(
@@ -25,9 +26,6 @@ pub trait SagaBackend: SchemaBackend {
 }
 
 impl SagaBackend for Postgres {
-    fn saga_migrations() -> &'static Migrator {
-        &POSTGRES
-    }
     async fn timer_now(
         conn: &mut Self::Connection,
         _clock: &dyn Clock,
@@ -41,9 +39,6 @@ impl SagaBackend for Postgres {
 }
 
 impl SagaBackend for Sqlite {
-    fn saga_migrations() -> &'static Migrator {
-        &SQLITE
-    }
     async fn timer_now(
         _conn: &mut Self::Connection,
         clock: &dyn Clock,
@@ -52,28 +47,18 @@ impl SagaBackend for Sqlite {
     }
 }
 
-/// Brings the saga tables up to date. May run again and concurrently. A coordinator needs them for
-/// its sagas and timers, a participant for its steps.
+/// Brings the saga tables up to date. May run again and concurrently.
 ///
 /// # Errors
 /// [`onceward::Error::Migration`] and [`onceward::Error::Database`].
-pub async fn migrate<B: SagaBackend>(pool: &Pool<B>) -> Result<()> {
-    run_line(pool, B::saga_migrations(), BOOKKEEPING).await
+pub async fn migrate<B: SchemaBackend>(pool: &Pool<B>) -> Result<()> {
+    LINE.migrate(pool).await
 }
 
-/// Refuses a database without the saga tables.
+/// Refuses a database whose saga tables are not those this library knows.
 ///
 /// # Errors
 /// [`onceward::Error::Schema`].
-pub async fn check<B: Backend>(pool: &Pool<B>) -> Result<()> {
-    match sqlx::query("select 1 from saga_instance where version < 0")
-        .execute(pool)
-        .await
-    {
-        Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(_)) => Err(onceward::Error::Schema {
-            what: "the saga tables are missing".to_owned(),
-        }),
-        Err(source) => Err(onceward::Error::database("saga schema check")(source)),
-    }
+pub async fn check<B: SchemaBackend>(pool: &Pool<B>) -> Result<()> {
+    LINE.check(pool).await
 }

@@ -24,7 +24,6 @@ use serde_json::Value;
 
 use crate::decide::{Decision, Input, TimerChange, begin, decide};
 use crate::definition::raw;
-use crate::engine::after;
 use crate::{
     Illegal, SagaDefinition, SagaEvent, SagaMessage, SagaState, SagaStatus, StepRef, TimerName,
 };
@@ -222,7 +221,7 @@ impl SagaScript {
     fn take(&mut self, input: &Input) -> Result<bool, Illegal> {
         let decision = decide(&self.definition, &self.state, input)?;
         let nothing = decision.is_empty();
-        self.state = after(&self.state, &decision);
+        decision.events.iter().for_each(|e| self.state.apply(e));
         self.write(decision);
         Ok(nothing)
     }

@@ -1,1 +1,86 @@
+//! The delivery service: plans deliveries, and calls them off.
+//!
+//! Refusals by chance are decided by a hash of seed and order id, so that redelivery and restarts
+//! don't change them.
+#![deny(missing_docs)]
 
+mod http;
+mod participant;
+
+use clap::Args;
+use onceward::consumer::Handlers;
+use onceward::schema::Line;
+use onceward::{Backend, Outbox};
+use onceward_saga::{ParticipantOptions, take_part};
+use skeleton::{App, Definition, Service};
+use sqlx::migrate::Migrator;
+
+pub use participant::{ALWAYS_REFUSED, Deliveries, REFUSED};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+/// The saga library's tables and its own.
+static LINES: [Line; 2] = [
+    onceward_saga::schema::LINE,
+    Line::portable("_delivery_migrations", &MIGRATIONS),
+];
+
+/// Name, group, port and tables.
+pub const DEFINITION: Definition = Definition {
+    name: "delivery",
+    consumer: contracts::DELIVERY_GROUP,
+    port: 8004,
+    lines: &LINES,
+};
+
+/// Topics it consumes.
+pub const TOPICS: [&str; 2] = ["delivery.schedule", "delivery.cancel"];
+
+/// Settings of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Settings {
+    /// How many of 100 deliveries are refused by chance, 0 to 100; 0 turns it off.
+    #[arg(
+        long,
+        env = "ONCEWARD_DELIVERY_FAIL_PERCENT",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u8).range(0..=100),
+        value_name = "PERCENT"
+    )]
+    pub fail_percent: u8,
+    /// Another seed refuses other orders.
+    #[arg(
+        long,
+        env = "ONCEWARD_DELIVERY_SEED",
+        default_value_t = 0,
+        value_name = "NUMBER"
+    )]
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            fail_percent: 5,
+            seed: 0,
+        }
+    }
+}
+
+/// The service with its routes and handlers.
+///
+/// # Errors
+/// None so far.
+pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
+    let handlers = handlers(app.outbox(), settings);
+    Ok(Service::new(http::router(app.clone())).consuming(&TOPICS, handlers))
+}
+
+/// A handler for every message type of [`TOPICS`].
+pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
+    take_part(
+        Handlers::default(),
+        Deliveries::new(outbox.clock().clone(), settings.clone()),
+        outbox.clone(),
+        ParticipantOptions::default(),
+    )
+}

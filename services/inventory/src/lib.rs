@@ -1,1 +1,59 @@
+//! The inventory service: sets stock aside for orders, and gives it back.
+//!
+//! ```text
+//! stock ──reserve──▶ reserved ──the order is completed──▶ sold
+//!   ▲                   │
+//!   └──────release──────┘
+//! ```
+#![deny(missing_docs)]
 
+mod http;
+mod stock;
+
+use contracts::order;
+use onceward::consumer::Handlers;
+use onceward::schema::Line;
+use onceward::{Backend, Outbox};
+use onceward_saga::{ParticipantOptions, take_part};
+use skeleton::{App, Definition, Service};
+use sqlx::migrate::Migrator;
+
+pub use stock::{INSUFFICIENT, Stock, UNKNOWN_PRODUCT};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+/// Its own tables.
+static LINES: [Line; 2] = [
+    onceward_saga::schema::LINE,
+    Line::portable("_inventory_migrations", &MIGRATIONS),
+];
+
+/// Name, group, port and tables.
+pub const DEFINITION: Definition = Definition {
+    name: "inventory",
+    consumer: contracts::INVENTORY_GROUP,
+    port: 8002,
+    lines: &LINES,
+};
+
+/// Topics it consumes.
+pub const TOPICS: [&str; 3] = ["inventory.reserve", "inventory.release", "order.completed"];
+
+/// The service with its routes and handlers.
+///
+/// # Errors
+/// None so far.
+pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
+    Ok(Service::new(http::router(app.clone())).consuming(&TOPICS, handlers(app.outbox())))
+}
+
+/// A handler for every message type of [`TOPICS`].
+pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
+    let stock = Stock::new(outbox.clock().clone());
+    take_part(
+        Handlers::default(),
+        stock.clone(),
+        outbox.clone(),
+        ParticipantOptions::default(),
+    )
+    .on::<order::Completed, _>(stock)
+}

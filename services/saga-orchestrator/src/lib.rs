@@ -1,3 +1,115 @@
-//! Drives the saga of every order.
+//! The saga orchestrator: drives the saga of every order.
+//!
+//! `order.created` starts a saga, replies move it on, deadlines are timers in its database, and at
+//! its end it says `order.completed` or `order.cancelled`.
+#![deny(missing_docs)]
 
+mod http;
 pub mod place_order;
+mod start;
+
+use std::time::Duration;
+
+use clap::Args;
+use contracts::{delivery, inventory, order, payment};
+use onceward::Outbox;
+use onceward::consumer::Handlers;
+use onceward::schema::Line;
+use onceward_saga::{SagaBackend, SagaDefinition, Sagas, TimerOptions, TimerRunner};
+use skeleton::{App, Background, Definition, Service};
+
+pub use start::StartOnOrderCreated;
+
+/// The saga library's tables; it has none of its own.
+static LINES: [Line; 1] = [onceward_saga::schema::LINE];
+
+/// Name, group, port and tables.
+pub const DEFINITION: Definition = Definition {
+    name: "saga-orchestrator",
+    consumer: contracts::SAGA_ORCHESTRATOR_GROUP,
+    port: 8009,
+    lines: &LINES,
+};
+
+/// Topics it consumes.
+pub const TOPICS: [&str; 10] = [
+    "order.created",
+    "inventory.reserved",
+    "inventory.failed",
+    "inventory.released",
+    "payment.completed",
+    "payment.failed",
+    "payment.refunded",
+    "delivery.scheduled",
+    "delivery.failed",
+    "delivery.cancelled",
+];
+
+/// Settings of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Settings {
+    /// How long a participant may be silent before the order is cancelled, in milliseconds.
+    #[arg(
+        long,
+        env = "ONCEWARD_DEADLINE_MS",
+        default_value_t = 60_000,
+        value_parser = clap::value_parser!(u64).range(1..=86_400_000),
+        value_name = "MS"
+    )]
+    pub deadline_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 60_000,
+        }
+    }
+}
+
+/// The service with its routes, handlers and the timer runner.
+///
+/// # Errors
+/// Never for the definition as it is; a test builds it.
+pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
+    let (sagas, definition) = sagas(app.outbox(), settings)?;
+    let handlers = handlers(&sagas, &definition);
+    let timers = TimerRunner::new(app.db().clone(), sagas, TimerOptions::default());
+    let timers = Background::new("timers", move |stop| async move {
+        timers.run(stop).await;
+        Ok(())
+    });
+    Ok(Service::new(http::router(app.clone()))
+        .consuming(&TOPICS, handlers)
+        .with_background(timers))
+}
+
+/// The sagas it runs, writing to `outbox`.
+///
+/// # Errors
+/// Never for the definition as it is; a test builds it.
+pub fn sagas(
+    outbox: &Outbox,
+    settings: &Settings,
+) -> Result<(Sagas, SagaDefinition), onceward_saga::InvalidDefinition> {
+    let definition = place_order::definition(Duration::from_millis(settings.deadline_ms))?;
+    Ok((
+        Sagas::new(outbox.clone()).with(definition.clone()),
+        definition,
+    ))
+}
+
+/// A handler for every message type of [`TOPICS`].
+pub fn handlers<B: SagaBackend>(sagas: &Sagas, definition: &SagaDefinition) -> Handlers<B> {
+    Handlers::default()
+        .on::<order::Created, _>(StartOnOrderCreated::new(sagas.clone(), definition.clone()))
+        .on::<inventory::Reserved, _>(sagas.clone())
+        .on::<inventory::Failed, _>(sagas.clone())
+        .on::<inventory::Released, _>(sagas.clone())
+        .on::<payment::Completed, _>(sagas.clone())
+        .on::<payment::Failed, _>(sagas.clone())
+        .on::<payment::Refunded, _>(sagas.clone())
+        .on::<delivery::Scheduled, _>(sagas.clone())
+        .on::<delivery::Failed, _>(sagas.clone())
+        .on::<delivery::Cancelled, _>(sagas.clone())
+}

@@ -20,6 +20,7 @@ mod run;
 mod service;
 mod shutdown;
 mod telemetry;
+mod time;
 
 pub use answer::Answer;
 pub use app::App;
@@ -34,3 +35,4 @@ pub use page::{Page, PageQuery};
 pub use run::{assemble, migrate, run};
 pub use service::{Background, Definition, Service};
 pub use telemetry::{LogFormat, TelemetryOptions, init as init_telemetry};
+pub use time::iso_time;

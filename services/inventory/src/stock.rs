@@ -1,0 +1,154 @@
+//! Stock and reservations.
+
+use std::sync::Arc;
+
+use contracts::{inventory, order};
+use onceward::consumer::{Handler, HandlerError};
+use onceward::{Backend, Clock, MessageContext, QueryResult, Tx};
+use onceward_saga::{Answer, Participant};
+use sqlx::Row;
+use uuid::Uuid;
+
+/// Why a reservation is refused: less is there.
+pub const INSUFFICIENT: &str = "insufficient inventory";
+/// Why a reservation is refused: there is no such product.
+pub const UNKNOWN_PRODUCT: &str = "unknown product";
+
+/// Sets stock aside, gives it back, and counts it as sold.
+#[derive(Debug, Clone)]
+pub struct Stock {
+    clock: Arc<dyn Clock>,
+}
+
+impl Stock {
+    /// Takes the time from `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    /// Moves a reservation that still is `reserved` on, and says what it was about.
+    async fn close<B: Backend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+        state: &str,
+    ) -> Result<Option<(String, i64)>, sqlx::Error> {
+        let row = sqlx::query(
+            "update reservation set state = $2, updated_at = $3 \
+             where order_id = $1 and state = 'reserved' returning product_id, quantity",
+        )
+        .bind(order_id)
+        .bind(state.to_owned())
+        .bind(self.clock.now())
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.map(|row| Ok((row.try_get("product_id")?, row.try_get("quantity")?)))
+            .transpose()
+    }
+}
+
+impl<B: Backend> Participant<B> for Stock {
+    type Command = inventory::Reserve;
+    type Done = inventory::Reserved;
+    type Refused = inventory::Failed;
+    type Cancel = inventory::Release;
+    type Cancelled = inventory::Released;
+
+    async fn perform(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        command: &inventory::Reserve,
+    ) -> Result<Answer<inventory::Reserved>, HandlerError> {
+        if command.quantity <= 0 {
+            return Ok(Answer::Refused("invalid quantity".to_owned()));
+        }
+        let now = self.clock.now();
+        // One statement takes the row's lock and looks at what is there: two orders for the last
+        // piece can't both find it.
+        let taken = sqlx::query(
+            "update product set stock = stock - $2, reserved = reserved + $2, updated_at = $3 \
+             where product_id = $1 and stock >= $2",
+        )
+        .bind(command.product_id.clone())
+        .bind(command.quantity)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+        if taken == 0 {
+            let known = sqlx::query("select 1 from product where product_id = $1")
+                .bind(command.product_id.clone())
+                .fetch_optional(&mut **tx)
+                .await?;
+            let reason = if known.is_some() {
+                INSUFFICIENT
+            } else {
+                UNKNOWN_PRODUCT
+            };
+            return Ok(Answer::Refused(reason.to_owned()));
+        }
+        sqlx::query(
+            "insert into reservation (order_id, product_id, quantity, state, created_at, \
+             updated_at) values ($1, $2, $3, 'reserved', $4, $4)",
+        )
+        .bind(command.order_id)
+        .bind(command.product_id.clone())
+        .bind(command.quantity)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?;
+        Ok(Answer::Done(inventory::Reserved {
+            saga: command.saga.clone(),
+            order_id: command.order_id,
+            product_id: command.product_id.clone(),
+            quantity: command.quantity,
+        }))
+    }
+
+    async fn undo(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        command: &inventory::Reserve,
+    ) -> Result<(), HandlerError> {
+        let Some((product_id, quantity)) = self.close(tx, command.order_id, "released").await?
+        else {
+            return Ok(());
+        };
+        sqlx::query(
+            "update product set stock = stock + $2, reserved = reserved - $2, updated_at = $3 \
+             where product_id = $1",
+        )
+        .bind(product_id)
+        .bind(quantity)
+        .bind(self.clock.now())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// A completed order's stock has left the house.
+impl<B: Backend> Handler<B, order::Completed> for Stock {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        message: order::Completed,
+    ) -> Result<(), HandlerError> {
+        let Some((product_id, quantity)) = self.close(tx, message.order_id, "sold").await? else {
+            return Ok(());
+        };
+        sqlx::query(
+            "update product set reserved = reserved - $2, sold = sold + $2, updated_at = $3 \
+             where product_id = $1",
+        )
+        .bind(product_id)
+        .bind(quantity)
+        .bind(self.clock.now())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}

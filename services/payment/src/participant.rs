@@ -1,0 +1,99 @@
+//! Charges and refunds.
+
+use std::sync::Arc;
+
+use contracts::payment::{Completed, Failed, Process, Refund, Refunded};
+use onceward::consumer::HandlerError;
+use onceward::{Backend, Clock, MessageContext, Tx};
+use onceward_saga::{Answer, Participant};
+use uuid::Uuid;
+
+use crate::Settings;
+
+/// Why a charge is refused.
+pub const REFUSED: &str = "payment declined";
+/// The customer whose payments are always declined.
+pub const ALWAYS_REFUSED: &str = "user_declined";
+
+/// Charges customers. What a real one would call outside is not undone by a crash: it would pass
+/// the order id as the idempotency key.
+#[derive(Debug, Clone)]
+pub struct Payments {
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+}
+
+impl Payments {
+    /// Takes the time from `clock`.
+    pub fn new(clock: Arc<dyn Clock>, settings: Settings) -> Self {
+        Self { clock, settings }
+    }
+
+    /// Whether this payment is declined: the same answer whenever it is asked.
+    fn declines(&self, command: &Process) -> bool {
+        let name = format!("payment/{}", self.settings.seed);
+        let hash = Uuid::new_v5(&command.order_id, name.as_bytes()).as_u128();
+        let chance = hash & u128::from(u32::MAX);
+        command.user_id == ALWAYS_REFUSED || chance % 100 < u128::from(self.settings.fail_percent)
+    }
+}
+
+impl<B: Backend> Participant<B> for Payments {
+    type Command = Process;
+    type Done = Completed;
+    type Refused = Failed;
+    type Cancel = Refund;
+    type Cancelled = Refunded;
+
+    async fn perform(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        command: &Process,
+    ) -> Result<Answer<Completed>, HandlerError> {
+        let declined = self.declines(command);
+        let (status, reason) = if declined {
+            ("failed", Some(REFUSED))
+        } else {
+            ("completed", None)
+        };
+        // A declined one is kept too: it moved no money, but somebody will ask.
+        sqlx::query(
+            "insert into payment (order_id, user_id, amount_minor, status, reason, created_at, \
+             updated_at) values ($1, $2, $3, $4, $5, $6, $6)",
+        )
+        .bind(command.order_id)
+        .bind(command.user_id.clone())
+        .bind(command.amount_minor)
+        .bind(status.to_owned())
+        .bind(reason.map(str::to_owned))
+        .bind(self.clock.now())
+        .execute(&mut **tx)
+        .await?;
+        if declined {
+            return Ok(Answer::Refused(REFUSED.to_owned()));
+        }
+        Ok(Answer::Done(Completed {
+            saga: command.saga.clone(),
+            order_id: command.order_id,
+            amount_minor: command.amount_minor,
+        }))
+    }
+
+    async fn undo(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        command: &Process,
+    ) -> Result<(), HandlerError> {
+        sqlx::query(
+            "update payment set status = 'refunded', updated_at = $2 \
+             where order_id = $1 and status = 'completed'",
+        )
+        .bind(command.order_id)
+        .bind(self.clock.now())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
