@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use onceward::schema::{self, SchemaBackend};
-use onceward::{Db, Tx, idempotency};
+use onceward::{Backend, Db, Tx, idempotency};
 use sqlx::Pool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -53,7 +53,7 @@ async fn check<B: SchemaBackend>(definition: &Definition, pool: &Pool<B>) -> any
 
 /// Everything the service answers, without a port: routes, health, request context, panics and
 /// time limit as problem documents. What tests drive and [`run`] serves.
-pub fn assemble<B: SchemaBackend>(app: &App<B>, router: Router, timeout: Duration) -> Router {
+pub fn assemble<B: Backend>(app: &App<B>, router: Router, timeout: Duration) -> Router {
     router
         .fallback(|| async { ApiError::not_found("this path").into_response() })
         .method_not_allowed_fallback(|| async {

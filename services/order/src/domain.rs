@@ -1,0 +1,127 @@
+//! What an order is. Pure.
+
+use onceward::{CorrelationId, Micros};
+use serde::{Serialize, Serializer};
+use skeleton::{ApiError, Body, Money};
+use uuid::Uuid;
+
+/// Most pieces of one order.
+const MAX_QUANTITY: i64 = 10_000;
+/// Longest user or product id, in characters.
+const MAX_ID_CHARS: usize = 100;
+
+/// An order as a customer asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOrder {
+    /// Who orders.
+    pub user_id: String,
+    /// What.
+    pub product_id: String,
+    /// How many, 1 to 10,000.
+    pub quantity: i64,
+    /// The price of all of it, more than 0.
+    pub amount: Money,
+}
+
+impl NewOrder {
+    /// Reads `{"user_id":"user_123","product_id":"product_1","quantity":2,"amount":199.99}`.
+    ///
+    /// # Errors
+    /// A problem that names every field at fault.
+    pub fn read(body: &Body) -> Result<Self, ApiError> {
+        let mut fields = body.fields()?;
+        let user_id = fields.text("user_id", MAX_ID_CHARS);
+        let product_id = fields.text("product_id", MAX_ID_CHARS);
+        let quantity = fields.integer("quantity", 1..=MAX_QUANTITY);
+        let amount = fields.money("amount");
+        let all = user_id.zip(product_id).zip(quantity).zip(amount);
+        fields.finish(all.map(|(((user_id, product_id), quantity), amount)| Self {
+            user_id,
+            product_id,
+            quantity,
+            amount,
+        }))
+    }
+}
+
+/// How far an order has come; drawn in the crate's documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderStatus {
+    /// Taken; its steps are under way.
+    Pending,
+    /// Given up; what was done is being undone.
+    Cancelling,
+    /// Given up, and everything is undone.
+    Failed,
+    /// Every step is done.
+    Completed,
+}
+
+impl OrderStatus {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Cancelling => "cancelling",
+            Self::Failed => "failed",
+            Self::Completed => "completed",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Pending,
+            Self::Cancelling,
+            Self::Failed,
+            Self::Completed,
+        ]
+        .into_iter()
+        .find(|status| status.as_str() == text)
+    }
+}
+
+/// An order as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Order {
+    /// Its id, UUID v7.
+    pub order_id: Uuid,
+    /// How far it has come.
+    pub status: OrderStatus,
+    /// Why it is cancelling or failed.
+    pub reason: Option<String>,
+    /// Who ordered.
+    pub user_id: String,
+    /// What.
+    pub product_id: String,
+    /// How many.
+    pub quantity: i64,
+    /// The price of all of it.
+    pub amount: Money,
+    /// The story its messages belong to.
+    pub correlation_id: CorrelationId,
+    /// When it was taken.
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: Micros,
+    /// When its status last changed.
+    #[serde(serialize_with = "rfc3339")]
+    pub updated_at: Micros,
+    /// What has been said about it, oldest first; not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<Step>>,
+}
+
+/// Something that was said about an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The topic it was said on: `inventory.reserve`.
+    pub step: String,
+    /// When.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: Micros,
+}
+
+fn rfc3339<S: Serializer>(at: &Micros, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&skeleton::iso_time(*at))
+}

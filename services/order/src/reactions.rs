@@ -1,0 +1,128 @@
+//! Messages in: the projection of an order's steps and status.
+
+use std::sync::Arc;
+
+use contracts::{delivery, inventory, order, payment};
+use onceward::consumer::{Handler, HandlerError, Handlers};
+use onceward::{Backend, Clock, Event, MessageContext, Routing, Tx};
+use uuid::Uuid;
+
+use crate::domain::OrderStatus;
+use crate::sql;
+
+/// What a message means to an order's status.
+enum Meaning<'a> {
+    /// A step, no more.
+    Step,
+    /// The order is given up and being undone.
+    Cancelling(&'a str),
+    /// The order is given up and undone.
+    Failed(&'a str),
+    /// Done.
+    Completed,
+}
+
+/// A message about an order, as the projection reads it.
+trait Said: Event {
+    fn order_id(&self) -> Uuid;
+    fn meaning(&self) -> Meaning<'_>;
+}
+
+macro_rules! said {
+    ($($message:ty => $meaning:expr;)*) => {$(
+        impl Said for $message {
+            fn order_id(&self) -> Uuid {
+                self.order_id
+            }
+            fn meaning(&self) -> Meaning<'_> {
+                let meaning: fn(&Self) -> Meaning<'_> = $meaning;
+                meaning(self)
+            }
+        }
+    )*};
+}
+
+said! {
+    order::Completed => |_| Meaning::Completed;
+    order::Cancelled => |m| Meaning::Failed(&m.reason);
+    inventory::Reserve => |_| Meaning::Step;
+    inventory::Reserved => |_| Meaning::Step;
+    inventory::Failed => |_| Meaning::Step;
+    inventory::Release => |m| Meaning::Cancelling(&m.reason);
+    inventory::Released => |_| Meaning::Step;
+    payment::Process => |_| Meaning::Step;
+    payment::Completed => |_| Meaning::Step;
+    payment::Failed => |_| Meaning::Step;
+    payment::Refund => |m| Meaning::Cancelling(&m.reason);
+    payment::Refunded => |_| Meaning::Step;
+    delivery::Schedule => |_| Meaning::Step;
+    delivery::Scheduled => |_| Meaning::Step;
+    delivery::Failed => |_| Meaning::Step;
+    delivery::Cancel => |m| Meaning::Cancelling(&m.reason);
+    delivery::Cancelled => |_| Meaning::Step;
+}
+
+/// Follows what is said about orders.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    clock: Arc<dyn Clock>,
+    routing: Arc<Routing>,
+}
+
+impl Projection {
+    /// A projection on this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            routing: Arc::default(),
+        }
+    }
+}
+
+impl<B: Backend, M: Said> Handler<B, M> for Projection {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        message: M,
+    ) -> Result<(), HandlerError> {
+        let now = self.clock.now();
+        let at = context.caused_at.unwrap_or(now);
+        let order_id = message.order_id();
+        // The status first: on Postgres it locks the order's row, and the step's foreign key then
+        // needs no second lock.
+        let (status, reason) = match message.meaning() {
+            Meaning::Step => (None, None),
+            Meaning::Cancelling(reason) => (Some(OrderStatus::Cancelling), Some(reason)),
+            Meaning::Failed(reason) => (Some(OrderStatus::Failed), Some(reason)),
+            Meaning::Completed => (Some(OrderStatus::Completed), None),
+        };
+        if let Some(status) = status {
+            sql::move_to(tx, order_id, status, reason, now).await?;
+        }
+        sql::note_step(tx, order_id, self.routing.topic(M::TYPE), at).await?;
+        Ok(())
+    }
+}
+
+/// The projection for every message type of [`crate::TOPICS`].
+pub fn handlers<B: Backend>(projection: Projection) -> Handlers<B> {
+    Handlers::default()
+        .on::<order::Completed, _>(projection.clone())
+        .on::<order::Cancelled, _>(projection.clone())
+        .on::<inventory::Reserve, _>(projection.clone())
+        .on::<inventory::Reserved, _>(projection.clone())
+        .on::<inventory::Failed, _>(projection.clone())
+        .on::<inventory::Release, _>(projection.clone())
+        .on::<inventory::Released, _>(projection.clone())
+        .on::<payment::Process, _>(projection.clone())
+        .on::<payment::Completed, _>(projection.clone())
+        .on::<payment::Failed, _>(projection.clone())
+        .on::<payment::Refund, _>(projection.clone())
+        .on::<payment::Refunded, _>(projection.clone())
+        .on::<delivery::Schedule, _>(projection.clone())
+        .on::<delivery::Scheduled, _>(projection.clone())
+        .on::<delivery::Failed, _>(projection.clone())
+        .on::<delivery::Cancel, _>(projection.clone())
+        .on::<delivery::Cancelled, _>(projection)
+}

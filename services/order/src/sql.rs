@@ -1,0 +1,160 @@
+//! The order tables. One text for both databases.
+
+use onceward::{Backend, CorrelationId, Error, Micros, QueryResult, Result, Tx};
+use skeleton::{Money, PageQuery};
+use sqlx::{Pool, Row};
+use uuid::Uuid;
+
+use crate::domain::{NewOrder, Order, OrderStatus, Step};
+
+const COLUMNS: &str = "order_id, status, reason, user_id, product_id, quantity, amount_minor, \
+                       correlation_id, created_at, updated_at";
+
+/// Whether the product can be ordered.
+pub(crate) async fn is_product<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    product_id: &str,
+) -> Result<bool, sqlx::Error> {
+    let known: i64 = sqlx::query_scalar("select count(*) from product where product_id = $1")
+        .bind(product_id)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(known > 0)
+}
+
+/// Inserts a pending order.
+pub(crate) async fn insert<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    order_id: Uuid,
+    order: &NewOrder,
+    correlation_id: CorrelationId,
+    now: Micros,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into orders (order_id, user_id, product_id, quantity, amount_minor, status, \
+         correlation_id, created_at, updated_at) values ($1, $2, $3, $4, $5, 'pending', $6, $7, $7)",
+    )
+    .bind(order_id)
+    .bind(&*order.user_id)
+    .bind(&*order.product_id)
+    .bind(order.quantity)
+    .bind(order.amount.minor())
+    .bind(correlation_id.0)
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Notes that something was said about an order; the first time counts.
+pub(crate) async fn note_step<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    order_id: Uuid,
+    topic: &str,
+    at: Micros,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into order_step (order_id, topic, at) values ($1, $2, $3) on conflict do nothing",
+    )
+    .bind(order_id)
+    .bind(topic)
+    .bind(at)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Moves an order to `status`, unless it has come as far or farther. `true` if it moved.
+pub(crate) async fn move_to<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    order_id: Uuid,
+    status: OrderStatus,
+    reason: Option<&str>,
+    now: Micros,
+) -> Result<bool, sqlx::Error> {
+    let statement = match status {
+        // Nothing comes before it.
+        OrderStatus::Pending => return Ok(false),
+        OrderStatus::Cancelling => {
+            "update orders set status = $2, reason = $3, updated_at = $4 \
+             where order_id = $1 and status = 'pending'"
+        }
+        OrderStatus::Failed | OrderStatus::Completed => {
+            "update orders set status = $2, reason = $3, updated_at = $4 \
+             where order_id = $1 and status in ('pending', 'cancelling')"
+        }
+    };
+    let moved = sqlx::query(statement)
+        .bind(order_id)
+        .bind(status.as_str())
+        .bind(reason)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+    Ok(moved == 1)
+}
+
+/// One order with its steps.
+pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<Option<Order>> {
+    let statement = format!("select {COLUMNS} from orders where order_id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(order_id)
+        .fetch_optional(pool)
+        .await
+        .map_err(Error::database("order lookup"))?;
+    let Some(row) = row else { return Ok(None) };
+    let mut order = read::<B>(&row)?;
+    let mut steps = vec![Step {
+        step: "order.created".into(),
+        at: order.created_at,
+    }];
+    let said: Vec<(String, i64)> =
+        sqlx::query_as("select topic, at from order_step where order_id = $1 order by at, topic")
+            .bind(order_id)
+            .fetch_all(pool)
+            .await
+            .map_err(Error::database("order steps"))?;
+    steps.extend(said.into_iter().map(|(step, at)| Step { step, at }));
+    order.steps = Some(steps);
+    Ok(Some(order))
+}
+
+/// Orders newest first, one more than the page holds. Served by the primary key.
+pub(crate) async fn list<B: Backend>(pool: &Pool<B>, page: PageQuery) -> Result<Vec<Order>> {
+    // The highest UUID there is: every id is below it but itself, which no generator makes.
+    let before = page.before.unwrap_or(Uuid::max());
+    let statement =
+        format!("select {COLUMNS} from orders where order_id < $1 order by order_id desc limit $2");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(before)
+        .bind(page.limit + 1)
+        .fetch_all(pool)
+        .await
+        .map_err(Error::database("order list"))?;
+    rows.iter().map(read::<B>).collect()
+}
+
+fn read<B: Backend>(row: &B::Row) -> Result<Order> {
+    let corrupt = |reason: String| Error::Corrupt {
+        what: "order",
+        reason,
+    };
+    let failed = |e: sqlx::Error| corrupt(e.to_string());
+    let status: String = row.try_get("status").map_err(failed)?;
+    let amount: i64 = row.try_get("amount_minor").map_err(failed)?;
+    let correlation_id: Uuid = row.try_get("correlation_id").map_err(failed)?;
+    Ok(Order {
+        order_id: row.try_get("order_id").map_err(failed)?,
+        status: OrderStatus::parse(&status).ok_or_else(|| corrupt(format!("status {status}")))?,
+        reason: row.try_get("reason").map_err(failed)?,
+        user_id: row.try_get("user_id").map_err(failed)?,
+        product_id: row.try_get("product_id").map_err(failed)?,
+        quantity: row.try_get("quantity").map_err(failed)?,
+        amount: Money::from_minor(amount).ok_or_else(|| corrupt(format!("amount {amount}")))?,
+        correlation_id: CorrelationId(correlation_id),
+        created_at: row.try_get("created_at").map_err(failed)?,
+        updated_at: row.try_get("updated_at").map_err(failed)?,
+        steps: None,
+    })
+}
