@@ -1,0 +1,203 @@
+//! A Kafka cluster as the relay uses it: [`Broker`] by rdkafka.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use onceward::SourceName;
+use onceward::publisher::{Broker, BrokerError, CommittedProgress, TopicInfo};
+
+use crate::KafkaConfig;
+use crate::admin::{Admin, TopicMade};
+use crate::check::{Finding, check};
+use crate::fault::config_error;
+use crate::progress::{Upto, read};
+use crate::publisher::RdKafkaPublisher;
+
+/// A Kafka cluster by rdkafka. Cheap to clone; connects when first used, and anew after trouble.
+#[derive(Clone)]
+pub struct RdKafkaBroker {
+    config: Arc<KafkaConfig>,
+    admin: Arc<Mutex<Option<Admin>>>,
+}
+
+impl std::fmt::Debug for RdKafkaBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RdKafkaBroker")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RdKafkaBroker {
+    /// A cluster reached as `config` says. Fails if that is not valid; does not connect.
+    pub fn new(config: KafkaConfig) -> Result<Self, crate::ConfigProblems> {
+        config.validate()?;
+        Ok(Self {
+            config: Arc::new(config),
+            admin: Arc::default(),
+        })
+    }
+
+    /// How the cluster is reached.
+    pub fn config(&self) -> &KafkaConfig {
+        &self.config
+    }
+
+    /// Kafka's id of the cluster.
+    pub async fn cluster_id(&self) -> Result<String, BrokerError> {
+        self.admin(|admin| admin.cluster_id()).await
+    }
+
+    /// Kafka's ids of the named topics, base64 as Kafka's tools print them; a topic that does not
+    /// exist is left out. A topic deleted and made anew has another id.
+    pub async fn topic_ids(
+        &self,
+        names: Vec<String>,
+    ) -> Result<BTreeMap<String, String>, BrokerError> {
+        self.admin(move |admin| {
+            let topics = admin.describe(&names)?;
+            Ok(topics
+                .into_iter()
+                .map(|(name, topic)| (name, topic.id))
+                .collect())
+        })
+        .await
+    }
+
+    /// Makes the data topics among `names` that are missing, with this many partitions and copies;
+    /// those that exist are left as they are, whatever their settings. Tells what became of each. May
+    /// be repeated.
+    pub async fn make_topics(
+        &self,
+        names: Vec<String>,
+        partition_count: i32,
+        replication: i32,
+    ) -> Result<BTreeMap<String, TopicMade>, BrokerError> {
+        self.admin(move |admin| admin.make_topics(&names, partition_count, replication))
+            .await
+    }
+
+    /// Holds the cluster, the sources' progress topics and the data topics against what exactly-once
+    /// needs of them. Changes nothing. An unreachable cluster is a finding as well.
+    pub async fn check(&self, sources: Vec<SourceName>, data_topics: Vec<String>) -> Vec<Finding> {
+        let findings = self
+            .admin(move |admin| Ok(check(admin, &sources, &data_topics)))
+            .await;
+        findings.unwrap_or_else(|error| vec![Finding::error("Kafka", error.to_string())])
+    }
+
+    /// Runs a blocking call of the admin client off the async threads. The client is kept, and made
+    /// anew after trouble, so that changed secrets are read again.
+    pub(crate) async fn admin<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Admin) -> Result<T, BrokerError> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let this = self.clone();
+        blocking(move || {
+            let kept = this
+                .admin
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            let admin = match kept {
+                Some(admin) => admin,
+                None => Admin::connect(&this.config)?,
+            };
+            let answer = ask(&admin);
+            if answer.is_ok() {
+                *this.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
+            }
+            answer
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        source: &SourceName,
+        from_offset: Option<i64>,
+        upto: Upto,
+    ) -> Result<CommittedProgress, BrokerError> {
+        let topic = source.progress_topic();
+        let names = vec![topic.clone()];
+        let (topic_id, cluster_id) = self
+            .admin(move |admin| {
+                let topic_id = admin.describe(&names)?.remove(&topic).map(|found| found.id);
+                let missing =
+                    || BrokerError::Configuration(format!("topic {topic} does not exist"));
+                Ok((topic_id.ok_or_else(missing)?, admin.cluster_id()?))
+            })
+            .await?;
+        let config = self.config.clone();
+        let source = source.clone();
+        let record = blocking(move || {
+            let client = config
+                .client_config()
+                .map_err(|problems| config_error(&problems))?;
+            read(&client, &source, from_offset, upto)
+        })
+        .await?;
+        Ok(CommittedProgress {
+            record,
+            topic_id,
+            cluster_id,
+        })
+    }
+}
+
+impl Broker for RdKafkaBroker {
+    type Publisher = RdKafkaPublisher;
+
+    async fn ensure_progress_topic(&self, source: &SourceName) -> Result<(), BrokerError> {
+        let topic = source.progress_topic();
+        self.admin(move |admin| admin.ensure_progress_topic(&topic))
+            .await
+    }
+
+    async fn read_progress(
+        &self,
+        source: &SourceName,
+        from_offset: Option<i64>,
+    ) -> Result<CommittedProgress, BrokerError> {
+        self.read(source, from_offset, Upto::HighWatermark).await
+    }
+
+    async fn look(
+        &self,
+        source: &SourceName,
+        from_offset: Option<i64>,
+    ) -> Result<CommittedProgress, BrokerError> {
+        self.read(source, from_offset, Upto::LastStable).await
+    }
+
+    async fn open(&self, source: &SourceName) -> Result<RdKafkaPublisher, BrokerError> {
+        let client = self
+            .config
+            .client_config()
+            .map_err(|problems| config_error(&problems))?;
+        RdKafkaPublisher::open(client, source).await
+    }
+
+    async fn topics(&self, names: Vec<String>) -> Result<BTreeMap<String, TopicInfo>, BrokerError> {
+        self.admin(move |admin| {
+            let topics = admin.describe(&names)?;
+            Ok(topics
+                .into_iter()
+                .map(|(name, topic)| {
+                    let partition_count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+                    (name, TopicInfo { partition_count })
+                })
+                .collect())
+        })
+        .await
+    }
+}
+
+/// Off the async threads.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
+) -> Result<T, BrokerError> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .unwrap_or_else(|error| Err(BrokerError::Unavailable(format!("call ended: {error}"))))
+}

@@ -1,0 +1,211 @@
+//! What librdkafka can and its Rust wrapper can't: topic ids, and at which offset a partition ended.
+//! The only unsafe code of this crate.
+#![expect(
+    unsafe_code,
+    reason = "calls librdkafka's C functions that the safe wrapper lacks"
+)]
+
+use std::ffi::{CStr, CString, c_char};
+use std::time::Duration;
+
+use rdkafka::bindings as c;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
+
+/// A topic as the cluster describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopicDescription {
+    pub(crate) name: String,
+    /// Base64, as Kafka's own tools print it.
+    pub(crate) id: String,
+    pub(crate) partitions: Vec<PartitionDescription>,
+}
+
+/// One partition of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PartitionDescription {
+    pub(crate) partition: i32,
+    /// `None` while it has no leader.
+    pub(crate) leader: Option<i32>,
+    pub(crate) replica_count: usize,
+    pub(crate) in_sync_count: usize,
+}
+
+/// A topic's name and what was told of it.
+pub(crate) type NamedAnswer = (String, Result<TopicDescription, RDKafkaErrorCode>);
+
+/// Topics by name, each described or with its own error; none is created by asking.
+pub(crate) fn describe_topics<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    timeout: Duration,
+) -> Result<Vec<NamedAnswer>, RDKafkaErrorCode> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let texts: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let mut pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let rk = client.native_ptr();
+    // SAFETY: `rk` lives as long as `client`, which outlives this call. Queue, options and collection
+    // are made here, non-null by librdkafka's contract, used by this thread only, and freed once, in
+    // this function. The names are copied by the collection. The event is read before it is freed.
+    unsafe {
+        let queue = c::rd_kafka_queue_new(rk);
+        let options = c::rd_kafka_AdminOptions_new(
+            rk,
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
+        let mut error_text: [c_char; 256] = [0; 256];
+        c::rd_kafka_AdminOptions_set_request_timeout(
+            options,
+            timeout_ms,
+            error_text.as_mut_ptr(),
+            error_text.len(),
+        );
+        let topics = c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), names.len());
+        c::rd_kafka_DescribeTopics(rk, topics, options, queue);
+        let event = c::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1_000));
+        let answer = if event.is_null() {
+            Err(RDKafkaErrorCode::OperationTimedOut)
+        } else {
+            read_descriptions(event)
+        };
+        if !event.is_null() {
+            c::rd_kafka_event_destroy(event);
+        }
+        c::rd_kafka_TopicCollection_destroy(topics);
+        c::rd_kafka_AdminOptions_destroy(options);
+        c::rd_kafka_queue_destroy(queue);
+        answer
+    }
+}
+
+/// SAFETY: `event` is the non-null answer of `DescribeTopics` and is not freed meanwhile.
+unsafe fn read_descriptions(
+    event: *mut c::rd_kafka_event_t,
+) -> Result<Vec<NamedAnswer>, RDKafkaErrorCode> {
+    // SAFETY: all pointers read here belong to the event; counts come with their arrays.
+    unsafe {
+        let error = RDKafkaErrorCode::from(c::rd_kafka_event_error(event));
+        if error != RDKafkaErrorCode::NoError {
+            return Err(error);
+        }
+        let result = c::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::Fail);
+        }
+        let mut count = 0;
+        let array = c::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        let mut found = Vec::with_capacity(count);
+        for i in 0..count {
+            let topic = *array.add(i);
+            let name = text(c::rd_kafka_TopicDescription_name(topic));
+            let error = RDKafkaErrorCode::from(c::rd_kafka_error_code(
+                c::rd_kafka_TopicDescription_error(topic),
+            ));
+            let description = if error == RDKafkaErrorCode::NoError {
+                Ok(TopicDescription {
+                    id: text(c::rd_kafka_Uuid_base64str(
+                        c::rd_kafka_TopicDescription_topic_id(topic),
+                    )),
+                    partitions: read_partitions(topic),
+                    name: name.clone(),
+                })
+            } else {
+                Err(error)
+            };
+            found.push((name, description));
+        }
+        Ok(found)
+    }
+}
+
+/// SAFETY: `topic` belongs to a live event and carries no error.
+unsafe fn read_partitions(
+    topic: *const c::rd_kafka_TopicDescription_t,
+) -> Vec<PartitionDescription> {
+    // SAFETY: all pointers read here belong to the topic; counts come with their arrays.
+    unsafe {
+        let mut count = 0;
+        let array = c::rd_kafka_TopicDescription_partitions(topic, &mut count);
+        (0..count)
+            .map(|i| {
+                let partition = *array.add(i);
+                let leader = c::rd_kafka_TopicPartitionInfo_leader(partition);
+                let (mut replica_count, mut in_sync_count) = (0, 0);
+                c::rd_kafka_TopicPartitionInfo_replicas(partition, &mut replica_count);
+                c::rd_kafka_TopicPartitionInfo_isr(partition, &mut in_sync_count);
+                PartitionDescription {
+                    partition: c::rd_kafka_TopicPartitionInfo_partition(partition),
+                    leader: (!leader.is_null())
+                        .then(|| c::rd_kafka_Node_id(leader))
+                        .filter(|id| *id >= 0),
+                    replica_count,
+                    in_sync_count,
+                }
+            })
+            .collect()
+    }
+}
+
+/// SAFETY: null, or a C string that lives during the call.
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What a poll of an assigned consumer gave.
+#[derive(Debug)]
+pub(crate) enum Polled {
+    /// Nothing within the time.
+    Nothing,
+    /// A record.
+    Record {
+        offset: i64,
+        payload: Option<Vec<u8>>,
+    },
+    /// The partition ended here: everything below this offset has been seen.
+    End { offset: i64 },
+    /// An error of the partition or the connection.
+    Failed(RDKafkaErrorCode, String),
+}
+
+/// Polls a consumer that has one partition assigned. Unlike the wrapper's poll it tells the offset of
+/// a partition's end, which counts transaction markers: without it "read up to the high watermark"
+/// can't be known to be done.
+pub(crate) fn poll<C: ConsumerContext>(consumer: &BaseConsumer<C>, timeout: Duration) -> Polled {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client lives as long as `consumer`. A non-null message is ours until we free it,
+    // once, after payload and error text have been copied; payload and length belong together.
+    unsafe {
+        let message = c::rd_kafka_consumer_poll(consumer.client().native_ptr(), timeout_ms);
+        let Some(found) = message.as_ref() else {
+            return Polled::Nothing;
+        };
+        let polled = match RDKafkaErrorCode::from(found.err) {
+            RDKafkaErrorCode::NoError => Polled::Record {
+                offset: found.offset,
+                payload: (!found.payload.is_null()).then(|| {
+                    std::slice::from_raw_parts(found.payload.cast::<u8>(), found.len).to_vec()
+                }),
+            },
+            RDKafkaErrorCode::PartitionEOF => Polled::End {
+                offset: found.offset,
+            },
+            code => Polled::Failed(code, text(c::rd_kafka_message_errstr(message))),
+        };
+        c::rd_kafka_message_destroy(message);
+        polled
+    }
+}

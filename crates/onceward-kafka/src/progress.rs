@@ -1,0 +1,183 @@
+//! Reads a source's progress topic. The answer decides what is published next, so it must be the
+//! last committed record and nothing older.
+
+use std::time::{Duration, Instant};
+
+use onceward::publisher::BrokerError;
+use onceward::{PROGRESS_FORMAT, ProgressRecord, SourceName};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::fault::{Fault, broker_error, fault, kafka_error};
+use crate::native::{self, Polled};
+use crate::publisher::TRANSACTION_TIMEOUT;
+
+/// One query of a broker.
+const QUERY_AT_MOST: Duration = Duration::from_secs(10);
+/// Open transactions end by their time-out; after twice that one hangs (KIP-890).
+const END_AT_MOST: Duration = TRANSACTION_TIMEOUT.saturating_mul(2);
+
+/// How far to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upto {
+    /// The high watermark of a `read_uncommitted` client: waits until no transaction is open below.
+    HighWatermark,
+    /// Where `read_committed` readers stop right now.
+    LastStable,
+}
+
+/// The newest committed record of the topic's only partition.
+///
+/// `from_offset`: a record's offset that the caller knows of; below the log's start or beyond its end
+/// (a topic made anew) the topic is read whole, and the caller compares what it finds.
+pub(crate) fn read(
+    config: &ClientConfig,
+    source: &SourceName,
+    from_offset: Option<i64>,
+    upto: Upto,
+) -> Result<Option<(i64, ProgressRecord)>, BrokerError> {
+    let topic = source.progress_topic();
+    let doing = format!("reading {topic}");
+    let committed = consumer(config, source, "read_committed", &doing)?;
+    // The watermark query answers with the last stable offset to a `read_committed` client, which
+    // would hide what an open transaction is about to commit: hence another client for it.
+    let end = match upto {
+        Upto::HighWatermark => {
+            let uncommitted = consumer(config, source, "read_uncommitted", &doing)?;
+            watermarks(&uncommitted, &topic, &doing)?.1
+        }
+        Upto::LastStable => watermarks(&committed, &topic, &doing)?.1,
+    };
+    let (low, _) = watermarks(&committed, &topic, &doing)?;
+    if low >= end {
+        return Ok(None);
+    }
+    let start = from_offset
+        .filter(|from| (low..end).contains(from))
+        .unwrap_or(low);
+    let mut last = last_record(&committed, &topic, start, end, &doing)?;
+    if last.is_none() && start > low {
+        // What the caller knows of is gone: look at all there is.
+        last = last_record(&committed, &topic, low, end, &doing)?;
+    }
+    last.map(|(offset, payload)| decode(&topic, offset, payload.as_deref()))
+        .transpose()
+}
+
+fn consumer(
+    config: &ClientConfig,
+    source: &SourceName,
+    isolation: &str,
+    doing: &str,
+) -> Result<BaseConsumer, BrokerError> {
+    config
+        .clone()
+        // Named for librdkafka's sake, which assigns nothing without; never joined or committed to.
+        .set("group.id", source.transactional_id())
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", isolation)
+        .set("fetch.wait.max.ms", "100")
+        .create()
+        .map_err(|error| kafka_error(&error, doing))
+}
+
+fn watermarks(
+    consumer: &BaseConsumer,
+    topic: &str,
+    doing: &str,
+) -> Result<(i64, i64), BrokerError> {
+    consumer
+        .fetch_watermarks(topic, 0, QUERY_AT_MOST)
+        .map_err(|error| kafka_error(&error, doing))
+}
+
+/// A record's offset and value.
+type Found = (i64, Option<Vec<u8>>);
+
+/// The last record from `start` on, read until the partition's end is at or past `end`. Only that end
+/// proves it: the last offset is a transaction marker, which is never delivered, and while a
+/// transaction is open the partition "ends" before it.
+fn last_record(
+    consumer: &BaseConsumer,
+    topic: &str,
+    start: i64,
+    end: i64,
+    doing: &str,
+) -> Result<Option<Found>, BrokerError> {
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, 0, Offset::Offset(start))
+        .and_then(|()| consumer.assign(&assignment))
+        .map_err(|error| kafka_error(&error, doing))?;
+    let mut last = None;
+    let mut stable = start;
+    let mut trouble = None;
+    let mut deadline = Instant::now() + END_AT_MOST;
+    loop {
+        match native::poll(consumer, Duration::from_millis(100)) {
+            Polled::Record { offset, payload } => {
+                last = Some((offset, payload));
+                // Reading on takes the time it takes; only standing still is bounded.
+                deadline = Instant::now() + END_AT_MOST;
+                continue;
+            }
+            Polled::End { offset } if offset >= end => return Ok(last),
+            Polled::End { offset } => {
+                stable = offset;
+                trouble = None;
+            }
+            Polled::Nothing => {}
+            Polled::Failed(code, text) => match (fault(code), code) {
+                (Fault::Transient, RDKafkaErrorCode::AutoOffsetReset)
+                | (_, RDKafkaErrorCode::OffsetOutOfRange) => {
+                    // Compaction or retention moved the log's start while we looked.
+                    return Err(BrokerError::Unavailable(format!("{doing}: {text}")));
+                }
+                (Fault::Transient, _) => trouble = Some(text),
+                _ => return Err(broker_error(code, doing)),
+            },
+        }
+        if Instant::now() > deadline {
+            return Err(match trouble {
+                Some(text) => BrokerError::Unavailable(format!("{doing}: {text}")),
+                None => BrokerError::HangingTransaction {
+                    topic: topic.to_owned(),
+                    stable,
+                    end,
+                },
+            });
+        }
+    }
+}
+
+/// Reads a progress record; one of a newer format must not be half understood.
+fn decode(
+    topic: &str,
+    offset: i64,
+    payload: Option<&[u8]>,
+) -> Result<(i64, ProgressRecord), BrokerError> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let unreadable = |reason: String| BrokerError::Unreadable {
+        topic: topic.to_owned(),
+        reason: format!("record at offset {offset}: {reason}"),
+    };
+    let payload = payload.ok_or_else(|| unreadable("it has no value".into()))?;
+    let Format { format } = serde_json::from_slice(payload)
+        .map_err(|error| unreadable(format!("no progress record: {error}")))?;
+    if format > PROGRESS_FORMAT {
+        return Err(unreadable(format!(
+            "format {format} is newer than {PROGRESS_FORMAT}, which this relay knows; upgrade it"
+        )));
+    }
+    let record = serde_json::from_slice(payload)
+        .map_err(|error| unreadable(format!("no progress record: {error}")))?;
+    Ok((offset, record))
+}

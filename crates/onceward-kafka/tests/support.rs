@@ -1,0 +1,121 @@
+//! What the tests share: sources and topics of their own on one broker, and a reader of topics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome};
+use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor};
+use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+/// A source and a topic that no other test uses.
+pub struct Place {
+    pub source: SourceName,
+    pub topic: Arc<str>,
+    pub broker: RdKafkaBroker,
+}
+
+pub fn broker_at(bootstrap: &str) -> RdKafkaBroker {
+    RdKafkaBroker::new(KafkaConfig::plaintext(bootstrap)).unwrap()
+}
+
+impl Place {
+    /// With its progress topic and a data topic of `partitions`.
+    pub async fn new(bootstrap: &str, partitions: i32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let place = Self {
+            source: SourceName::new(format!("source{number}")).unwrap(),
+            topic: format!("topic{number}").into(),
+            broker: broker_at(bootstrap),
+        };
+        place
+            .broker
+            .ensure_progress_topic(&place.source)
+            .await
+            .unwrap();
+        place
+            .broker
+            .make_topics(vec![place.topic.to_string()], partitions, 1)
+            .await
+            .unwrap();
+        place
+    }
+
+    pub fn record(&self, payload: impl Into<Vec<u8>>) -> OutgoingRecord {
+        OutgoingRecord {
+            topic: self.topic.clone(),
+            partition: 0,
+            key: Some(Bytes::from_static(b"key")),
+            payload: Bytes::from(payload.into()),
+            headers: vec![("ce_id".into(), Bytes::from_static(b"1"))],
+            timestamp_ms: 1_700_000_000_000,
+        }
+    }
+
+    /// The committed progress's position, read to the high watermark.
+    pub async fn position(&self) -> Option<i64> {
+        let progress = self.broker.read_progress(&self.source, None).await.unwrap();
+        progress.record.map(|(_, record)| record.position)
+    }
+}
+
+pub fn progress(position: i64) -> ProgressRecord {
+    let mut record = ProgressRecord::genesis(
+        SourceId(uuid::Uuid::nil()),
+        1,
+        Cursor::Sqlite(SqliteCursor { seq: position }),
+    );
+    record.position = position;
+    record
+}
+
+#[track_caller]
+pub fn committed(outcome: PublishOutcome) -> i64 {
+    match outcome {
+        PublishOutcome::Committed {
+            progress_offset, ..
+        } => progress_offset,
+        other => panic!("not committed: {other:?}"),
+    }
+}
+
+/// The payloads of partition 0 that a reader of this isolation sees, up to its end.
+pub fn read_topic(bootstrap: &str, topic: &str, isolation: &str) -> Vec<String> {
+    let consumer: BaseConsumer = KafkaConfig::plaintext(bootstrap)
+        .client_config()
+        .unwrap()
+        .set("group.id", "reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", isolation)
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, 0, Offset::Beginning)
+        .unwrap();
+    consumer.assign(&assignment).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut found = Vec::new();
+    while Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let payload = message.payload().unwrap_or_default();
+                found.push(String::from_utf8_lossy(payload).into_owned());
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return found,
+            _ => {}
+        }
+    }
+    panic!("{topic} was not read to its end in 30 s");
+}
+
+/// What `read_committed` readers see.
+pub fn read_committed(bootstrap: &str, topic: &str) -> Vec<String> {
+    read_topic(bootstrap, topic, "read_committed")
+}
