@@ -389,20 +389,42 @@ pub fn answers(url: &str) -> bool {
 
 /// Creates the database `name` through a connection to `url`; one that is there already is fine.
 pub fn create_database(url: &str, name: &str) -> Result<()> {
+    // 42P04 = duplicate_database
+    on_database(url, name, "create database", "", Some("42P04"))
+}
+
+/// Drops the database `name` through a connection to `url`, disconnecting whoever uses it; one that
+/// is not there is fine.
+pub fn drop_database(url: &str, name: &str) -> Result<()> {
+    on_database(url, name, "drop database if exists", " with (force)", None)
+}
+
+fn on_database(
+    url: &str,
+    name: &str,
+    verb: &'static str,
+    suffix: &str,
+    fine: Option<&'static str>,
+) -> Result<()> {
+    let quoted = name.replace('"', "\"\"");
+    let statement = format!("{verb} \"{quoted}\"{suffix}");
     let (url, name) = (url.to_owned(), name.to_owned());
     blocking(async move {
         let mut connection = PgConnection::connect(&url)
             .await
-            .with_context(|| "connecting to PostgreSQL to create a database")?;
-        let quoted = name.replace('"', "\"\"");
-        let statement = sqlx::AssertSqlSafe(format!("create database \"{quoted}\""));
-        let outcome = sqlx::raw_sql(statement).execute(&mut connection).await;
+            .context("connecting to PostgreSQL")?;
+        let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await;
         connection.close().await?;
         match outcome {
             Ok(_) => Ok(()),
-            // duplicate_database
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P04") => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("creating the database {name}")),
+            Err(sqlx::Error::Database(error))
+                if fine.is_some() && error.code().as_deref() == fine =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(|| format!("{verb} {name}")),
         }
     })
 }

@@ -23,6 +23,7 @@ mod progress;
 pub mod publisher;
 mod routing;
 pub mod schema;
+pub mod source;
 
 pub use backend::{Backend, Column, ColumnRef, Columns, OutboxConnection, QueryResult, Tx, imply};
 pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};

@@ -65,37 +65,51 @@ impl Line {
     /// Refuses a database that lacks a migration of this line, or has one that this program does
     /// not know.
     pub async fn check<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
-        check_line(pool, B::of_line(self), self.bookkeeping).await
+        let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
+        check_line::<B>(&mut conn, B::of_line(self), self.bookkeeping).await
     }
 }
 
-/// Refuses a database that is not the source `name` or lacks one of the library's migrations.
+/// Refuses a database that is not the source `name` or lacks one of the library's migrations. For
+/// a service at its start; the relay does the same on each connection.
 pub async fn check<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
-    check_line(pool, B::outbox_migrations(), BOOKKEEPING).await?;
-    let found: String = sqlx::query_scalar("select name from outbox_source where id = 1")
-        .fetch_one(pool)
+    let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
+    check_connection::<B>(&mut conn, name).await
+}
+
+/// [`check`] on one connection.
+pub(crate) async fn check_connection<B: SchemaBackend>(
+    conn: &mut B::Connection,
+    name: &SourceName,
+) -> Result<()> {
+    check_line::<B>(conn, B::outbox_migrations(), BOOKKEEPING).await?;
+    let stored: Option<String> = sqlx::query_scalar("select name from outbox_source where id = 1")
+        .fetch_optional(conn)
         .await
         .map_err(Error::database("source lookup"))?;
-    if found != name.as_str() {
-        return Err(Error::OtherSource {
+    match stored {
+        Some(stored) if stored == name.as_str() => Ok(()),
+        Some(found) => Err(Error::OtherSource {
             found,
             expected: name.clone(),
-        });
+        }),
+        None => Err(Error::Schema {
+            what: "this database has not been made a source".into(),
+        }),
     }
-    Ok(())
 }
 
 async fn check_line<B: Backend>(
-    pool: &Pool<B>,
+    conn: &mut B::Connection,
     migrations: &Migrator,
     bookkeeping: &'static str,
 ) -> Result<()> {
     let statement = format!("select version from {bookkeeping} where success order by version");
     let applied: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
-        .fetch_all(pool)
+        .fetch_all(conn)
         .await
         .map_err(|error| match error {
-            sqlx::Error::Database(_) => Error::Schema {
+            sqlx::Error::Database(reason) if is_missing_table(&*reason) => Error::Schema {
                 what: format!("this database has not been migrated ({bookkeeping} is missing)"),
             },
             other => Error::database("schema check")(other),
@@ -166,4 +180,9 @@ pub async fn run_line<B: Backend>(
         .await
         .map_err(Error::database("disconnect"));
     outcome.and(closed)
+}
+
+fn is_missing_table(reason: &dyn sqlx::error::DatabaseError) -> bool {
+    // Postgres: undefined_table. SQLite has no code of its own for it.
+    reason.code().as_deref() == Some("42P01") || reason.message().starts_with("no such table")
 }

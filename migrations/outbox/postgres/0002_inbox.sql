@@ -49,7 +49,8 @@ create table inbox_waiting (
     received_at   bigint not null,
     primary key (consumer, topic, partition, record_offset)
 );
-create index inbox_waiting_key on inbox_waiting (consumer, topic, partition, message_key, record_offset);
+-- No index on message_key: a key may be megabytes long, and Postgres refuses long index entries. The
+-- owner of a partition reads its queues when it claims it and keeps them in memory.
 
 -- Messages that were refused or whose attempts are used up. Their key stays parked behind them.
 create table inbox_dead_letter (
@@ -103,7 +104,7 @@ create index idempotency_key_age on idempotency_key (created_at);
 
 create view inbox_view as
 select consumer, ce_source, ce_id, message_type, topic, partition, record_offset,
-       convert_from(message_key, 'UTF8') as message_key, state,
+       encode(message_key, 'escape') as message_key, state,
        to_char(to_timestamp(received_at / 1e6) at time zone 'UTC',
                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as received_at
 from inbox;

@@ -49,7 +49,8 @@ create table inbox_waiting (
     received_at   bigint not null,
     primary key (consumer, topic, partition, record_offset)
 );
-create index inbox_waiting_key on inbox_waiting (consumer, topic, partition, message_key, record_offset);
+-- No index on message_key: a key may be megabytes long, and Postgres refuses long index entries. The
+-- owner of a partition reads its queues when it claims it and keeps them in memory.
 
 -- Messages that were refused or whose attempts are used up. Their key stays parked behind them.
 create table inbox_dead_letter (

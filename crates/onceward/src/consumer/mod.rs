@@ -1,5 +1,55 @@
 //! Exactly once in effect: records from Kafka become rows in one local transaction.
+//!
+//! ```text
+//!   Kafka ──► Subscriber (own OS thread) ──► Consumer::run ──► one transaction per batch:
+//!                  ▲      Link                    │              inbox insert (the claim)
+//!                  └── commit, pause, reassign ◄──┘              handlers and what they append
+//!                                                                next_offset, guarded by owner_epoch
+//! ```
+//!
+//! The database is the truth for offsets: on each assignment the partition is *claimed* (its
+//! `owner_epoch` raised) and read on from the stored `next_offset`. Whoever is not the newest
+//! claimer updates 0 rows at the end of its transaction and loses all of its work.
+//!
+//! What a message goes through:
+//!
+//! ```text
+//!            ok                        ┌──────────── ok ───────────┐
+//!   new ───────────────────────────► handled ◄── replay ok ──┐     │
+//!    │                                 ▲                     │     │
+//!    ├── Retry ─────────► waiting ─────┘    waiting ──► dead ┴──► discarded
+//!    │   or its key waits     │ attempts used up, Reject ▲       (discard request)
+//!    └── Reject ──────────────┴──────────────────────────┘
+//! ```
+//!
+//! Later messages of a waiting or dead message's (topic, partition, key) queue behind it; other
+//! keys go on; a message without a key waits alone.
 
+mod batch;
+mod claim;
+pub mod dead_letter;
+mod entry;
+mod fault;
+mod handle;
 mod handler;
+pub mod inbox;
+mod janitor;
+pub mod metrics;
+mod options;
+mod queue;
+mod retry;
+mod round;
+mod run;
+mod subscriber;
+mod waiting;
+mod worker;
 
+pub use handle::{ConsumerState, ConsumerStatus, Handle, PartitionStatus};
 pub use handler::{Handler, HandlerError, HandlerFuture, Handlers};
+pub use options::{ConsumerOptions, DeadLetterTopic, RetryPolicy};
+pub use run::{Consumer, ConsumerError};
+pub use subscriber::{
+    AssignedPartition, Command, Full, Link, Record, Retention, StartAt, Subscriber,
+    SubscriberError, Subscription, TopicPartition,
+};
+pub use waiting::{WaitingMessage, list_waiting};

@@ -1,0 +1,367 @@
+//! A batch of new records: one database transaction.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+
+use super::claim::{Guard, Owned, advance};
+use super::entry::{Entry, Identity, later};
+use super::fault::{chain, is_batch_fault};
+use super::inbox::{self, Claim, InboxState};
+use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
+use crate::{Backend, Envelope, Error, Micros, Tx};
+
+/// Messages with a savepoint of their own in one transaction: more than 64 subtransactions make
+/// every snapshot of a Postgres server slow.
+pub(super) const MAX_SAVEPOINTS: usize = 50;
+
+/// Rows per inbox insert; between two of them a batch looks at the time.
+const CHUNK: usize = 64;
+
+/// How a batch is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// No savepoints: any failure rolls the whole batch back.
+    Together,
+    /// After a failure: one savepoint per message, at most [`MAX_SAVEPOINTS`].
+    OneByOne,
+}
+
+/// Everything a batch needs; made outside of the transaction, so that a rerun writes the same.
+pub(super) struct Batch<B: Backend> {
+    pub handlers: Arc<Handlers<B>>,
+    pub options: Arc<ConsumerOptions>,
+    pub mode: Mode,
+    pub now: Micros,
+    pub entries: Arc<Vec<Entry>>,
+    /// Per entry: its key waits or is dead, so it must queue.
+    pub blocked: Vec<bool>,
+    /// Claims of the partitions the entries and `ends` belong to.
+    pub guards: Vec<Guard>,
+    /// Idle partitions: advance to this offset, where no record stands.
+    pub ends: Vec<(TopicPartition, i64)>,
+}
+
+/// What became of one record. Known only when the batch has committed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    Handled,
+    Duplicate { reused_id: bool },
+    Queued,
+    Waiting { due_at: Micros, error: String },
+    Dead { reason: String },
+}
+
+/// Why a batch was rolled back.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A message failed in [`Mode::Together`]: run again one by one.
+    OneByOne,
+    /// A newer owner has claimed this partition.
+    Fenced(TopicPartition),
+    /// Nobody's fault: run the same again later.
+    Fault(String),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Fault(chain(&error))
+    }
+}
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Fault(chain(&error))
+    }
+}
+
+impl<B: Backend> Batch<B> {
+    /// Runs the batch in `tx`. The outcomes are those of the first entries; the rest, if time or
+    /// savepoints ran out, was not touched.
+    pub(super) async fn run(&self, tx: &mut Tx<'static, B>) -> Result<Vec<Outcome>, Stop> {
+        let outcomes = match self.mode {
+            Mode::Together => self.together(tx).await?,
+            Mode::OneByOne => self.one_by_one(tx).await?,
+        };
+        for guard in &self.guards {
+            let handled = self.entries[..outcomes.len()]
+                .iter()
+                .rfind(|entry| entry.at == guard.at)
+                .map(|entry| entry.offset + 1);
+            let idle = self.ends.iter().find(|(at, _)| *at == guard.at);
+            // CRASH: died before the commit that follows = nothing of this batch is stored: no
+            // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
+            // after it = all of that is stored, and the next claim reads on behind it. A commit
+            // without an answer is one of the two, and the next claim tells which.
+            if let Some(next) = handled.or(idle.map(|(_, end)| *end))
+                && advance(tx, &self.options.name, guard, next, self.now).await? == Owned::Fenced
+            {
+                return Err(Stop::Fenced(guard.at.clone()));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn together(&self, tx: &mut Tx<'static, B>) -> Result<Vec<Outcome>, Stop> {
+        let begun = Instant::now();
+        let mut outcomes = Vec::with_capacity(self.entries.len());
+        let mut seen: HashMap<&Identity, &Entry> = HashMap::new();
+        for start in (0..self.entries.len()).step_by(CHUNK) {
+            if begun.elapsed() > self.options.max_batch_time {
+                break;
+            }
+            let chunk = start..(start + CHUNK).min(self.entries.len());
+            let mut to_claim = Vec::with_capacity(CHUNK);
+            let mut twins = HashMap::new();
+            for index in chunk.clone() {
+                let entry = &self.entries[index];
+                // The same id twice in one batch: the second is a duplicate of the first.
+                if let Some(first) = seen.get(&entry.identity) {
+                    let reused_id = (&first.at, first.offset) != (&entry.at, entry.offset);
+                    twins.insert(index, Outcome::Duplicate { reused_id });
+                } else {
+                    seen.insert(&entry.identity, entry);
+                    to_claim.push((entry, self.claimed_state(index)));
+                }
+            }
+            let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await?;
+            let mut claims = claims.into_iter();
+            for index in chunk {
+                let outcome = match twins.remove(&index) {
+                    Some(twin) => twin,
+                    None => match claims.next().unwrap_or(Claim::Duplicate) {
+                        Claim::First => self.handle_together(tx, index).await?,
+                        Claim::Duplicate => Outcome::Duplicate { reused_id: false },
+                        Claim::ReusedId => Outcome::Duplicate { reused_id: true },
+                    },
+                };
+                outcomes.push(outcome);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn claimed_state(&self, index: usize) -> InboxState {
+        if self.blocked[index] {
+            InboxState::Waiting
+        } else {
+            InboxState::Handled
+        }
+    }
+
+    async fn handle_together(
+        &self,
+        tx: &mut Tx<'static, B>,
+        index: usize,
+    ) -> Result<Outcome, Stop> {
+        let entry = &self.entries[index];
+        if self.blocked[index] {
+            return self.queue(tx, entry).await;
+        }
+        if entry.defect.is_some() {
+            return Err(Stop::OneByOne);
+        }
+        match dispatch(&self.handlers, tx, &entry.envelope, &self.options).await {
+            Ok(()) => Ok(Outcome::Handled),
+            Err(HandlerError::Database(error)) if is_batch_fault(&error) => Err(error.into()),
+            Err(_) => Err(Stop::OneByOne),
+        }
+    }
+
+    async fn one_by_one(&self, tx: &mut Tx<'static, B>) -> Result<Vec<Outcome>, Stop> {
+        let begun = Instant::now();
+        let mut outcomes = Vec::new();
+        let mut newly_blocked: HashSet<(&TopicPartition, &[u8])> = HashSet::new();
+        for (index, entry) in self.entries.iter().take(MAX_SAVEPOINTS).enumerate() {
+            // The first is always tried; a later one only if its time-out still fits.
+            if index > 0 && begun.elapsed() > self.options.max_batch_time {
+                break;
+            }
+            let key = entry.key().map(|key| (&entry.at, key));
+            let blocked =
+                self.blocked[index] || key.is_some_and(|key| newly_blocked.contains(&key));
+            let state = if blocked {
+                InboxState::Waiting
+            } else {
+                InboxState::Handled
+            };
+            let claims = inbox::claim(tx, &self.options.name, &[(entry, state)], self.now).await?;
+            let outcome = match claims.first() {
+                Some(Claim::First) if blocked => self.queue(tx, entry).await?,
+                Some(Claim::First) => self.handle_alone(tx, entry, begun).await?,
+                Some(Claim::ReusedId) => Outcome::Duplicate { reused_id: true },
+                Some(Claim::Duplicate) | None => Outcome::Duplicate { reused_id: false },
+            };
+            if matches!(outcome, Outcome::Waiting { .. } | Outcome::Dead { .. }) {
+                newly_blocked.extend(key);
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    async fn queue(&self, tx: &mut Tx<'static, B>, entry: &Entry) -> Result<Outcome, Stop> {
+        waiting::insert(tx, &self.options.name, entry, 0, 0, None, self.now).await?;
+        Ok(Outcome::Queued)
+    }
+
+    async fn handle_alone(
+        &self,
+        tx: &mut Tx<'static, B>,
+        entry: &Entry,
+        begun: Instant,
+    ) -> Result<Outcome, Stop> {
+        let limit = time_left(&self.options, begun);
+        let error = match &entry.defect {
+            Some(defect) => HandlerError::Reject(defect.clone().into()),
+            None => match attempt(&self.handlers, tx, &entry.envelope, limit).await? {
+                Attempt::Done => return Ok(Outcome::Handled),
+                Attempt::Failed(error) => error,
+            },
+        };
+        let name = &self.options.name;
+        let verdict = Verdict::of(&error, 1, &self.options, self.now);
+        let (outcome, state) = match verdict {
+            Verdict::Again { due_at, error } => {
+                waiting::insert(tx, name, entry, 1, due_at, Some(&error), self.now).await?;
+                (Outcome::Waiting { due_at, error }, InboxState::Waiting)
+            }
+            Verdict::Dead { reason } => {
+                dead_letter::bury(tx, &self.options, entry, 1, &reason, self.now).await?;
+                (Outcome::Dead { reason }, InboxState::Dead)
+            }
+        };
+        let from = InboxState::Handled;
+        inbox::move_state(tx, name, &entry.identity, from, state, self.now).await?;
+        Ok(outcome)
+    }
+}
+
+/// What follows from a failed attempt.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Again { due_at: Micros, error: String },
+    Dead { reason: String },
+}
+
+impl Verdict {
+    /// `attempts` includes the one that failed.
+    pub(super) fn of(
+        error: &HandlerError,
+        attempts: u32,
+        options: &ConsumerOptions,
+        now: Micros,
+    ) -> Self {
+        let (cause, at_least) = match error {
+            HandlerError::Reject(cause) => {
+                return Self::Dead {
+                    reason: chain(&**cause),
+                };
+            }
+            HandlerError::Retry { after, cause } => (chain(&**cause), *after),
+            HandlerError::Database(cause) => (chain(cause), None),
+        };
+        match options.retry.delay(attempts, at_least) {
+            Some(delay) => Self::Again {
+                due_at: later(now, delay),
+                error: cause,
+            },
+            None => Self::Dead {
+                reason: format!("{attempts} attempts used up: {cause}"),
+            },
+        }
+    }
+}
+
+/// How one message in its own savepoint ended.
+pub(super) enum Attempt {
+    /// Handled; its effect is part of the transaction.
+    Done,
+    /// Everything it did is rolled back.
+    Failed(HandlerError),
+}
+
+/// The handler's time-out within a unit of work that began at `begun`.
+pub(super) fn time_left(options: &ConsumerOptions, begun: Instant) -> Duration {
+    options
+        .handler_timeout
+        .saturating_sub(begun.elapsed())
+        .max(Duration::from_millis(100))
+}
+
+/// Runs the handler inside a savepoint. `Err` is a fault of the connection or the database: the
+/// whole transaction is lost, and nobody's attempt is used.
+pub(super) async fn attempt<B: Backend>(
+    handlers: &Handlers<B>,
+    tx: &mut Tx<'static, B>,
+    envelope: &Envelope,
+    limit: Duration,
+) -> Result<Attempt, Stop> {
+    savepoint(tx, "savepoint onceward_message").await?;
+    let error = match call(handlers, tx, envelope, limit).await {
+        Ok(()) => match savepoint(tx, "release savepoint onceward_message").await {
+            Ok(()) => return Ok(Attempt::Done),
+            Err(error) => HandlerError::Database(error),
+        },
+        Err(error) => error,
+    };
+    if let HandlerError::Database(source) = &error
+        && is_batch_fault(source)
+    {
+        return Err(Stop::Fault(chain(source)));
+    }
+    // Fails if the handler has ended the transaction itself, or the database has: then nothing more
+    // may run in it.
+    savepoint(tx, "rollback to savepoint onceward_message").await?;
+    savepoint(tx, "release savepoint onceward_message").await?;
+    Ok(Attempt::Failed(error))
+}
+
+async fn savepoint<B: Backend>(
+    tx: &mut Tx<'static, B>,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(&mut **tx).await?;
+    Ok(())
+}
+
+async fn dispatch<B: Backend>(
+    handlers: &Handlers<B>,
+    tx: &mut Tx<'static, B>,
+    envelope: &Envelope,
+    options: &ConsumerOptions,
+) -> Result<(), HandlerError> {
+    call(handlers, tx, envelope, options.handler_timeout).await
+}
+
+/// Calls the handler; a panic or a time-out is an attempt that failed.
+async fn call<B: Backend>(
+    handlers: &Handlers<B>,
+    tx: &mut Tx<'static, B>,
+    envelope: &Envelope,
+    limit: Duration,
+) -> Result<(), HandlerError> {
+    let handled = std::panic::AssertUnwindSafe(handlers.dispatch(tx, envelope)).catch_unwind();
+    let retry = |cause: String| HandlerError::Retry {
+        after: None,
+        cause: cause.into(),
+    };
+    match tokio::time::timeout(limit, handled).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(retry(format!(
+            "the handler panicked: {}",
+            panic_text(&*panic)
+        ))),
+        Err(_) => Err(retry(format!(
+            "the handler took longer than {} ms",
+            limit.as_millis()
+        ))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

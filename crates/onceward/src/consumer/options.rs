@@ -1,0 +1,143 @@
+//! How a consumer behaves.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::{ConsumerName, Outbox};
+
+/// Settings of one consumer. [`ConsumerOptions::new`] gives the defaults named at each field.
+#[derive(Debug, Clone)]
+pub struct ConsumerOptions {
+    /// What deduplication is scoped to, and the Kafka consumer group.
+    pub name: ConsumerName,
+    /// Topics to read; one that does not exist yet is read once it appears.
+    pub topics: Vec<String>,
+    /// Static member id (KIP-345), one per configured instance: a restart within the session
+    /// time-out then moves no partition. `None` joins as a dynamic member. Default `None`.
+    pub instance_id: Option<String>,
+    /// Records in one transaction, 1..=10_000. Default 500.
+    pub max_batch_records: usize,
+    /// Payload bytes in one transaction; a single record may be larger. Default 4 MiB.
+    pub max_batch_bytes: usize,
+    /// A transaction that has run this long takes no further records: a unit of work may last 1 s.
+    /// Default 300 ms.
+    pub max_batch_time: Duration,
+    /// Longest run of one handler; then it is rolled back and tried again later. Must stay below
+    /// the 1 s a unit of work may last. Default 800 ms.
+    pub handler_timeout: Duration,
+    /// When a message is tried again, and how often.
+    pub retry: RetryPolicy,
+    /// Waiting messages of one partition above which it is paused. Default 10,000.
+    pub waiting_cap: usize,
+    /// Least age of a purged inbox row; a topic's own retention counts if longer. Default 7 days.
+    pub retention: Duration,
+    /// How often old inbox rows are purged. Default 10 minutes.
+    pub janitor_interval: Duration,
+    /// Least time between two idle advances of `next_offset` of one partition. Default 5 s.
+    pub idle_advance_interval: Duration,
+    /// How often dead-letter requests are looked for. Default 500 ms.
+    pub request_interval: Duration,
+    /// Where copies of dead letters are published for reading. Default `None`.
+    pub dead_letter_topic: Option<DeadLetterTopic>,
+}
+
+impl ConsumerOptions {
+    /// Defaults for a consumer of these topics.
+    pub fn new(name: ConsumerName, topics: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            name,
+            topics: topics.into_iter().map(Into::into).collect(),
+            instance_id: None,
+            max_batch_records: 500,
+            max_batch_bytes: 4 << 20,
+            max_batch_time: Duration::from_millis(300),
+            handler_timeout: Duration::from_millis(800),
+            retry: RetryPolicy::default(),
+            waiting_cap: 10_000,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            janitor_interval: Duration::from_secs(600),
+            idle_advance_interval: Duration::from_secs(5),
+            request_interval: Duration::from_millis(500),
+            dead_letter_topic: None,
+        }
+    }
+}
+
+/// Publishes a readable copy of each dead letter through the outbox, in the transaction that makes
+/// it one.
+#[derive(Debug, Clone)]
+pub struct DeadLetterTopic {
+    /// The outbox of the consumer's own database.
+    pub outbox: Outbox,
+    /// Usually `dead_letter_queue`.
+    pub topic: String,
+}
+
+/// Attempts and back-off: `first_delay`, doubled each time up to `max_delay`, each ± `jitter`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first one counted; then the message is a dead letter. At least 1.
+    /// Default 10.
+    pub max_attempts: u32,
+    /// Delay after the first attempt. Default 200 ms.
+    pub first_delay: Duration,
+    /// Longest delay. Default 30 s.
+    pub max_delay: Duration,
+    /// Part of the delay by which it varies, 0.0..=1.0. Default 0.2.
+    pub jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 10,
+            first_delay: Duration::from_millis(200),
+            max_delay: Duration::from_secs(30),
+            jitter: 0.2,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// How long to wait after `attempts` tries, or `None` when they are used up.
+    pub fn delay(&self, attempts: u32, at_least: Option<Duration>) -> Option<Duration> {
+        if attempts >= self.max_attempts.max(1) {
+            return None;
+        }
+        let doubled = self
+            .first_delay
+            .saturating_mul(1 << attempts.saturating_sub(1).min(20))
+            .min(self.max_delay);
+        Some(jittered(doubled, self.jitter).max(at_least.unwrap_or_default()))
+    }
+}
+
+/// `delay` varied by ± `jitter` (a part of it, 0.0..=1.0).
+pub(super) fn jittered(delay: Duration, jitter: f64) -> Duration {
+    let jitter = if jitter.is_finite() {
+        jitter.clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
+    delay.mul_f64(1.0 - jitter + 2.0 * jitter * rand::rng().random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_doubles_up_to_its_maximum_and_ends_with_the_attempts() {
+        let policy = RetryPolicy {
+            max_attempts: 5,
+            first_delay: Duration::from_millis(100),
+            max_delay: Duration::from_millis(300),
+            jitter: 0.0,
+        };
+        let delays: Vec<_> = (1..=5).map(|n| policy.delay(n, None)).collect();
+        let ms = |n| Some(Duration::from_millis(n));
+        assert_eq!(delays, [ms(100), ms(200), ms(300), ms(300), None]);
+        assert_eq!(policy.delay(1, Some(Duration::from_secs(9))), ms(9_000));
+    }
+}

@@ -1,0 +1,204 @@
+//! Work on the queues: due messages, and the operator's requests. Only the partition's owner does
+//! it, guarded by its `owner_epoch`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left};
+use super::claim::{Guard, Owned, hold};
+use super::dead_letter::{self, Request, RequestKind};
+use super::entry::Entry;
+use super::fault::chain;
+use super::inbox::{InboxState, move_state};
+use super::queue::{QueueId, Waiting};
+use super::{ConsumerOptions, HandlerError, Handlers, waiting};
+use crate::{Backend, Micros, Tx};
+
+/// One queue's due messages, in order.
+#[derive(Debug, Clone)]
+pub(super) struct DueQueue {
+    pub guard: Guard,
+    pub id: QueueId,
+    pub messages: Vec<Waiting>,
+}
+
+/// Due messages of several queues: one transaction.
+pub(super) struct Due<B: Backend> {
+    pub handlers: Arc<Handlers<B>>,
+    pub options: Arc<ConsumerOptions>,
+    pub now: Micros,
+    pub queues: Vec<DueQueue>,
+}
+
+/// What became of a waiting message; the queue's memory changes by it after the commit.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Tried {
+    Handled,
+    /// It was not waiting any more.
+    Gone,
+    Again {
+        attempts: u32,
+        due_at: Micros,
+        error: String,
+    },
+    Dead {
+        reason: String,
+    },
+}
+
+impl<B: Backend> Due<B> {
+    /// Tries each queue's messages in order until one fails. The answers name queue and offset.
+    pub(super) async fn run(
+        &self,
+        tx: &mut Tx<'static, B>,
+    ) -> Result<Vec<(usize, i64, Tried)>, Stop> {
+        let begun = Instant::now();
+        let mut outcomes = Vec::new();
+        'queues: for (index, queue) in self.queues.iter().enumerate() {
+            for message in &queue.messages {
+                let out_of_time = begun.elapsed() > self.options.max_batch_time;
+                if outcomes.len() >= MAX_SAVEPOINTS || (out_of_time && !outcomes.is_empty()) {
+                    break 'queues;
+                }
+                let tried = self.try_one(tx, queue, *message, begun).await?;
+                let goes_on = matches!(tried, Tried::Handled | Tried::Gone);
+                outcomes.push((index, message.offset, tried));
+                if !goes_on {
+                    break;
+                }
+            }
+        }
+        for queue in &self.queues {
+            // CRASH: died before the commit that follows = these messages wait as before, with
+            // their attempts. Died after it = they are handled, or wait with one attempt more.
+            if hold(tx, &self.options.name, &queue.guard).await? == Owned::Fenced {
+                return Err(Stop::Fenced(queue.guard.at.clone()));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn try_one(
+        &self,
+        tx: &mut Tx<'static, B>,
+        queue: &DueQueue,
+        message: Waiting,
+        begun: Instant,
+    ) -> Result<Tried, Stop> {
+        let (name, at) = (&self.options.name, &queue.guard.at);
+        let Some(entry) = waiting::load(tx, name, at, message.offset).await? else {
+            return Ok(Tried::Gone);
+        };
+        let (from, to) = (InboxState::Waiting, InboxState::Handled);
+        if !move_state(tx, name, &entry.identity, from, to, self.now).await? {
+            waiting::delete(tx, name, at, message.offset).await?;
+            return Ok(Tried::Gone);
+        }
+        let limit = time_left(&self.options, begun);
+        let error = match handle(&self.handlers, tx, &entry, limit).await? {
+            Attempt::Done => {
+                waiting::delete(tx, name, at, message.offset).await?;
+                return Ok(Tried::Handled);
+            }
+            Attempt::Failed(error) => error,
+        };
+        let attempts = message.attempts.saturating_add(1);
+        match Verdict::of(&error, attempts, &self.options, self.now) {
+            Verdict::Again { due_at, error } => {
+                move_state(tx, name, &entry.identity, to, from, self.now).await?;
+                waiting::postpone(tx, name, &entry, attempts, due_at, &error).await?;
+                Ok(Tried::Again {
+                    attempts,
+                    due_at,
+                    error,
+                })
+            }
+            Verdict::Dead { reason } => {
+                move_state(tx, name, &entry.identity, to, InboxState::Dead, self.now).await?;
+                dead_letter::bury(tx, &self.options, &entry, attempts, &reason, self.now).await?;
+                waiting::delete(tx, name, at, message.offset).await?;
+                Ok(Tried::Dead { reason })
+            }
+        }
+    }
+}
+
+/// An attempt; a record with a defect is refused without asking the handler.
+async fn handle<B: Backend>(
+    handlers: &Handlers<B>,
+    tx: &mut Tx<'static, B>,
+    entry: &Entry,
+    limit: std::time::Duration,
+) -> Result<Attempt, Stop> {
+    match &entry.defect {
+        Some(defect) => Ok(Attempt::Failed(HandlerError::Reject(defect.clone().into()))),
+        None => attempt(handlers, tx, &entry.envelope, limit).await,
+    }
+}
+
+/// One request: one transaction.
+pub(super) struct Carry<B: Backend> {
+    pub handlers: Arc<Handlers<B>>,
+    pub options: Arc<ConsumerOptions>,
+    pub now: Micros,
+    pub guard: Guard,
+    pub request: Request,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Carried {
+    /// The dead letter is gone; its queue goes on.
+    Done { id: QueueId },
+    /// It stays dead, or was not dead any more.
+    Refused { why: String },
+}
+
+impl<B: Backend> Carry<B> {
+    pub(super) async fn run(&self, tx: &mut Tx<'static, B>) -> Result<Carried, Stop> {
+        let carried = self.carry_out(tx).await?;
+        let refusal = match &carried {
+            Carried::Done { .. } => None,
+            Carried::Refused { why } => Some(why.as_str()),
+        };
+        dead_letter::close_request(tx, self.request.id, refusal, self.now).await?;
+        // CRASH: died before the commit that follows = the request stands as it was asked. Died
+        // after it = the message is handled or given up, and its key's queue goes on.
+        if hold(tx, &self.options.name, &self.guard).await? == Owned::Fenced {
+            return Err(Stop::Fenced(self.guard.at.clone()));
+        }
+        Ok(carried)
+    }
+
+    async fn carry_out(&self, tx: &mut Tx<'static, B>) -> Result<Carried, Stop> {
+        let begun = Instant::now();
+        let (name, Request { at, offset, .. }) = (&self.options.name, &self.request);
+        let gone = || Carried::Refused {
+            why: "it is not a dead letter any more".to_owned(),
+        };
+        let Some((entry, attempts)) = dead_letter::load(tx, name, at, *offset).await? else {
+            return Ok(gone());
+        };
+        let id = QueueId::of(entry.envelope.message_key.as_ref(), entry.offset);
+        let dead = InboxState::Dead;
+        let (to, end) = match self.request.kind {
+            RequestKind::Replay => (InboxState::Handled, "replayed"),
+            RequestKind::Discard => (InboxState::Discarded, "discarded"),
+        };
+        if !move_state(tx, name, &entry.identity, dead, to, self.now).await? {
+            return Ok(gone());
+        }
+        if self.request.kind == RequestKind::Replay {
+            let limit = time_left(&self.options, begun);
+            if let Attempt::Failed(error) = handle(&self.handlers, tx, &entry, limit).await? {
+                let reason = chain(&error);
+                move_state(tx, name, &entry.identity, to, dead, self.now).await?;
+                let attempts = attempts.saturating_add(1);
+                dead_letter::still_dead(tx, name, &entry, attempts, &reason).await?;
+                return Ok(Carried::Refused { why: reason });
+            }
+        }
+        dead_letter::finish(tx, name, at, *offset, end).await?;
+        Ok(Carried::Done { id })
+    }
+}

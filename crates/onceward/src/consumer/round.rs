@@ -1,0 +1,325 @@
+//! One round of the loop's work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
+use super::dead_letter::open_requests;
+use super::entry::{Entry, later};
+use super::fault::chain;
+use super::queue::{QueueId, Waiting};
+use super::retry::{Carried, Carry, Due, DueQueue, Tried};
+use super::worker::{Failure, Worker};
+use super::{Command, TopicPartition, janitor, metrics};
+use crate::{Backend, Tx, WriteError};
+
+impl<B: Backend> Worker<B> {
+    /// One round: a batch, due messages, requests, and housekeeping.
+    pub(super) async fn work(&mut self) {
+        if self.not_before.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.not_before = None;
+        if self.reassign_at.is_some_and(|at| at <= Instant::now()) {
+            self.reassign_at = None;
+            self.command(Command::Reassign);
+        }
+        if let Err(failure) = self.round().await {
+            self.failed(failure);
+        }
+        self.commit_offsets(false);
+        self.publish_status();
+    }
+
+    async fn round(&mut self) -> Result<(), Failure> {
+        self.batch().await?;
+        self.due().await?;
+        let now = Instant::now();
+        if self.requests_at <= now {
+            self.requests_at = now + self.options.request_interval;
+            self.requests().await?;
+        }
+        if self.janitor_at <= now {
+            self.janitor_at = now + self.options.janitor_interval;
+            self.purge().await;
+        }
+        self.steer();
+        Ok(())
+    }
+
+    async fn batch(&mut self) -> Result<(), Failure> {
+        let ends = self.idle_ends();
+        if self.pending.is_empty() && ends.is_empty() {
+            return Ok(());
+        }
+        let (mode, limit) = match self.careful {
+            0 => (Mode::Together, self.options.max_batch_records.max(1)),
+            left => (Mode::OneByOne, left.min(MAX_SAVEPOINTS)),
+        };
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for entry in self.pending.iter().take(limit) {
+            bytes += entry.bytes();
+            if bytes > self.options.max_batch_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        let blocked = entries.iter().map(|entry| {
+            let key = entry.envelope.message_key.as_ref();
+            let held = self.held.get(&entry.at);
+            held.is_some_and(|held| held.queues.is_blocked(key))
+        });
+        let touched: BTreeSet<_> = entries.iter().map(|entry| &entry.at).collect();
+        let touched = touched.into_iter().chain(ends.iter().map(|(at, _)| at));
+        let guards = touched.filter_map(|at| Some(self.held.get(at)?.guard.clone()));
+        let batch = Batch {
+            handlers: Arc::clone(&self.handlers),
+            options: Arc::clone(&self.options),
+            mode,
+            now: self.clock.now(),
+            blocked: blocked.collect(),
+            guards: guards.collect(),
+            entries: Arc::new(entries),
+            ends,
+        };
+        let (entries, ends) = (Arc::clone(&batch.entries), batch.ends.clone());
+        let begun = Instant::now();
+        let written = self
+            .db
+            .write(async move |tx: &mut Tx<'static, B>| batch.run(tx).await)
+            .await;
+        let outcomes = match written {
+            // Somebody in the batch failed, panicked outside of its handler or was slow: find out who.
+            Err(
+                WriteError::Refused(Stop::OneByOne)
+                | WriteError::TimedOut { .. }
+                | WriteError::Panicked { .. },
+            ) if mode == Mode::Together => {
+                self.careful = entries.len();
+                return Ok(());
+            }
+            other => other?,
+        };
+        let labels = [("consumer", self.options.name.to_string())];
+        ::metrics::histogram!(metrics::BATCH_SECONDS, &labels).record(begun.elapsed());
+        self.recovered();
+        self.careful = self.careful.saturating_sub(outcomes.len());
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            self.pending.pop_front();
+            self.apply(entry, outcome);
+        }
+        for (at, end) in ends {
+            if let Some(held) = self.held.get_mut(&at) {
+                held.next_offset = end;
+                held.position = held.position.max(end);
+                held.advanced = Instant::now();
+                held.end = None;
+                self.uncommitted.insert(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions whose records are all handled and whose end lies further, because markers and
+    /// aborted records take offsets too.
+    fn idle_ends(&self) -> Vec<(TopicPartition, i64)> {
+        let idle = self.held.iter().filter(|(_, held)| {
+            held.stopped.is_none()
+                && held.position == held.next_offset
+                && held.advanced.elapsed() >= self.options.idle_advance_interval
+        });
+        idle.filter_map(|(at, held)| {
+            let end = held.end.filter(|end| *end > held.next_offset)?;
+            Some((at.clone(), end))
+        })
+        .collect()
+    }
+
+    /// The batch has committed: memory follows the database.
+    fn apply(&mut self, entry: &Entry, outcome: Outcome) {
+        let Some(held) = self.held.get_mut(&entry.at) else {
+            return;
+        };
+        held.next_offset = entry.offset + 1;
+        held.advanced = Instant::now();
+        self.uncommitted.insert(entry.at.clone());
+        let id = QueueId::of(entry.envelope.message_key.as_ref(), entry.offset);
+        let at = format!("{}@{}", entry.at, entry.offset);
+        let waiting = |attempts, due_at| Waiting {
+            offset: entry.offset,
+            attempts,
+            due_at,
+        };
+        match outcome {
+            Outcome::Handled => self.count(metrics::HANDLED, &entry.at),
+            Outcome::Duplicate { reused_id } => {
+                self.count(metrics::DUPLICATES, &entry.at);
+                if reused_id {
+                    tracing::warn!(consumer = %self.options.name, record = at,
+                        message.id = entry.identity.ce_id, source = entry.identity.ce_source,
+                        "id was used before, by another record: this record is skipped");
+                    self.count(metrics::REUSED_IDS, &entry.at);
+                }
+            }
+            Outcome::Queued => held.queues.push(id, waiting(0, 0)),
+            Outcome::Waiting { due_at, error } => {
+                tracing::info!(consumer = %self.options.name, record = at, attempt = 1, error,
+                    "to be tried again");
+                held.queues.push(id, waiting(1, due_at));
+                self.count(metrics::FAILED_ATTEMPTS, &entry.at);
+            }
+            Outcome::Dead { reason } => {
+                held.queues.bury(id, entry.offset);
+                self.died(&entry.at, entry.offset, &reason);
+            }
+        }
+    }
+
+    fn died(&self, at: &TopicPartition, offset: i64, reason: &str) {
+        tracing::warn!(consumer = %self.options.name, record = format!("{at}@{offset}"),
+            error = reason, "dead letter");
+        self.count(metrics::FAILED_ATTEMPTS, at);
+        self.count(metrics::DEAD_LETTERS, at);
+    }
+
+    async fn due(&mut self) -> Result<(), Failure> {
+        let now = self.clock.now();
+        let mut queues = Vec::new();
+        for held in self.held.values().filter(|held| held.stopped.is_none()) {
+            let left = MAX_SAVEPOINTS.saturating_sub(queues.len());
+            for (id, messages) in held.queues.due(now, MAX_SAVEPOINTS).into_iter().take(left) {
+                let guard = held.guard.clone();
+                queues.push(DueQueue {
+                    guard,
+                    id,
+                    messages,
+                });
+            }
+        }
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let due = Due {
+            handlers: Arc::clone(&self.handlers),
+            options: Arc::clone(&self.options),
+            now,
+            queues: queues.clone(),
+        };
+        let outcomes = self
+            .db
+            .write(async move |tx: &mut Tx<'static, B>| due.run(tx).await)
+            .await?;
+        self.recovered();
+        for (index, offset, tried) in outcomes {
+            let Some(DueQueue { guard, id, .. }) = queues.get(index) else {
+                continue;
+            };
+            let Some(held) = self.held.get_mut(&guard.at) else {
+                continue;
+            };
+            match tried {
+                Tried::Handled => {
+                    held.queues.pop(id, offset);
+                    self.count(metrics::HANDLED, &guard.at);
+                }
+                Tried::Gone => held.queues.pop(id, offset),
+                Tried::Again {
+                    attempts,
+                    due_at,
+                    error,
+                } => {
+                    held.queues.postpone(id, attempts, due_at);
+                    tracing::info!(consumer = %self.options.name, attempt = attempts, error,
+                        record = format!("{}@{offset}", guard.at), "to be tried again");
+                    self.count(metrics::FAILED_ATTEMPTS, &guard.at);
+                }
+                Tried::Dead { reason } => {
+                    held.queues.bury(id.clone(), offset);
+                    held.queues.pop(id, offset);
+                    self.died(&guard.at, offset, &reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn requests(&mut self) -> Result<(), Failure> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let open = open_requests(self.db.pool(), &self.options.name).await;
+        let open = open.map_err(|error| Failure::Stop(error.into()))?;
+        for request in open {
+            let Some(held) = self.held.get(&request.at) else {
+                continue;
+            };
+            let (at, offset) = (request.at.clone(), request.offset);
+            let carry = Carry {
+                handlers: Arc::clone(&self.handlers),
+                options: Arc::clone(&self.options),
+                now: self.clock.now(),
+                guard: held.guard.clone(),
+                request,
+            };
+            let carried = self
+                .db
+                .write(async move |tx: &mut Tx<'static, B>| carry.run(tx).await)
+                .await?;
+            match carried {
+                Carried::Done { id } => {
+                    if let Some(held) = self.held.get_mut(&at) {
+                        held.queues.unbury(&id, offset);
+                    }
+                    tracing::info!(consumer = %self.options.name,
+                        record = format!("{at}@{offset}"), "dead letter request carried out");
+                }
+                Carried::Refused { why } => {
+                    tracing::warn!(consumer = %self.options.name, error = why,
+                        record = format!("{at}@{offset}"), "dead letter request refused");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn purge(&mut self) {
+        let now = self.clock.now();
+        for held in self.held.values() {
+            let Some(age) = janitor::least_age(self.options.retention, held.retention) else {
+                continue;
+            };
+            let older_than = now - later(0, age);
+            let purge = janitor::purge(&self.db, &self.options.name, &held.guard, older_than);
+            match purge.await {
+                Ok(0) => {}
+                Ok(rows) => {
+                    tracing::info!(consumer = %self.options.name, rows, "inbox purged");
+                }
+                Err(error) => {
+                    tracing::warn!(consumer = %self.options.name, error = chain(&error),
+                        "inbox purge failed");
+                }
+            }
+        }
+    }
+
+    /// Pauses partitions where too much waits, and lets them go on with room again.
+    fn steer(&mut self) {
+        let (cap, mut commands) = (self.options.waiting_cap, Vec::new());
+        for (at, held) in &mut self.held {
+            let waiting = held.queues.waiting_count();
+            if !held.paused && waiting > cap {
+                held.paused = true;
+                let dead_keys = held.queues.dead_key_count();
+                tracing::error!(consumer = %self.options.name, partition = %at, waiting, dead_keys,
+                    "too many messages wait: partition paused");
+                commands.push(Command::Pause(at.clone()));
+            } else if held.paused && waiting <= cap - cap / 4 {
+                held.paused = false;
+                commands.push(Command::Resume(at.clone()));
+            }
+        }
+        commands.into_iter().for_each(|c| self.command(c));
+    }
+}

@@ -1,0 +1,586 @@
+//! Postgres: sequence order is not commit order, so the cursor is a snapshot.
+//!
+//! A batch is what the snapshot taken now sees and the stored one does not, ordered by `seq`.
+//! Nothing is skipped however late it commits, nothing waits for a long transaction. See
+//! [`super::snapshot`] for why a snapshot is lowered before it is stored.
+
+mod wake;
+
+use std::str::FromStr;
+
+use futures::TryStreamExt;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{ConnectOptions, Executor, Postgres, Row};
+use uuid::Uuid;
+
+use super::dialect::{Dialect, OwnerSign, Passed};
+use super::mirror::corrupt;
+use super::parking::read_row;
+use super::row::BatchEnd;
+use super::snapshot::Snapshot;
+use super::takeover::same_row;
+use super::{
+    Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
+    SourceError,
+};
+use crate::{Cursor, LastRow, MessageId, Micros, PgCursor, Tx};
+
+pub use wake::{HINT_CHANNEL, PostgresWake};
+
+const FETCH_NEW: &str = include_str!("sql/postgres/fetch_new.sql");
+const FETCH_PAGE: &str = include_str!("sql/postgres/fetch_page.sql");
+const PAGE_LOW: &str = include_str!("sql/postgres/page_low.sql");
+const BETWEEN: &str = include_str!("sql/postgres/between.sql");
+const BACKLOG: &str = include_str!("sql/postgres/backlog.sql");
+
+/// Session settings. The time-outs: a frozen relay can't hold its successor up. The planner's:
+/// the hot statements are written for one plan each, and must not lose it to young statistics.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
+     set lock_timeout = '5s'; set jit = off; set plan_cache_mode = force_generic_plan; \
+     set max_parallel_workers_per_gather = 0; set enable_seqscan = off; \
+     set enable_bitmapscan = off; set synchronous_commit = on";
+
+/// What a store remembers of the batch it is paging.
+#[derive(Debug, Default)]
+pub struct PostgresLocal {
+    low: Option<PageLow>,
+}
+
+/// Lowest `seq` of a batch's main range.
+#[derive(Debug)]
+struct PageLow {
+    done: String,
+    current: String,
+    seq: i64,
+}
+
+/// A stored cursor, parsed.
+struct Parsed<'a> {
+    cursor: &'a PgCursor,
+    done: Snapshot,
+    page: Option<(Snapshot, i64)>,
+}
+
+impl<'a> Parsed<'a> {
+    fn of(cursor: &'a Cursor) -> Result<Self, SourceError> {
+        let Cursor::Postgres(cursor) = cursor else {
+            return Err(corrupt("cursor", &"a SQLite cursor on Postgres"));
+        };
+        let parse = |text: &str| Snapshot::from_str(text).map_err(|e| corrupt("cursor", &e));
+        let page = match &cursor.page {
+            Some(page) => Some((parse(&page.current)?, page.last_seq)),
+            None => None,
+        };
+        Ok(Self {
+            cursor,
+            done: parse(&cursor.done)?,
+            page,
+        })
+    }
+    fn xip(&self) -> Vec<String> {
+        self.done.xip.iter().map(u64::to_string).collect()
+    }
+    fn page_text(&self) -> Option<String> {
+        self.cursor.page.as_ref().map(|p| p.current.clone())
+    }
+    fn page_seq(&self) -> Option<i64> {
+        self.cursor.page.as_ref().map(|p| p.last_seq)
+    }
+    /// The highest id that this cursor may have passed, plus one.
+    fn xmax(&self) -> u64 {
+        let page = self.page.as_ref().map_or(0, |(current, _)| current.xmax);
+        self.done.xmax.max(page)
+    }
+}
+
+/// What a fetch learned besides the rows.
+struct Header {
+    current: Snapshot,
+    highest: Option<u64>,
+    last_id: Option<MessageId>,
+    foreign: bool,
+    standby: bool,
+}
+
+impl Header {
+    fn read(row: &PgRow) -> Result<Self, SourceError> {
+        let columns = || {
+            Ok((
+                row.try_get::<Option<Uuid>, _>(1)?,
+                row.try_get::<String, _>(11)?,
+                row.try_get::<Option<String>, _>(12)?,
+                row.try_get::<bool, _>(13)?,
+                row.try_get::<bool, _>(14)?,
+            ))
+        };
+        let (last_id, current, highest, foreign, standby) =
+            columns().map_err(SourceError::database("outbox fetch"))?;
+        let highest = highest
+            .map(|text| text.parse().map_err(|e| corrupt("tx_id", &e)))
+            .transpose()?;
+        Ok(Self {
+            current: Snapshot::from_str(&current).map_err(|e| corrupt("snapshot", &e))?,
+            highest,
+            last_id: last_id.map(MessageId),
+            foreign,
+            standby,
+        })
+    }
+
+    /// What every fetch checks, in the snapshot it reads in: a new connection behind a pooler
+    /// would go unnoticed otherwise.
+    fn check(&self, from: &Parsed<'_>, last: Option<LastRow>) -> Result<(), SourceError> {
+        if self.standby {
+            return Err(SourceError::NotPrimary);
+        }
+        if self.current.xmax < from.xmax() {
+            return Err(Loss::Behind {
+                cursor: from.xmax().to_string(),
+                found: self.current.xmax.to_string(),
+            }
+            .into());
+        }
+        if let Some(last) = last {
+            same_row(last, self.last_id)?;
+        }
+        if self.foreign {
+            return Err(Loss::ForeignTransactionId {
+                xmax: self.current.xmax,
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+/// Sorts the answer of a fetch into its header and the rows that fit, and whether there are more.
+fn sort_out(
+    found: &[PgRow],
+    from: &Parsed<'_>,
+    last: Option<LastRow>,
+    limits: FetchLimits,
+) -> Result<(Header, Vec<super::OutboxRow>, bool), SourceError> {
+    let failed = || SourceError::database("outbox fetch");
+    let mut header = None;
+    let mut rows = Vec::with_capacity(found.len());
+    let mut page_rows = 0;
+    for row in found {
+        if row
+            .try_get::<Option<i64>, _>(0)
+            .map_err(failed())?
+            .is_none()
+        {
+            header = Some(Header::read(row)?);
+            continue;
+        }
+        page_rows = row.try_get::<i64, _>(10).map_err(failed())?;
+        rows.push(read_row::<Postgres>(row).map_err(failed())?);
+    }
+    let header = header.ok_or_else(|| corrupt("fetch", &"no header row"))?;
+    header.check(from, last)?;
+    rows.sort_unstable_by_key(|row| row.seq);
+    let more = i64::try_from(rows.len()).unwrap_or(i64::MAX) < page_rows
+        || rows.len() > limits_rows(limits);
+    rows.truncate(limits_rows(limits));
+    Ok((header, rows, more))
+}
+
+fn limits_rows(limits: FetchLimits) -> usize {
+    usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX)
+}
+
+async fn fetch_new(
+    conn: &mut PgConnection,
+    from: &Parsed<'_>,
+    last: Option<LastRow>,
+    limits: FetchLimits,
+) -> Result<Batch, SourceError> {
+    let found = sqlx::query(FETCH_NEW)
+        .bind(from.done.xmax.to_string())
+        .bind(from.xip())
+        .bind(last.map(|row| row.seq))
+        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
+        .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
+        .fetch_all(conn)
+        .await
+        .map_err(SourceError::database("outbox fetch"))?;
+    let (header, rows, more) = sort_out(&found, from, last, limits)?;
+    if rows.is_empty() {
+        return Ok(Batch::empty(Cursor::Postgres(from.cursor.clone())));
+    }
+    let current = header.current.lowered(&from.done, header.highest);
+    Ok(Batch {
+        rows,
+        more,
+        end: BatchEnd::Postgres {
+            done: from.cursor.done.clone(),
+            current: current.to_string(),
+            from_seq: 0,
+        },
+    })
+}
+
+/// One page; `None` when the batch has no more rows.
+async fn fetch_page(
+    conn: &mut PgConnection,
+    local: &mut PostgresLocal,
+    from: &Parsed<'_>,
+    last: Option<LastRow>,
+    limits: FetchLimits,
+) -> Result<Option<Batch>, SourceError> {
+    let Some(page) = &from.cursor.page else {
+        return Ok(None);
+    };
+    let low = page_low(conn, local, from, &page.current).await?;
+    let found = sqlx::query(FETCH_PAGE)
+        .bind(from.cursor.done.as_str())
+        .bind(from.xip())
+        .bind(last.map(|row| row.seq))
+        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
+        .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
+        .bind(page.current.as_str())
+        .bind(page.last_seq)
+        .bind(low)
+        .fetch_all(conn)
+        .await
+        .map_err(SourceError::database("outbox fetch"))?;
+    let (_, rows, more) = sort_out(&found, from, last, limits)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Batch {
+        rows,
+        more,
+        end: BatchEnd::Postgres {
+            done: from.cursor.done.clone(),
+            current: page.current.clone(),
+            from_seq: page.last_seq,
+        },
+    }))
+}
+
+/// Lowest `seq` of the main range, looked up once per batch.
+async fn page_low(
+    conn: &mut PgConnection,
+    local: &mut PostgresLocal,
+    from: &Parsed<'_>,
+    current: &str,
+) -> Result<i64, SourceError> {
+    if let Some(known) = &local.low
+        && known.done == from.cursor.done
+        && known.current == current
+    {
+        return Ok(known.seq);
+    }
+    let low: Option<i64> = sqlx::query_scalar(PAGE_LOW)
+        .bind(from.done.xmax.to_string())
+        .bind(current)
+        .fetch_one(conn)
+        .await
+        .map_err(SourceError::database("outbox fetch"))?;
+    let seq = low.unwrap_or(i64::MAX);
+    local.low = Some(PageLow {
+        done: from.cursor.done.clone(),
+        current: current.to_owned(),
+        seq,
+    });
+    Ok(seq)
+}
+
+impl Dialect for Postgres {
+    type Local = PostgresLocal;
+    type Wake = PostgresWake;
+    const CLOCK: &'static str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+    const BEGIN_SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    const KIND: &'static str = "postgres";
+
+    async fn connect(
+        url: &str,
+        application: &str,
+    ) -> Result<(PgConnection, PostgresLocal), SourceError> {
+        let failed = || SourceError::database("connect");
+        let options = PgConnectOptions::from_str(url)
+            .map_err(failed())?
+            .application_name(application)
+            .disable_statement_logging();
+        let mut conn = options.connect().await.map_err(failed())?;
+        conn.execute(SESSION).await.map_err(failed())?;
+        Ok((conn, PostgresLocal::default()))
+    }
+
+    fn check_place(_local: &PostgresLocal) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn adopt_local(kept: &mut PostgresLocal, fresh: PostgresLocal) {
+        *kept = fresh;
+    }
+
+    async fn check_identity(
+        conn: &mut PgConnection,
+        _local: &PostgresLocal,
+        identity: &Identity,
+    ) -> Result<(), SourceError> {
+        let standby: bool = sqlx::query_scalar("select pg_is_in_recovery()")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(SourceError::database("primary check"))?;
+        if standby {
+            return Err(SourceError::NotPrimary);
+        }
+        let (system, database) = Self::server_identity(conn).await?;
+        // What is not known on either side can't be compared.
+        let differs = |stored: &Option<String>, found: &Option<String>| matches!((stored, found), (Some(stored), Some(found)) if stored != found);
+        if differs(&identity.system_identifier, &system)
+            || differs(&identity.database_name, &database)
+        {
+            let name = |system: Option<String>, database: Option<String>| {
+                format!(
+                    "database {} of cluster {}",
+                    database.as_deref().unwrap_or("?"),
+                    system.as_deref().unwrap_or("?")
+                )
+            };
+            return Err(Loss::OtherCluster {
+                expected: name(
+                    identity.system_identifier.clone(),
+                    identity.database_name.clone(),
+                ),
+                found: name(system, database),
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    async fn server_identity(
+        conn: &mut PgConnection,
+    ) -> Result<(Option<String>, Option<String>), SourceError> {
+        let failed = || SourceError::database("server identity");
+        // A managed server may withhold the function; an error would end an open transaction.
+        let allowed: bool = sqlx::query_scalar(
+            "select has_function_privilege('pg_catalog.pg_control_system()', 'execute')",
+        )
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(failed())?;
+        let system: Option<String> = if allowed {
+            sqlx::query_scalar("select system_identifier::text from pg_control_system()")
+                .fetch_one(&mut *conn)
+                .await
+                .map_err(failed())?
+        } else {
+            None
+        };
+        let database: String = sqlx::query_scalar("select current_database()::text")
+            .fetch_one(conn)
+            .await
+            .map_err(failed())?;
+        Ok((system, Some(database)))
+    }
+
+    // Postgres has no lock file: the session's end tells the server at once, and the lease decides.
+    fn owner_sign(_local: &mut PostgresLocal, _current: RelayEpoch) -> OwnerSign {
+        OwnerSign::Unknown
+    }
+    fn mark_owner(_local: &mut PostgresLocal, _epoch: RelayEpoch) {}
+    fn unmark_owner(_local: &mut PostgresLocal) {}
+
+    async fn findings(conn: &mut PgConnection) -> Result<Vec<Finding>, SourceError> {
+        let failed = || SourceError::database("settings lookup");
+        // reset_val: what a service's session gets; ours is set to on.
+        let settings: Vec<(String, String)> = sqlx::query_as(
+            "select name, reset_val from pg_settings \
+             where name in ('synchronous_commit', 'fsync', 'full_page_writes')",
+        )
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(failed())?;
+        let mut findings = Vec::new();
+        for (name, value) in &settings {
+            if value == "off" {
+                findings.push(Finding::refusal(
+                    format!("{name} is off: a published row can be undone by a crash"),
+                    format!("set {name} = on"),
+                ));
+            }
+        }
+        let roles: Vec<String> = sqlx::query_scalar(
+            "select coalesce(r.rolname, 'every role') || ' (' || c.setting || ')' \
+             from pg_db_role_setting s cross join lateral unnest(s.setconfig) c(setting) \
+             left join pg_roles r on r.oid = s.setrole \
+             where c.setting ilike 'synchronous_commit=off' and s.setdatabase in \
+             (0, (select oid from pg_database where datname = current_database()))",
+        )
+        .fetch_all(conn)
+        .await
+        .map_err(failed())?;
+        for role in roles {
+            findings.push(Finding::warning(
+                format!("{role}: rows it writes can be published and then undone by a crash"),
+                "reset synchronous_commit for every role that writes to the outbox",
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn genesis() -> Cursor {
+        Cursor::Postgres(PgCursor {
+            done: Snapshot::genesis().to_string(),
+            page: None,
+        })
+    }
+
+    async fn end(conn: &mut PgConnection) -> Result<(Cursor, Option<LastRow>), SourceError> {
+        let (current, highest, seq, id): (String, Option<String>, Option<i64>, Option<Uuid>) =
+            sqlx::query_as(
+                "select pg_current_snapshot()::text, \
+                 (select tx_id::text from outbox order by tx_id desc limit 1), l.seq, l.message_id \
+                 from (values (1)) one left join \
+                 (select seq, message_id from outbox order by seq desc limit 1) l on true",
+            )
+            .fetch_one(conn)
+            .await
+            .map_err(SourceError::database("last row lookup"))?;
+        let current = Snapshot::from_str(&current).map_err(|e| corrupt("snapshot", &e))?;
+        let highest = highest
+            .map(|text| text.parse().map_err(|e| corrupt("tx_id", &e)))
+            .transpose()?;
+        let done = current.lowered(&Snapshot::genesis(), highest);
+        let last = seq.zip(id).map(|(seq, id)| LastRow {
+            seq,
+            message_id: MessageId(id),
+        });
+        Ok((
+            Cursor::Postgres(PgCursor {
+                done: done.to_string(),
+                page: None,
+            }),
+            last,
+        ))
+    }
+
+    async fn fetch(
+        conn: &mut PgConnection,
+        local: &mut PostgresLocal,
+        from: &Cursor,
+        last: Option<LastRow>,
+        limits: FetchLimits,
+    ) -> Result<Batch, SourceError> {
+        let from = Parsed::of(from)?;
+        let Some((current, _)) = &from.page else {
+            return fetch_new(conn, &from, last, limits).await;
+        };
+        if let Some(batch) = fetch_page(conn, local, &from, last, limits).await? {
+            return Ok(batch);
+        }
+        // The batch ended exactly at the last page: its snapshot is done.
+        let done = Cursor::Postgres(PgCursor {
+            done: current.to_string(),
+            page: None,
+        });
+        fetch_new(conn, &Parsed::of(&done)?, last, limits).await
+    }
+
+    async fn between(
+        tx: &mut Tx<'_, Self>,
+        from: &Cursor,
+        to: &Cursor,
+    ) -> Result<Passed, SourceError> {
+        let (from, to) = (Parsed::of(from)?, Parsed::of(to)?);
+        let mut ids = sqlx::query_scalar::<_, Uuid>(BETWEEN)
+            .bind(from.done.xmax.to_string())
+            .bind(from.xip())
+            .bind(from.cursor.done.as_str())
+            .bind(from.page_text())
+            .bind(from.page_seq())
+            .bind(to.cursor.done.as_str())
+            .bind(to.page_text())
+            .bind(to.page_seq())
+            .fetch(&mut **tx);
+        let failed = || SourceError::database("verification");
+        let mut passed = Passed::default();
+        while let Some(id) = ids.try_next().await.map_err(failed())? {
+            passed.add(MessageId(id));
+        }
+        Ok(passed)
+    }
+
+    async fn backlog(
+        conn: &mut PgConnection,
+        from: &Cursor,
+        cap: u32,
+    ) -> Result<Backlog, SourceError> {
+        let from = Parsed::of(from)?;
+        let (rows, oldest): (i64, Option<i64>) = sqlx::query_as(BACKLOG)
+            .bind(from.done.xmax.to_string())
+            .bind(from.xip())
+            .bind(from.page_text())
+            .bind(from.page_seq())
+            .bind(i64::from(cap))
+            .fetch_one(conn)
+            .await
+            .map_err(SourceError::database("backlog count"))?;
+        Ok(Backlog::new(rows, oldest, cap))
+    }
+
+    async fn copies_passed(
+        conn: &mut PgConnection,
+        cursor: &Cursor,
+        topic: &str,
+        message_key: Option<&str>,
+        message_id: Option<Uuid>,
+    ) -> Result<bool, SourceError> {
+        let cursor = Parsed::of(cursor)?;
+        // A copy whose outbox row is gone was passed: the janitor deletes no other.
+        let ahead: bool = sqlx::query_scalar(
+            "select exists (select from outbox_dead_letter d \
+             join outbox o on o.seq = d.seq and o.message_id = d.message_id \
+             where d.state = 'parked' and d.topic = $1 \
+             and ((d.message_key is null and d.message_id = $3) or d.message_key = $2) \
+             and not pg_visible_in_snapshot(o.tx_id, $4::text::pg_snapshot) \
+             and not coalesce(pg_visible_in_snapshot(o.tx_id, $5::text::pg_snapshot) \
+                              and o.seq <= $6, false))",
+        )
+        .bind(topic)
+        .bind(message_key)
+        .bind(message_id)
+        .bind(cursor.cursor.done.as_str())
+        .bind(cursor.page_text())
+        .bind(cursor.page_seq())
+        .fetch_one(conn)
+        .await
+        .map_err(SourceError::database("copies lookup"))?;
+        Ok(!ahead)
+    }
+
+    async fn purge(
+        tx: &mut Tx<'_, Self>,
+        mirror: &Mirror,
+        older_than: Micros,
+        max_rows: u32,
+    ) -> Result<JanitorChunk, SourceError> {
+        let cursor = Parsed::of(&mirror.cursor)?;
+        // The window keeps the call cheap when the oldest rows are young or not yet passed.
+        let deleted: Vec<i64> = sqlx::query_scalar(
+            "delete from outbox where seq in (select w.seq from \
+             (select seq, tx_id, occurred_at from outbox order by seq limit $5) w \
+             where w.seq <> $2 and w.occurred_at < $3 \
+             and pg_visible_in_snapshot(w.tx_id, $1::text::pg_snapshot) \
+             order by w.seq limit $4) returning seq",
+        )
+        .bind(cursor.cursor.done.as_str())
+        .bind(mirror.last.map_or(0, |row| row.seq))
+        .bind(older_than)
+        .bind(i64::from(max_rows))
+        .bind(i64::from(max_rows).saturating_mul(2).saturating_add(1))
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(SourceError::database("purge"))?;
+        Ok(JanitorChunk::of(&deleted))
+    }
+
+    async fn wake(url: &str) -> Result<PostgresWake, SourceError> {
+        PostgresWake::listen(url).await
+    }
+}

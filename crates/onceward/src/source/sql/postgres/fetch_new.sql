@@ -1,0 +1,53 @@
+-- Rows visible in the snapshot taken now and not in the stored one, in one statement and thus in
+-- one snapshot, without a transaction id of its own. Two index ranges of outbox_tx_id_seq, united:
+-- as an OR, or as a plain visibility predicate, this scans (300 ms at 2 M rows instead of 0.3).
+-- "offset 0" keeps the planner from walking the primary key instead.
+-- $1 xmax of the stored snapshot   $2 its xip   $3 last passed seq   $4 rows + 1   $5 bytes
+with now as materialized (
+    select s.cur, pg_snapshot_xmax(s.cur) as xmax
+    from (select pg_current_snapshot() as cur) s
+),
+page as (
+    select o.*,
+           count(*) over () as page_rows,
+           sum(octet_length(o.payload)) over (order by o.seq) - octet_length(o.payload) as bytes_before
+    from (
+        select u.*
+        from (
+            (select * from outbox
+             where tx_id >= $1::text::xid8
+               and tx_id < (select xmax from now)
+               and pg_visible_in_snapshot(tx_id, (select cur from now))
+             offset 0)
+            union all
+            -- Ids still running are left out: their rows are not visible, but would be walked.
+            (select * from outbox
+             where tx_id = any (array(
+                       select x from unnest($2::text[]::xid8[]) x
+                       where pg_visible_in_snapshot(x, (select cur from now))))
+               and tx_id < $1::text::xid8
+             offset 0)
+        ) u
+        order by u.seq
+        limit $4
+    ) o
+)
+select null::bigint as seq,
+       (select message_id from outbox where seq = $3) as message_id,
+       null::text as aggregate_type, null::text as aggregate_id, null::text as message_type,
+       null::text as topic, null::text as message_key, null::bytea as payload,
+       null::text as headers, null::bigint as occurred_at,
+       null::bigint as page_rows,
+       n.cur::text as current,
+       (select tx_id::text from outbox
+        where tx_id >= $1::text::xid8 and tx_id < (select xmax from now)
+          and pg_visible_in_snapshot(tx_id, (select cur from now))
+        order by tx_id desc limit 1) as highest_tx_id,
+       exists (select from outbox where tx_id >= (select xmax from now)) as is_foreign,
+       pg_is_in_recovery() as standby
+from now n
+union all
+select seq, message_id, aggregate_type, aggregate_id, message_type, topic, message_key, payload,
+       headers, occurred_at, page_rows, null, null, null, null
+from page
+where bytes_before < $5

@@ -1,0 +1,449 @@
+//! SQLite: writers are serialised, so commit order is `seq` order and the cursor is the last `seq`.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Sqlite};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::dialect::{Dialect, OwnerSign, Passed, Wake, Woken};
+use super::mirror::corrupt;
+use super::parking::read_row;
+use super::row::BatchEnd;
+use super::takeover::same_row;
+use super::{
+    Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
+    SourceError,
+};
+use crate::{Cursor, LastRow, MessageId, Micros, SqliteCursor, Tx};
+
+/// How often `PRAGMA data_version` (6 µs) is asked while waiting.
+const DATA_VERSION_EVERY: Duration = Duration::from_millis(4);
+
+/// What a store remembers of its file.
+#[derive(Debug)]
+pub struct SqliteLocal {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    /// Held while this process owns the source, and while it tries to.
+    lock: Option<File>,
+}
+
+fn options(url: &str) -> Result<SqliteConnectOptions, SourceError> {
+    Ok(SqliteConnectOptions::from_str(url)
+        .map_err(SourceError::database("connect"))?
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .shared_cache(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging())
+}
+
+/// Device and inode, by `stat` alone: opening and closing the file here would drop SQLite's POSIX
+/// locks in the whole process.
+fn place(path: &Path) -> Result<(u64, u64), SourceError> {
+    let found =
+        std::fs::metadata(path).map_err(|e| SourceError::database("stat")(sqlx::Error::Io(e)))?;
+    Ok((found.dev(), found.ino()))
+}
+
+fn cursor_seq(cursor: &Cursor) -> Result<i64, SourceError> {
+    match cursor {
+        Cursor::Sqlite(SqliteCursor { seq }) => Ok(*seq),
+        Cursor::Postgres(_) => Err(corrupt("cursor", &"a Postgres cursor on SQLite")),
+    }
+}
+
+impl SqliteLocal {
+    fn lock_path(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".relay-lock");
+        PathBuf::from(name)
+    }
+
+    /// Takes the lock unless it is held already. Errors count as "not got".
+    fn try_lock(&mut self) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let opened = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.lock_path());
+        match opened.map(|file| file.try_lock().map(|()| file)) {
+            Ok(Ok(file)) => {
+                self.lock = Some(file);
+                true
+            }
+            Ok(Err(_held)) => false,
+            Err(error) => {
+                tracing::debug!(path = %self.lock_path().display(), error = %error,
+                    "no lock file; take-over waits for the lease");
+                false
+            }
+        }
+    }
+
+    /// The epoch of the owner that last held the lock.
+    fn locked_epoch(&mut self) -> Option<i64> {
+        let file = self.lock.as_mut()?;
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).ok()?;
+        file.read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
+    }
+}
+
+impl Dialect for Sqlite {
+    type Local = SqliteLocal;
+    type Wake = SqliteWake;
+    const CLOCK: &'static str = "select cast(unixepoch('subsec') * 1000000 as integer)";
+    const BEGIN_SNAPSHOT: &'static str = "BEGIN";
+    const KIND: &'static str = "sqlite";
+
+    async fn connect(
+        url: &str,
+        _application: &str,
+    ) -> Result<(SqliteConnection, SqliteLocal), SourceError> {
+        let options = options(url)?;
+        let path = options.get_filename().to_path_buf();
+        let (device, inode) = place(&path)?;
+        let conn = options
+            .connect()
+            .await
+            .map_err(SourceError::database("connect"))?;
+        let local = SqliteLocal {
+            path,
+            device,
+            inode,
+            lock: None,
+        };
+        Self::check_place(&local)?;
+        Ok((conn, local))
+    }
+
+    fn check_place(local: &SqliteLocal) -> Result<(), SourceError> {
+        if place(&local.path)? == (local.device, local.inode) {
+            return Ok(());
+        }
+        Err(Loss::FileReplaced {
+            path: local.path.clone(),
+        }
+        .into())
+    }
+
+    fn adopt_local(_kept: &mut SqliteLocal, _fresh: SqliteLocal) {}
+
+    async fn check_identity(
+        _conn: &mut SqliteConnection,
+        local: &SqliteLocal,
+        _identity: &Identity,
+    ) -> Result<(), SourceError> {
+        Self::check_place(local)
+    }
+
+    async fn server_identity(
+        _conn: &mut SqliteConnection,
+    ) -> Result<(Option<String>, Option<String>), SourceError> {
+        Ok((None, None))
+    }
+
+    fn owner_sign(local: &mut SqliteLocal, current: RelayEpoch) -> OwnerSign {
+        if local.try_lock() && local.locked_epoch() == Some(current.0) {
+            OwnerSign::Dead
+        } else {
+            OwnerSign::Unknown
+        }
+    }
+
+    fn mark_owner(local: &mut SqliteLocal, epoch: RelayEpoch) {
+        if !local.try_lock() || local.locked_epoch() == Some(epoch.0) {
+            return;
+        }
+        // The epoch tells whose lock it was: an owner that could not get the lock (its frozen
+        // predecessor holds it) must not be taken for dead once that one is gone.
+        let Some(file) = local.lock.as_mut() else {
+            return;
+        };
+        let written = file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| file.set_len(0))
+            .and_then(|()| writeln!(file, "{}", epoch.0));
+        if let Err(error) = written {
+            tracing::debug!(error = %error, "lock file not written");
+        }
+    }
+
+    fn unmark_owner(local: &mut SqliteLocal) {
+        local.lock = None;
+    }
+
+    async fn findings(conn: &mut SqliteConnection) -> Result<Vec<Finding>, SourceError> {
+        let failed = || SourceError::database("settings lookup");
+        let mut findings = Vec::new();
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(failed())?;
+        if !mode.eq_ignore_ascii_case("wal") {
+            findings.push(Finding::refusal(
+                format!("journal_mode is {mode}"),
+                "put the file on a local file system, where it can be WAL",
+            ));
+        }
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(failed())?;
+        if synchronous < 2 {
+            findings.push(Finding::refusal(
+                format!("synchronous is {synchronous}, below FULL"),
+                "open every connection that writes with PRAGMA synchronous = FULL",
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn genesis() -> Cursor {
+        Cursor::Sqlite(SqliteCursor { seq: 0 })
+    }
+
+    async fn end(conn: &mut SqliteConnection) -> Result<(Cursor, Option<LastRow>), SourceError> {
+        let found: Option<(i64, Uuid)> =
+            sqlx::query_as("select seq, message_id from outbox order by seq desc limit 1")
+                .fetch_optional(&mut *conn)
+                .await
+                .map_err(SourceError::database("last row lookup"))?;
+        if let Some((seq, id)) = found {
+            let last = LastRow {
+                seq,
+                message_id: MessageId(id),
+            };
+            return Ok((Cursor::Sqlite(SqliteCursor { seq }), Some(last)));
+        }
+        // An empty outbox has had rows; its next number is above all of them.
+        let seq: Option<i64> =
+            sqlx::query_scalar("select seq from sqlite_sequence where name = 'outbox'")
+                .fetch_optional(conn)
+                .await
+                .map_err(SourceError::database("last row lookup"))?;
+        let seq = seq.unwrap_or(0);
+        Ok((Cursor::Sqlite(SqliteCursor { seq }), None))
+    }
+
+    async fn fetch(
+        conn: &mut SqliteConnection,
+        local: &mut SqliteLocal,
+        from: &Cursor,
+        last: Option<LastRow>,
+        limits: FetchLimits,
+    ) -> Result<Batch, SourceError> {
+        Self::check_place(local)?;
+        let from_seq = cursor_seq(from)?;
+        // One statement, so one snapshot: the last row passed comes first (without its payload),
+        // then what follows it.
+        let start = last.map_or(from_seq.saturating_add(1), |row| row.seq);
+        let max_rows = usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX);
+        let mut found = sqlx::query(
+            "select seq, message_id, aggregate_type, aggregate_id, message_type, topic, \
+             message_key, case when seq > $2 then payload else x'' end, headers, occurred_at \
+             from outbox where seq >= $1 order by seq limit $3",
+        )
+        .bind(start)
+        .bind(from_seq)
+        .bind(i64::from(limits.max_rows.max(1)).saturating_add(2))
+        .fetch(&mut *conn);
+        let failed = || SourceError::database("outbox fetch");
+        let mut rows = Vec::new();
+        let (mut bytes, mut more, mut last_found) = (0_u64, false, None);
+        while let Some(row) = found.try_next().await.map_err(failed())? {
+            let row = read_row::<Sqlite>(&row).map_err(failed())?;
+            if row.seq <= from_seq {
+                if last.is_some_and(|last| last.seq == row.seq) {
+                    last_found = Some(row.message_id);
+                }
+                continue;
+            }
+            bytes = bytes.saturating_add(u64::try_from(row.payload.len()).unwrap_or(u64::MAX));
+            if rows.len() == max_rows || (bytes > limits.max_bytes && !rows.is_empty()) {
+                more = true;
+                break;
+            }
+            rows.push(row);
+        }
+        drop(found);
+        if let Some(last) = last {
+            same_row(last, last_found)?;
+        }
+        if rows.is_empty() {
+            return Ok(Batch::empty(from.clone()));
+        }
+        Ok(Batch {
+            rows,
+            more,
+            end: BatchEnd::Sqlite { from: from_seq },
+        })
+    }
+
+    async fn between(
+        tx: &mut Tx<'_, Self>,
+        from: &Cursor,
+        to: &Cursor,
+    ) -> Result<Passed, SourceError> {
+        let failed = || SourceError::database("verification");
+        let mut ids = sqlx::query_scalar::<_, Uuid>(
+            "select message_id from outbox where seq > $1 and seq <= $2",
+        )
+        .bind(cursor_seq(from)?)
+        .bind(cursor_seq(to)?)
+        .fetch(&mut **tx);
+        let mut passed = Passed::default();
+        while let Some(id) = ids.try_next().await.map_err(failed())? {
+            passed.add(MessageId(id));
+        }
+        Ok(passed)
+    }
+
+    async fn backlog(
+        conn: &mut SqliteConnection,
+        from: &Cursor,
+        cap: u32,
+    ) -> Result<Backlog, SourceError> {
+        let (rows, oldest): (i64, Option<i64>) = sqlx::query_as(
+            "select count(*), min(occurred_at) from \
+             (select occurred_at from outbox where seq > $1 order by seq limit $2)",
+        )
+        .bind(cursor_seq(from)?)
+        .bind(i64::from(cap))
+        .fetch_one(conn)
+        .await
+        .map_err(SourceError::database("backlog count"))?;
+        Ok(Backlog::new(rows, oldest, cap))
+    }
+
+    async fn copies_passed(
+        conn: &mut SqliteConnection,
+        cursor: &Cursor,
+        topic: &str,
+        message_key: Option<&str>,
+        message_id: Option<Uuid>,
+    ) -> Result<bool, SourceError> {
+        let ahead: i64 = sqlx::query_scalar(
+            "select count(*) from outbox_dead_letter where state = 'parked' and topic = $1 \
+             and ((message_key is null and message_id = $3) or message_key = $2) and seq > $4",
+        )
+        .bind(topic)
+        .bind(message_key)
+        .bind(message_id)
+        .bind(cursor_seq(cursor)?)
+        .fetch_one(conn)
+        .await
+        .map_err(SourceError::database("copies lookup"))?;
+        Ok(ahead == 0)
+    }
+
+    async fn purge(
+        tx: &mut Tx<'_, Self>,
+        mirror: &Mirror,
+        older_than: Micros,
+        max_rows: u32,
+    ) -> Result<JanitorChunk, SourceError> {
+        // The window keeps the call cheap when the oldest rows are still young.
+        let deleted: Vec<i64> = sqlx::query_scalar(
+            "delete from outbox where seq in (select seq from (select seq, occurred_at \
+             from outbox where seq <= $1 order by seq limit $4) \
+             where seq <> $2 and occurred_at < $3) returning seq",
+        )
+        .bind(cursor_seq(&mirror.cursor)?)
+        .bind(mirror.last.map_or(0, |row| row.seq))
+        .bind(older_than)
+        .bind(i64::from(max_rows).saturating_add(1))
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(SourceError::database("purge"))?;
+        Ok(JanitorChunk::of(&deleted))
+    }
+
+    async fn wake(url: &str) -> Result<SqliteWake, SourceError> {
+        let mut wake = SqliteWake {
+            url: url.to_owned(),
+            conn: None,
+            seen: None,
+        };
+        wake.look().await?;
+        Ok(wake)
+    }
+}
+
+/// Watches `PRAGMA data_version` on a connection of its own that never has a transaction open: it
+/// changes with every commit of another connection, and would freeze inside a read transaction.
+#[derive(Debug)]
+pub struct SqliteWake {
+    url: String,
+    conn: Option<SqliteConnection>,
+    seen: Option<i64>,
+}
+
+impl SqliteWake {
+    /// Whether somebody has committed since the last look.
+    async fn look(&mut self) -> Result<bool, SourceError> {
+        let conn = match &mut self.conn {
+            Some(conn) => conn,
+            None => {
+                let conn = options(&self.url)?
+                    .connect()
+                    .await
+                    .map_err(SourceError::database("connect"))?;
+                self.conn.insert(conn)
+            }
+        };
+        let version: i64 = sqlx::query_scalar("PRAGMA data_version")
+            .fetch_one(conn)
+            .await
+            .map_err(SourceError::database("data_version"))?;
+        Ok(self.seen.replace(version) != Some(version))
+    }
+}
+
+impl Wake for SqliteWake {
+    async fn wait(&mut self, timeout: Duration) -> Woken {
+        let until = Instant::now() + timeout;
+        loop {
+            match self.look().await {
+                Ok(true) => return Woken::Hint,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(error = %error, "no data_version; polling");
+                    (self.conn, self.seen) = (None, None);
+                    tokio::time::sleep_until(until).await;
+                    return Woken::Timeout;
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Woken::Timeout;
+            }
+            sleep(left.min(DATA_VERSION_EVERY)).await;
+        }
+    }
+
+    fn idle_poll(&self) -> Duration {
+        let watching = self.conn.is_some();
+        Duration::from_millis(if watching { 250 } else { 25 })
+    }
+
+    // Every commit moves data_version, whoever makes it.
+    fn found_unhinted(&mut self) {}
+}

@@ -1,0 +1,134 @@
+//! The subcommands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::control::{self, Order};
+use crate::layout::Data;
+use crate::{Result, deps, logs, ps, test, up};
+
+/// Starts the whole shop on real Kafka and real databases, and runs the tests.
+#[derive(Debug, Parser)]
+#[command(name = "./dev", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The data folder, instead of ./data
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start everything and stay in front; Ctrl-C stops it and keeps the data
+    Up(up::Options),
+    /// Start Kafka and nothing else
+    Kafka(up::Options),
+    /// Show what runs
+    Ps {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop everything in order and keep the data
+    Down,
+    /// Show the logs of one process, or of all
+    Logs {
+        /// Name as in ./dev ps
+        name: Option<String>,
+        /// Go on showing what is added
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines of the past
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: usize,
+    },
+    /// Stop one process (kafka too); it stays stopped
+    Stop {
+        /// Name as in ./dev ps
+        name: String,
+    },
+    /// Start a stopped process
+    Start {
+        /// Name as in ./dev ps
+        name: String,
+    },
+    /// Stop and start one process
+    Restart {
+        /// Name as in ./dev ps
+        name: String,
+    },
+    /// Run every check and every test; ends with a line "N passed, N failed"
+    Test,
+    /// Check one rule of the project
+    #[command(subcommand)]
+    Check(Check),
+}
+
+#[derive(Debug, Subcommand)]
+enum Check {
+    /// Which crate may depend on which
+    Deps,
+}
+
+/// Reads the command line, does what it says; a failure is one line on stderr.
+pub fn run() -> ExitCode {
+    match execute(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let data = Data::at(cli.data.as_deref())?;
+    let order = |order: Order| -> Result<()> {
+        println!("{}", control::send(&data, &order)?);
+        Ok(())
+    };
+    match cli.command {
+        Command::Up(options) => up::run(options, &data),
+        Command::Kafka(mut options) => {
+            options.only_kafka = true;
+            up::run(options, &data)
+        }
+        Command::Ps { json } => ps::print(&data, json),
+        Command::Down => down(&data),
+        Command::Logs {
+            name,
+            follow,
+            lines,
+        } => logs::print(&data, name.as_deref(), lines, follow),
+        Command::Stop { name } => order(Order::Stop { name }),
+        Command::Start { name } => order(Order::Start { name }),
+        Command::Restart { name } => {
+            order(Order::Stop { name: name.clone() })?;
+            order(Order::Start { name })
+        }
+        Command::Test => test::run(),
+        Command::Check(Check::Deps) => {
+            deps::check()?;
+            println!("all dependencies are allowed");
+            Ok(())
+        }
+    }
+}
+
+/// Nothing running is what was wanted, so it is no failure.
+fn down(data: &Data) -> Result<()> {
+    let Some(pid) = control::running(data)? else {
+        println!("nothing runs here");
+        return Ok(());
+    };
+    println!("{}", control::send(data, &Order::Down)?);
+    // The answer comes a moment before its end; whoever calls `up` next needs the lock to be free.
+    onceward_testkit::wait::until(
+        &format!("the end of the supervisor (pid {pid})"),
+        std::time::Duration::from_secs(10),
+        || Ok(control::running(data)?.is_none().then_some(())),
+    )
+}

@@ -1,0 +1,180 @@
+//! `./dev check deps`: which crate may depend on which.
+//!
+//! The rules keep the parts apart: a service never imports another service, services link no Kafka,
+//! nothing but tests sees the testkit, and the auditor can't share anybody's mistakes.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::Result;
+use crate::layout::root;
+
+/// A crate of the workspace and the crates of the workspace that it may depend on.
+const ALLOWED: [(&str, &[&str]); 17] = [
+    ("onceward", &[]),
+    ("onceward-kafka", &["onceward"]),
+    ("onceward-saga", &["onceward"]),
+    (
+        "onceward-testkit",
+        &[
+            "onceward",
+            "onceward-kafka",
+            "onceward-saga",
+            "outbox-relay",
+        ],
+    ),
+    ("outbox-relay", &["onceward", "onceward-kafka"]),
+    (
+        "onceward-cli",
+        &["onceward", "onceward-kafka", "onceward-saga"],
+    ),
+    ("contracts", &["onceward", "onceward-saga"]),
+    ("skeleton", &["onceward", "onceward-saga"]),
+    ("order", SERVICE),
+    ("inventory", SERVICE),
+    ("payment", SERVICE),
+    ("delivery", SERVICE),
+    ("saga-orchestrator", SERVICE),
+    (
+        "shop",
+        &[
+            "order",
+            "inventory",
+            "payment",
+            "delivery",
+            "saga-orchestrator",
+            "skeleton",
+            "contracts",
+            "onceward",
+            "onceward-kafka",
+            "onceward-saga",
+        ],
+    ),
+    ("auditor", &[]),
+    ("integration-tests", &[]),
+    // It starts the same Kafka and PostgreSQL as the tests do.
+    ("xtask", &["onceward-testkit"]),
+];
+
+const SERVICE: &[&str] = &["skeleton", "contracts", "onceward", "onceward-saga"];
+
+/// Only these may link a Kafka client.
+const KAFKA_CLIENTS: [&str; 4] = [
+    "onceward-kafka",
+    "onceward-cli",
+    "auditor",
+    "integration-tests",
+];
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    kind: Option<String>,
+}
+
+/// Reads the workspace's `cargo metadata` and fails with all edges that are not allowed.
+pub fn check() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(root())
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output()
+        .context("starting cargo metadata")?;
+    if !output.status.success() {
+        bail!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let wrong = violations(&String::from_utf8_lossy(&output.stdout))?;
+    if !wrong.is_empty() {
+        bail!(
+            "dependencies that are not allowed:\n  {}",
+            wrong.join("\n  ")
+        );
+    }
+    Ok(())
+}
+
+/// The forbidden edges in the text of `cargo metadata --no-deps`, one sentence each.
+pub fn violations(metadata: &str) -> Result<Vec<String>> {
+    let metadata: Metadata = serde_json::from_str(metadata).context("reading cargo metadata")?;
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let mut wrong = Vec::new();
+    for package in &metadata.packages {
+        let name = package.name.as_str();
+        let Some(may) = allowed.get(name) else {
+            wrong.push(format!("{name} is not in the list (xtask/src/deps.rs)"));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let on = dependency.name.as_str();
+            let in_tests = dependency.kind.as_deref() == Some("dev");
+            let ours = allowed.contains_key(on);
+            if ours && !in_tests && !may.contains(&on) {
+                wrong.push(format!("{name} -> {on}"));
+            }
+            // Tests may use anything of ours, but the auditor's only what starts real processes.
+            if ours && in_tests && name == "auditor" && on != "onceward-testkit" {
+                wrong.push(format!("{name} (tests) -> {on}"));
+            }
+            if on == "rdkafka" && !in_tests && !KAFKA_CLIENTS.contains(&name) {
+                wrong.push(format!(
+                    "{name} -> {on}: only the seam to Kafka links a client"
+                ));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::violations;
+
+    fn metadata(name: &str, dependency: &str, kind: &str) -> String {
+        format!(
+            r#"{{"packages":[{{"name":"{name}","dependencies":[{{"name":"{dependency}","kind":{kind}}}]}}]}}"#
+        )
+    }
+
+    #[test]
+    fn a_service_that_imports_another_service_is_refused() {
+        let wrong = violations(&metadata("order", "payment", "null")).unwrap();
+        assert_eq!(wrong, ["order -> payment"]);
+    }
+
+    #[test]
+    fn the_testkit_is_seen_by_tests_only() {
+        let wrong = violations(&metadata("onceward", "onceward-testkit", "null")).unwrap();
+        assert_eq!(wrong, ["onceward -> onceward-testkit"]);
+        let fine = violations(&metadata("onceward", "onceward-testkit", r#""dev""#)).unwrap();
+        assert!(fine.is_empty(), "{fine:?}");
+    }
+
+    #[test]
+    fn a_service_that_links_a_kafka_client_is_refused() {
+        let wrong = violations(&metadata("payment", "rdkafka", "null")).unwrap();
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+    }
+
+    #[test]
+    fn a_crate_that_nobody_listed_is_refused() {
+        let wrong = violations(&metadata("utils", "serde", "null")).unwrap();
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+    }
+}

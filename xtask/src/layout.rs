@@ -1,0 +1,166 @@
+//! Names, ports and folders of everything that `./dev up` starts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::Result;
+
+/// A service of the shop and the port it listens on before the offset.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    /// Name of the service, its source and its log.
+    pub name: &'static str,
+    port: u16,
+}
+
+/// All services, in the order in which they are listed.
+pub const SERVICES: [Service; 5] = [
+    Service {
+        name: "order",
+        port: 8001,
+    },
+    Service {
+        name: "inventory",
+        port: 8002,
+    },
+    Service {
+        name: "payment",
+        port: 8003,
+    },
+    Service {
+        name: "delivery",
+        port: 8004,
+    },
+    Service {
+        name: "saga-orchestrator",
+        port: 8009,
+    },
+];
+
+/// The name under which the relay runs.
+pub const RELAY: &str = "outbox-relay";
+
+/// The ports of one run: the usual ones plus an offset, so that two runs can share a machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    offset: u16,
+}
+
+impl Ports {
+    /// Adds `offset` to every port.
+    pub fn new(offset: u16) -> Self {
+        Self { offset }
+    }
+
+    /// Port of a service.
+    pub fn service(self, service: Service) -> u16 {
+        service.port + self.offset
+    }
+
+    /// Port of the relay's health and metrics.
+    pub fn relay(self) -> u16 {
+        9100 + self.offset
+    }
+
+    /// Kafka's port for clients.
+    pub fn kafka(self) -> u16 {
+        9092 + self.offset
+    }
+
+    /// Port of Kafka's controller.
+    pub fn kafka_controller(self) -> u16 {
+        9093 + self.offset
+    }
+
+    /// Port of the local PostgreSQL.
+    pub fn postgres(self) -> u16 {
+        // Would leave the range of ports with an offset over 10,000.
+        55432_u16.checked_add(self.offset).unwrap_or(self.offset)
+    }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The data folder of one run and the files in it.
+#[derive(Debug, Clone)]
+pub struct Data {
+    folder: PathBuf,
+}
+
+impl Data {
+    /// The folder given, else `data` in the repository; made absolute, not created.
+    pub fn at(folder: Option<&Path>) -> Result<Self> {
+        let folder = match folder {
+            Some(folder) => std::path::absolute(folder)?,
+            None => root().join("data"),
+        };
+        Ok(Self { folder })
+    }
+
+    /// Creates the folder and its `logs`.
+    pub fn create(&self) -> Result<()> {
+        std::fs::create_dir_all(self.logs())
+            .with_context(|| format!("cannot create the data folder {}", self.folder.display()))
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Folder of the log files.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Log file of one process.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// What runs and where; read by the command `onceward`.
+    pub fn manifest(&self) -> PathBuf {
+        self.folder.join("onceward.json")
+    }
+
+    /// Held by the running supervisor; contains its pid.
+    pub fn lock(&self) -> PathBuf {
+        self.folder.join("supervisor.lock")
+    }
+
+    /// Socket on which the running supervisor takes orders.
+    pub fn socket(&self) -> PathBuf {
+        let near = self.folder.join("supervisor.sock");
+        // A socket's path holds about 100 bytes.
+        if near.as_os_str().len() < 100 {
+            return near;
+        }
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hash = DefaultHasher::new();
+        self.folder.hash(&mut hash);
+        std::env::temp_dir().join(format!("onceward-{:016x}.sock", hash.finish()))
+    }
+
+    /// Kafka's folder.
+    pub fn kafka(&self) -> PathBuf {
+        self.folder.join("kafka")
+    }
+
+    /// PostgreSQL's folder.
+    pub fn postgres(&self) -> PathBuf {
+        self.folder.join("postgres")
+    }
+
+    /// URL of a service's SQLite database.
+    pub fn sqlite_url(&self, service: &str) -> String {
+        format!(
+            "sqlite://{}",
+            self.folder.join(format!("{service}.db")).display()
+        )
+    }
+}

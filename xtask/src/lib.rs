@@ -1,0 +1,19 @@
+//! The project's own tool: starts the whole shop and keeps it running, runs all tests and checks.
+
+pub mod cli;
+pub mod control;
+pub mod databases;
+pub mod deps;
+pub mod kafka;
+pub mod layout;
+pub mod logs;
+pub mod manifest;
+pub mod preflight;
+pub mod probe;
+pub mod ps;
+pub mod supervisor;
+pub mod test;
+pub mod up;
+
+/// A failure is one line for the person at the terminal: the whole chain, joined.
+pub type Result<T> = anyhow::Result<T>;

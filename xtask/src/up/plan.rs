@@ -1,0 +1,268 @@
+//! The order in which everything starts, and with which arguments.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use onceward_testkit::process::tail;
+
+use super::Options;
+use crate::Result;
+use crate::databases::{self, Databases};
+use crate::kafka;
+use crate::layout::{Data, Ports, RELAY, SERVICES};
+use crate::manifest::{Manifest, Source};
+use crate::probe::Ready;
+use crate::supervisor::{Handle, Spec};
+
+/// One run's plan.
+pub(super) struct Run {
+    options: Options,
+    data: Data,
+    ports: Ports,
+    binaries: PathBuf,
+    databases: Databases,
+}
+
+impl Run {
+    pub(super) fn new(options: Options, data: Data) -> Result<Self> {
+        let ports = Ports::new(options.port_offset);
+        let databases = match &options.database {
+            Some(url) => databases::parse_server(url)?,
+            None if options.postgres => Databases::Postgres(format!(
+                "postgres://postgres@127.0.0.1:{}/postgres",
+                ports.postgres()
+            )),
+            None => Databases::Sqlite,
+        };
+        let binaries = binaries(options.release)?;
+        Ok(Self {
+            options,
+            data,
+            ports,
+            binaries,
+            databases,
+        })
+    }
+
+    fn kafka_address(&self) -> String {
+        match &self.options.kafka {
+            Some(address) => address.clone(),
+            None => format!("127.0.0.1:{}", self.ports.kafka()),
+        }
+    }
+
+    /// The manifest before anything runs. Refuses databases that the Kafka in the data folder has
+    /// never seen: it holds the progress of others.
+    pub(super) fn manifest(&self) -> Result<Manifest> {
+        let old = Manifest::read(&self.data.manifest())?;
+        let old_sources = old.map(|manifest| manifest.sources).unwrap_or_default();
+        let mut sources: Vec<Source> = SERVICES
+            .iter()
+            .map(|service| Source {
+                name: service.name.to_owned(),
+                url: self.databases.url(&self.data, service.name),
+            })
+            .collect();
+        if self.options.only_kafka {
+            sources = old_sources;
+        } else if let Some(old) = old_sources.iter().find(|old| !sources.contains(old)) {
+            bail!(
+                "{} was used with other databases ({}): start as before, or anew with --fresh, or elsewhere with --data DIR",
+                self.data.folder().display(),
+                hide_password(&old.url)
+            );
+        }
+        Ok(Manifest {
+            format: 1,
+            kafka: self.kafka_address(),
+            relay: format!("http://127.0.0.1:{}", self.ports.relay()),
+            sources,
+            processes: Vec::new(),
+        })
+    }
+
+    pub(super) async fn start(&self, handle: &Handle, say: &impl Fn(&str)) -> Result<()> {
+        // Kafka takes longest, so the databases are made meanwhile.
+        tokio::try_join!(
+            self.start_kafka(handle, say),
+            self.start_databases(handle, say)
+        )?;
+        if self.options.only_kafka {
+            return Ok(());
+        }
+        handle.add(self.relay());
+        for service in SERVICES {
+            handle.add(self.service(service.name, self.ports.service(service)));
+        }
+        for name in std::iter::once(RELAY).chain(SERVICES.map(|service| service.name)) {
+            say(&format!("{} is ready", handle.ready(name).await?));
+        }
+        Ok(())
+    }
+
+    async fn start_kafka(&self, handle: &Handle, say: &impl Fn(&str)) -> Result<()> {
+        if self.options.kafka.is_none() {
+            let (data, ports) = (self.data.clone(), self.ports);
+            let seconds = self.options.kafka_restart_after.max(0.0);
+            let restart_after = Duration::try_from_secs_f32(seconds)
+                .context("--kafka-restart-after is no number of seconds")?;
+            let spec = blocking(move || kafka::spec(&data, ports, restart_after)).await?;
+            handle.add(spec);
+            say(&format!("{} is ready", handle.ready("kafka").await?));
+        }
+        if !self.options.only_kafka {
+            self.shop(&["topics", "--kafka", &self.kafka_address()])
+                .await?;
+            say("topics are there");
+        }
+        Ok(())
+    }
+
+    async fn start_databases(&self, handle: &Handle, say: &impl Fn(&str)) -> Result<()> {
+        if self.options.only_kafka {
+            return Ok(());
+        }
+        if self.options.postgres {
+            let (data, ports) = (self.data.clone(), self.ports);
+            let (_, spec) = blocking(move || databases::local_server(&data, ports)).await?;
+            handle.add(spec);
+            say(&format!("{} is ready", handle.ready("postgres").await?));
+        }
+        let databases = self.databases.clone();
+        blocking(move || databases.create()).await?;
+        for service in SERVICES {
+            let url = self.databases.url(&self.data, service.name);
+            self.shop(&["migrate", service.name, "--database", &url])
+                .await?;
+        }
+        say("databases are migrated");
+        Ok(())
+    }
+
+    /// Runs the shop's binary to its end; on failure its last lines are the reason.
+    async fn shop(&self, arguments: &[&str]) -> Result<()> {
+        let command = self.command("shop", arguments.iter().map(|a| (*a).to_owned()).collect());
+        let mut command = tokio::process::Command::from(command());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.context("starting shop")?;
+        if !output.status.success() {
+            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+            let what = arguments
+                .iter()
+                .take(2)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(" ");
+            bail!("shop {what} failed: {}", tail(text.trim(), 8));
+        }
+        Ok(())
+    }
+
+    fn relay(&self) -> Spec {
+        let http = format!("127.0.0.1:{}", self.ports.relay());
+        let mut arguments = vec!["run".to_owned(), "--kafka".to_owned(), self.kafka_address()];
+        for service in SERVICES {
+            let url = self.databases.url(&self.data, service.name);
+            arguments.extend(["--source".to_owned(), format!("{}={url}", service.name)]);
+        }
+        // The same id after each restart, so that it takes its own sources back at once.
+        arguments.extend(["--http", &http, "--instance-id", "dev"].map(str::to_owned));
+        let mut spec = Spec::new(RELAY, self.command(RELAY, arguments));
+        spec.port = Some(self.ports.relay());
+        spec.url = Some(format!("http://{http}"));
+        spec.ready = Ready::Http(self.ports.relay());
+        spec.stop_rank = 1;
+        spec
+    }
+
+    fn service(&self, name: &str, port: u16) -> Spec {
+        let listen = format!("127.0.0.1:{port}");
+        let database = self.databases.url(&self.data, name);
+        let kafka = self.kafka_address();
+        let arguments = [
+            name,
+            "--kafka",
+            &kafka,
+            "--database",
+            &database,
+            "--listen",
+            &listen,
+        ];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let mut spec = Spec::new(name, self.command("shop", arguments));
+        spec.port = Some(port);
+        spec.url = Some(format!("http://{listen}"));
+        spec.ready = Ready::Http(port);
+        spec
+    }
+
+    fn command(
+        &self,
+        binary: &str,
+        arguments: Vec<String>,
+    ) -> impl Fn() -> Command + Send + 'static {
+        let program = self.binaries.join(binary);
+        let settings = self.options.set.clone();
+        move || {
+            let mut command = Command::new(&program);
+            command.args(&arguments).envs(settings.iter().cloned());
+            command
+        }
+    }
+
+    pub(super) fn hint(&self) -> String {
+        if self.options.only_kafka {
+            return format!("\nKafka is at {}", self.kafka_address());
+        }
+        let order = self.ports.service(SERVICES[0]);
+        format!(
+            "\nTry it:\n  curl -i http://127.0.0.1:{order}/orders -H 'content-type: application/json' \\\n    \
+             -d '{{\"user_id\":\"user_123\",\"product_id\":\"product_1\",\"quantity\":2,\"amount\":199.99}}'\n  \
+             curl http://127.0.0.1:{order}/orders\n"
+        )
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// Folder of the binaries: ours, or its sibling for optimised ones.
+fn binaries(release: bool) -> Result<PathBuf> {
+    let ours = std::env::current_exe()?;
+    let folder = ours.parent().context("our own binary lies nowhere")?;
+    Ok(match release {
+        true => folder.with_file_name("release"),
+        false => folder.to_owned(),
+    })
+}
+
+fn hide_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(start), Some(end)) if start + 3 < end => {
+            let user = url[start + 3..end].split(':').next().unwrap_or("");
+            format!("{}{user}{}", &url[..start + 3], &url[end..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hide_password;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(
+            hide_password("postgres://u:secret@h:1/d"),
+            "postgres://u@h:1/d"
+        );
+        assert_eq!(hide_password("postgres://u@h:1/d"), "postgres://u@h:1/d");
+        assert_eq!(hide_password("sqlite:///a/b.db"), "sqlite:///a/b.db");
+    }
+}

@@ -1,0 +1,5 @@
+//! The supervisor keeps its word about real processes.
+#![expect(clippy::unwrap_used, reason = "a failing test panics")]
+
+mod supervisor;
+mod up;
