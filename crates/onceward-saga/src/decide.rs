@@ -191,7 +191,13 @@ impl<'d> Course<'d> {
             })
         };
         use StepStatus as S;
+        let given_up = self.state.status != SagaStatus::Running;
         match (meaning, status) {
+            // Silent, with nothing to undo: its answer comes too late as well.
+            (Meaning::Done | Meaning::Refused(_), S::Commanded | S::WaitingToRetry) if given_up => {
+                self.too_late(at, message_type, late_reply_logged);
+                Ok(())
+            }
             (Meaning::Done, S::Commanded | S::WaitingToRetry) => {
                 self.done(index, at, message_type, payload, attempt)
             }
@@ -208,13 +214,7 @@ impl<'d> Course<'d> {
                 Meaning::Done | Meaning::Refused(_),
                 S::Cancelling | S::Cancelled | S::CancelFailed,
             ) => {
-                if !late_reply_logged {
-                    self.happened(SagaEvent::LateReply {
-                        step: at.step.clone(),
-                        branch: at.branch,
-                        message_type: message_type.to_owned(),
-                    });
-                }
+                self.too_late(at, message_type, late_reply_logged);
                 Ok(())
             }
             (Meaning::Confirmed, S::Cancelling | S::CancelFailed) => {
@@ -238,6 +238,16 @@ impl<'d> Course<'d> {
                 Meaning::Confirmed | Meaning::CancelRefused(_),
                 S::Commanded | S::WaitingToRetry | S::Done | S::Refused,
             ) => contradiction(),
+        }
+    }
+
+    fn too_late(&mut self, at: &StepRef, message_type: &str, logged: bool) {
+        if !logged {
+            self.happened(SagaEvent::LateReply {
+                step: at.step.clone(),
+                branch: at.branch,
+                message_type: message_type.to_owned(),
+            });
         }
     }
 

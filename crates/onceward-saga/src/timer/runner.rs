@@ -85,11 +85,15 @@ impl<B: SagaBackend> TimerRunner<B> {
     /// When the timers can't be read. A single one that can't be fired is logged, left alone for
     /// a while, and holds up no other.
     pub async fn fire_due(&mut self) -> Result<Duration, SagaError> {
-        let armed = rows::next_armed(self.db.pool(), self.options.batch).await?;
-        let now = self.now().await?;
         let started = Instant::now();
         self.held.retain(|_, until| *until > started);
-        let full = i64::try_from(armed.len()).unwrap_or(i64::MAX) >= self.options.batch;
+        // Those that are left alone must not crowd out the others.
+        let held = i64::try_from(self.held.len()).unwrap_or(0);
+        let limit = self.options.batch.saturating_add(held);
+        let armed = rows::next_armed(self.db.pool(), limit).await?;
+        let now = self.now().await?;
+        let started = Instant::now();
+        let full = i64::try_from(armed.len()).unwrap_or(i64::MAX) >= limit;
         let mut fired = 0_usize;
         for timer in armed {
             if timer.fire_at > now {

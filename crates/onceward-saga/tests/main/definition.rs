@@ -1,0 +1,219 @@
+//! What the shop's saga does not need: retries, pivot, stuck, definitions that can't work.
+
+use std::time::Duration;
+
+use onceward_saga::script::SagaScript;
+use onceward_saga::{SagaDefinition, SagaStatus, StepRef, TIMED_OUT};
+
+use crate::messages::*;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(5);
+
+fn start(attempts: i32, pivot: bool) -> SagaScript {
+    SagaScript::start(&trip(DEADLINE, attempts, pivot), "7", &Trip { seat: 12 })
+}
+
+fn at(step: &str, attempt: i32) -> StepRef {
+    let saga_id = trip(DEADLINE, 1, false).saga_id("7");
+    StepRef {
+        attempt,
+        ..StepRef::first(saga_id, step)
+    }
+}
+fn book(attempt: i32) -> Book {
+    Book {
+        at: at("book", attempt),
+        seat: 12,
+    }
+}
+fn booked(attempt: i32) -> Booked {
+    Booked {
+        at: at("book", attempt),
+        seat: 13,
+    }
+}
+fn free(attempt: i32, reason: &str) -> Free {
+    Free {
+        at: at("book", attempt),
+        reason: reason.into(),
+    }
+}
+fn print(attempt: i32) -> Print {
+    Print {
+        at: at("print", attempt),
+        seat: 13,
+    }
+}
+fn jammed(attempt: i32) -> Jammed {
+    Jammed {
+        at: at("print", attempt),
+        reason: "paper jam".into(),
+    }
+}
+fn ended(reason: &str) -> Ended {
+    Ended {
+        seat: 12,
+        reason: reason.into(),
+    }
+}
+
+#[test]
+fn a_silent_step_is_asked_again_and_the_answer_to_any_try_counts() {
+    start(3, false)
+        .every_reply_comes_twice()
+        .expects(book(1))
+        .time_passes(DEADLINE)
+        .expects(book(2))
+        .ignores(Full {
+            at: at("book", 1),
+            reason: "no".into(),
+        })
+        .replies(booked(1))
+        .expects(print(1))
+        .time_passes(DEADLINE / 2)
+        .replies(Printed { at: at("print", 1) })
+        .expects_event(ended(""))
+        .ends(SagaStatus::Completed);
+}
+
+#[test]
+fn a_step_that_stays_silent_is_given_up_after_its_last_try() {
+    start(3, false)
+        .expects(book(1))
+        .time_passes(DEADLINE)
+        .expects(book(2))
+        .time_passes(DEADLINE)
+        .expects(book(3))
+        .time_passes(DEADLINE)
+        .expects(free(3, TIMED_OUT))
+        .replies(Freed { at: at("book", 3) })
+        .expects_event(ended(TIMED_OUT))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
+fn a_step_without_effect_is_not_undone() {
+    start(1, false)
+        .expects(book(1))
+        .replies(booked(1))
+        .expects(print(1))
+        .time_passes(DEADLINE)
+        .expects(free(1, TIMED_OUT))
+        .replies(Printed { at: at("print", 1) })
+        .logged("late_reply", 1)
+        .ignores(Printed { at: at("print", 1) })
+        .expects_nothing()
+        .replies(Freed { at: at("book", 1) })
+        .expects_event(ended(TIMED_OUT))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
+fn behind_the_pivot_there_is_no_way_back_and_a_refusal_is_tried_again() {
+    start(1, true)
+        .every_reply_comes_twice()
+        .expects(book(1))
+        .replies(booked(1))
+        .expects(print(1))
+        .replies(jammed(1))
+        .expects_nothing()
+        .time_passes(RETRY)
+        .expects(print(2))
+        .ignores(jammed(1))
+        .time_passes(DEADLINE)
+        .expects(print(3))
+        .replies(jammed(3))
+        .time_passes(RETRY)
+        .expects(print(4))
+        .is(SagaStatus::Running)
+        .replies(Printed { at: at("print", 4) })
+        .expects_event(ended(""))
+        .ends(SagaStatus::Completed);
+}
+
+#[test]
+fn before_the_pivot_a_refusal_turns_back() {
+    start(1, true)
+        .expects(book(1))
+        .replies(Full {
+            at: at("book", 1),
+            reason: "full".into(),
+        })
+        .expects_event(ended("full"))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
+fn a_compensation_that_fails_for_good_leaves_the_saga_stuck_until_an_operator_resumes_it() {
+    let stuck = || {
+        start(1, false)
+            .every_reply_comes_twice()
+            .expects(book(1))
+            .time_passes(DEADLINE)
+            .expects(free(1, TIMED_OUT))
+            .replies(NotFreed {
+                at: at("book", 1),
+                reason: "the seat is glued".into(),
+            })
+            .time_passes(DEADLINE * 100)
+            .expects_nothing()
+            .is(SagaStatus::Stuck)
+    };
+    stuck().ends(SagaStatus::Stuck);
+    stuck()
+        .resumed_by("ann")
+        .is(SagaStatus::Compensating)
+        .expects(free(1, TIMED_OUT))
+        .replies(Freed { at: at("book", 1) })
+        .expects_event(ended(TIMED_OUT))
+        .ends(SagaStatus::Compensated);
+    // Or the participant did it after all.
+    stuck()
+        .replies(Freed { at: at("book", 1) })
+        .expects_event(ended(TIMED_OUT))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
+#[should_panic(expected = "another thing than expected")]
+fn a_script_compares_whole_messages() {
+    let wrong = Book {
+        seat: 99,
+        ..book(1)
+    };
+    start(1, false).expects(wrong).ends(SagaStatus::Running);
+}
+
+#[test]
+fn a_definition_that_cannot_work_tells_all_its_problems() {
+    let invalid = SagaDefinition::of::<Trip>("bad", 1)
+        .step("book", |step| {
+            step.command(|saga, at| Book {
+                at,
+                seat: saga.data.seat,
+            })
+            .done_by::<Booked>()
+            .compensate_with(|saga, at| Free {
+                at,
+                reason: saga.reason().to_owned(),
+            })
+            .attempts(0)
+        })
+        .step("book", |step| step.done_by::<Booked>())
+        .step("A/B", |step| step.pivot())
+        .build()
+        .unwrap_err();
+    let text = invalid.to_string();
+    for problem in [
+        "tried at least once",
+        "both a compensation and its confirmation",
+        "there twice",
+        "no command",
+        "no compensation",
+        "no reply that says done",
+        "a-z 0-9",
+    ] {
+        assert!(text.contains(problem), "{problem} is not in: {text}");
+    }
+}

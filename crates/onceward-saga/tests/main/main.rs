@@ -1,0 +1,12 @@
+//! Sagas, timers and participants, on SQLite and on Postgres.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code fails by panicking"
+)]
+
+mod definition;
+mod fixture;
+mod messages;
+mod participant;
+mod timer;
