@@ -1,0 +1,109 @@
+//! The command line; every flag is an environment variable as well.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use onceward_kafka::KafkaConfig;
+use skeleton::{Definition, ServerOptions};
+
+/// The shop: five services that talk only through outbox, Kafka and inbox.
+#[derive(Debug, Parser)]
+#[command(name = "shop", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the order service (port 8001).
+    Order(Serve<NoSettings>),
+    /// Run the inventory service (port 8002).
+    Inventory(Serve<NoSettings>),
+    /// Run the payment service (port 8003).
+    Payment(Serve<payment::Settings>),
+    /// Run the delivery service (port 8004).
+    Delivery(Serve<delivery::Settings>),
+    /// Run the saga orchestrator (port 8009).
+    SagaOrchestrator(Serve<saga_orchestrator::Settings>),
+    /// Create or update a service's tables. May be repeated.
+    Migrate(Migrate),
+    /// Create all topics that are missing. May be repeated.
+    Topics(Topics),
+}
+
+/// What every service needs, and what only this one does.
+#[derive(Debug, Args)]
+pub(crate) struct Serve<S: Args> {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) kafka: KafkaConfig,
+    /// Names this instance among those of the same service: after a restart it gets its partitions
+    /// back at once. Two instances must not share one.
+    #[arg(long, env = "ONCEWARD_INSTANCE_ID", value_name = "ID")]
+    pub(crate) instance_id: Option<String>,
+    #[command(flatten)]
+    pub(crate) settings: S,
+}
+
+/// A service without settings of its own.
+#[derive(Debug, Args)]
+pub(crate) struct NoSettings {}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Whose tables.
+    pub(crate) service: ServiceName,
+    /// Database: sqlite:///path/file.db (made if missing) or postgres://user:password@host:port/name.
+    #[arg(
+        long,
+        env = "ONCEWARD_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) database: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Topics {
+    #[command(flatten)]
+    pub(crate) kafka: KafkaConfig,
+    /// Partitions of a new topic.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    pub(crate) partitions: i32,
+    /// Copies of a new topic.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10))]
+    pub(crate) replication: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServiceName {
+    Order,
+    Inventory,
+    Payment,
+    Delivery,
+    SagaOrchestrator,
+}
+
+impl ServiceName {
+    pub(crate) fn definition(self) -> &'static Definition {
+        match self {
+            Self::Order => &order::DEFINITION,
+            Self::Inventory => &inventory::DEFINITION,
+            Self::Payment => &payment::DEFINITION,
+            Self::Delivery => &delivery::DEFINITION,
+            Self::SagaOrchestrator => &saga_orchestrator::DEFINITION,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,133 @@
+//! What each command does.
+
+use clap::Args;
+use onceward::Db;
+use onceward_kafka::{RdKafkaBroker, TopicMade};
+use onceward_saga::SagaBackend;
+use skeleton::{App, Background, Definition, Service};
+
+use crate::cli::{Command, Migrate, Serve, Topics};
+use crate::database::Database;
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Order(serve) => Box::pin(on_database(serve, Order)).await,
+        Command::Inventory(serve) => Box::pin(on_database(serve, Inventory)).await,
+        Command::Payment(serve) => Box::pin(on_database(serve, Payment)).await,
+        Command::Delivery(serve) => Box::pin(on_database(serve, Delivery)).await,
+        Command::SagaOrchestrator(serve) => Box::pin(on_database(serve, SagaOrchestrator)).await,
+        Command::Migrate(migrate) => self::migrate(migrate).await,
+        Command::Topics(topics) => self::topics(topics).await,
+    }
+}
+
+/// One service of the shop, on whichever database.
+trait Member {
+    type Settings: Args;
+    const DEFINITION: &'static Definition;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>>;
+}
+
+struct Order;
+struct Inventory;
+struct Payment;
+struct Delivery;
+struct SagaOrchestrator;
+
+impl Member for Order {
+    type Settings = crate::cli::NoSettings;
+    const DEFINITION: &'static Definition = &order::DEFINITION;
+    fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
+        order::service(app)
+    }
+}
+impl Member for Inventory {
+    type Settings = crate::cli::NoSettings;
+    const DEFINITION: &'static Definition = &inventory::DEFINITION;
+    fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
+        inventory::service(app)
+    }
+}
+impl Member for Payment {
+    type Settings = payment::Settings;
+    const DEFINITION: &'static Definition = &payment::DEFINITION;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        payment::service(app, settings)
+    }
+}
+impl Member for Delivery {
+    type Settings = delivery::Settings;
+    const DEFINITION: &'static Definition = &delivery::DEFINITION;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        delivery::service(app, settings)
+    }
+}
+impl Member for SagaOrchestrator {
+    type Settings = saga_orchestrator::Settings;
+    const DEFINITION: &'static Definition = &saga_orchestrator::DEFINITION;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        saga_orchestrator::service(app, settings)
+    }
+}
+
+async fn on_database<M: Member>(serve: Serve<M::Settings>, _member: M) -> anyhow::Result<()> {
+    skeleton::init_telemetry(&serve.server.telemetry)?;
+    serve.kafka.validate()?;
+    match Database::open(&serve.server.database).await? {
+        Database::Sqlite(db) => Box::pin(run_service::<M, _>(serve, db)).await,
+        Database::Postgres(db) => Box::pin(run_service::<M, _>(serve, db)).await,
+    }
+}
+
+async fn run_service<M: Member, B: SagaBackend>(
+    serve: Serve<M::Settings>,
+    db: Db<B>,
+) -> anyhow::Result<()> {
+    let make = |app: &App<B>| M::service(app, &serve.settings);
+    let extra = |_: &App<B>, service: &mut Service<B>| {
+        tracing::warn!(topics = service.topics.len(), "not consuming: HTTP only");
+        Ok(Vec::<Background>::new())
+    };
+    skeleton::run(M::DEFINITION, db, &serve.server, make, extra).await
+}
+
+async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
+    let definition = migrate.service.definition();
+    match Database::create(&migrate.database).await? {
+        Database::Sqlite(db) => {
+            skeleton::migrate(definition, db.pool()).await?;
+            db.close().await;
+        }
+        Database::Postgres(db) => {
+            skeleton::migrate(definition, db.pool()).await?;
+            db.close().await;
+        }
+    }
+    Ok(())
+}
+
+async fn topics(topics: Topics) -> anyhow::Result<()> {
+    let broker = RdKafkaBroker::new(topics.kafka)?;
+    let names = contracts::TOPICS.map(str::to_owned).to_vec();
+    let made = broker
+        .make_topics(names, topics.partitions, topics.replication)
+        .await?;
+    let created = made
+        .values()
+        .filter(|made| matches!(made, TopicMade::Created))
+        .count();
+    println!("{created} of {} topics created", made.len());
+    Ok(())
+}
