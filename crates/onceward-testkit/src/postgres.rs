@@ -102,7 +102,12 @@ fn fetch_bin() -> Result<PathBuf> {
         ("linux", "aarch64") => "linux-arm64v8",
         (os, arch) => bail!("no bundle for {os} on {arch}"),
     };
-    let home = cache_folder()?.join(format!("postgres-17-{system}"));
+    // Root's own cache can't be read by the user whom the server runs as.
+    let cache = match nix::unistd::geteuid().is_root() {
+        true => PathBuf::from("/var/cache/onceward"),
+        false => cache_folder()?,
+    };
+    let home = cache.join(format!("postgres-17-{system}"));
     let bin = home.join("server/bin");
     if bin.join("postgres").exists() {
         return Ok(bin);
