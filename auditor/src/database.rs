@@ -60,6 +60,8 @@ pub struct DatabaseEvidence {
     pub epoch: i64,
     /// Rows up to here were purged.
     pub floor_seq: i64,
+    /// The mirror of the progress: cursor and position, at most a second old.
+    pub mirror: Option<(Value, i64)>,
     /// The outbox.
     pub rows: Vec<OutboxRow>,
     /// Message ids of parked rows, and whether each was discarded.
@@ -127,7 +129,8 @@ pub async fn open_read_only(url: &str) -> Result<Connection> {
     }
 }
 
-/// Reads everything in one snapshot. `progress` decides which rows are passed; without it none is.
+/// Reads everything in one snapshot. `progress` decides which rows are passed; without it the
+/// database's own mirror does.
 pub async fn read_database(
     url: &str,
     progress: Option<&ProgressView>,
@@ -154,17 +157,22 @@ pub async fn read_database(
     Ok(found)
 }
 
+type SourceRow = (Uuid, String, i64, i64, Option<String>, Option<i64>);
+
 async fn read_source(connection: &mut Connection, found: &mut DatabaseEvidence) -> Result<()> {
-    const SOURCE: &str = "select s.source_id, s.name, s.epoch, coalesce(p.floor_seq, 0) \
+    const SOURCE: &str = "select s.source_id, s.name, s.epoch, coalesce(p.floor_seq, 0), \
+         p.cursor, p.position \
          from outbox_source s left join outbox_progress p on p.id = 1 where s.id = 1";
-    let row: Option<(Uuid, String, i64, i64)> =
+    let row: Option<SourceRow> =
         on!(connection, c => sqlx::query_as(SOURCE).fetch_optional(&mut *c).await)
             .context("no Onceward tables")?;
-    if let Some((id, name, epoch, floor)) = row {
+    if let Some((id, name, epoch, floor, cursor, position)) = row {
         found.source_id = Some(id);
         found.source_name = name;
         found.epoch = epoch;
         found.floor_seq = floor;
+        let cursor = cursor.as_deref().map(serde_json::from_str).transpose()?;
+        found.mirror = cursor.zip(position);
     }
     const PARKED: &str = "select message_id, state from outbox_dead_letter";
     let parked: Vec<(Uuid, String)> =
@@ -190,7 +198,11 @@ async fn read_outbox(
          pg_visible_in_snapshot(tx_id, $1::text::pg_snapshot) \
          or (seq <= $3 and pg_visible_in_snapshot(tx_id, $2::text::pg_snapshot)) \
          from outbox order by seq";
-    let cursor = progress.map_or(&Value::Null, |p| &p.cursor);
+    let mirrored = found
+        .mirror
+        .as_ref()
+        .map_or(Value::Null, |(c, _)| c.clone());
+    let cursor = progress.map_or(&mirrored, |p| &p.cursor);
     let rows = &mut found.rows;
     let mut keep = |(seq, uuid, topic, key, payload, passed): Row| {
         rows.push(OutboxRow {

@@ -31,6 +31,7 @@ pub struct PartitionEnd {
 
 /// A reader of topics. Blocking: call it on a thread of its own.
 pub struct KafkaReader {
+    patience: Duration,
     committed: BaseConsumer,
     uncommitted: BaseConsumer,
 }
@@ -62,6 +63,7 @@ impl KafkaReader {
             config.create().context("Kafka settings are refused")
         };
         let reader = Self {
+            patience: OPEN_TRANSACTION,
             committed: consumer("read_committed")?,
             uncommitted: consumer("read_uncommitted")?,
         };
@@ -70,6 +72,23 @@ impl KafkaReader {
             .fetch_metadata(Some("outbox.progress.none"), ASK)
             .context("Kafka does not answer")?;
         Ok(reader)
+    }
+
+    /// Waits no longer than this for an open transaction to end (20 s unless told otherwise).
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// First offset of a record written at `time_ms` (milliseconds since the Unix epoch) or later;
+    /// `None` if there is none.
+    pub fn offset_at(&self, topic: &str, partition: i32, time_ms: i64) -> Result<Option<i64>> {
+        let mut question = TopicPartitionList::new();
+        question.add_partition_offset(topic, partition, Offset::Offset(time_ms))?;
+        let answer = self.uncommitted.offsets_for_times(question, ASK)?;
+        let found = answer.find_partition(topic, partition);
+        Ok(found.and_then(|p| p.offset().to_raw()).filter(|o| *o >= 0))
     }
 
     /// Number of partitions; 0 if the topic does not exist.
@@ -95,7 +114,7 @@ impl KafkaReader {
     }
 
     /// Calls `each` for every committed record in `[from, high)` and returns how far it came:
-    /// below `high` if a transaction stayed open for 20 s.
+    /// below `high` if a transaction stayed open for longer than the patience.
     pub fn read(
         &self,
         topic: &str,
@@ -146,7 +165,7 @@ impl KafkaReader {
 
     /// Waits until `read_committed` readers can see up to `high`.
     fn stable_end(&self, topic: &str, partition: i32, high: i64) -> Result<i64> {
-        let until = Instant::now() + OPEN_TRANSACTION;
+        let until = Instant::now() + self.patience;
         loop {
             // With this isolation level the "high watermark" is the last stable offset.
             let (_, stable) = self.committed.fetch_watermarks(topic, partition, ASK)?;

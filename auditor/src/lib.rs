@@ -22,10 +22,11 @@ mod progress;
 mod record;
 mod report;
 mod run;
-pub mod shop;
 
 pub use check::{ConsumerState, Evidence, InboxState, PartitionRange, SourceState, check};
-pub use database::{DatabaseEvidence, OffsetRow, OutboxRow, open_read_only, read_database};
+pub use database::{
+    Connection, DatabaseEvidence, OffsetRow, OutboxRow, open_read_only, read_database,
+};
 pub use interned::{Interner, Symbol};
 pub use kafka::{KafkaReader, PartitionEnd};
 pub use progress::{LastRow, ProgressView};

@@ -31,6 +31,8 @@ pub struct ProgressView {
     pub position: i64,
     /// Rows published or parked.
     pub passed: i64,
+    /// Wrapping sum of the message ids passed.
+    pub id_sum: u128,
     /// The last row passed.
     pub last: Option<LastRow>,
     /// Topic → partition → position of the last record there.
@@ -79,6 +81,7 @@ impl ProgressView {
             cursor: json["cursor"].clone(),
             position: number("position")?,
             passed: number("passed")?,
+            id_sum: u128::from_str_radix(json["id_sum"].as_str().unwrap_or("0"), 16)?,
             last,
             partitions,
             offset,

@@ -32,7 +32,15 @@ pub(super) fn check(evidence: &Evidence, source: &SourceState, index: &Index, ou
         doubled(evidence, name, &own, index, out);
     }
     if let Some(database) = &source.database {
-        identity(source, database, out);
+        let mirrored = database
+            .mirror
+            .as_ref()
+            .map_or(0, |(_, position)| *position);
+        if evidence.kafka_was_read {
+            identity(source, database, mirrored, out);
+        } else {
+            window.position = mirrored;
+        }
         window.floor_seq = database.floor_seq;
         window.rows = database.rows.len() as u64;
         window.discarded = database.parked.values().filter(|d| **d).count() as u64;
@@ -47,7 +55,7 @@ pub(super) fn check(evidence: &Evidence, source: &SourceState, index: &Index, ou
 }
 
 /// Progress and database must speak of the same outbox.
-fn identity(source: &SourceState, database: &DatabaseEvidence, out: &mut Report) {
+fn identity(source: &SourceState, database: &DatabaseEvidence, mirrored: i64, out: &mut Report) {
     let mut find = |text: String| {
         out.find(Finding {
             kind: FindingKind::Identity,
@@ -61,6 +69,13 @@ fn identity(source: &SourceState, database: &DatabaseEvidence, out: &mut Report)
         find(format!(
             "this database is source {:?}",
             database.source_name
+        ));
+    }
+    let position = source.progress.as_ref().map_or(0, |p| p.position);
+    if position < mirrored {
+        find(format!(
+            "progress in Kafka stands at position {position}, the database knows of {mirrored}: \
+             Kafka lost it, or is another cluster"
         ));
     }
     if let Some(progress) = &source.progress {

@@ -1,0 +1,320 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use onceward_kafka::KafkaConfig;
+
+const EXAMPLES: &str = "\
+Examples:
+  onceward status                              everything at a glance, in the folder of `./dev up`
+  onceward message trace 0198c0de-…            the whole way of an order, by its id
+  onceward dead-letter list                    what needs a person
+  onceward verify                              is anything lost, doubled or out of order?
+  onceward --database order=postgres://u@h/order --kafka h:9092 status --json
+
+Exit codes:
+  0   done; for checks: clean
+  1   a check found something broken, or the wish was refused
+  2   nothing to check, or nothing of that name
+  3   a database or Kafka could not be reached, so the answer is missing or incomplete
+  64  the command line is wrong";
+
+/// Looks into outboxes, inboxes, sagas and topics, and mends what needs a person.
+#[derive(Debug, Parser)]
+#[command(name = "onceward", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Parses. Where to look may stand before or behind the command's words; Kafka's many settings
+    /// are shown by `--help`, not by `-h`.
+    pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::command().mut_args(|arg| {
+            let rare = arg.get_id().as_str().starts_with("kafka_");
+            arg.global(true).hide_short_help(rare).hide_env_values(true)
+        });
+        let mut matches = command.try_get_matches_from(arguments)?;
+        Self::from_arg_matches_mut(&mut matches)
+    }
+}
+
+/// Where to look, and how to say it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Where and how")]
+pub(crate) struct PlaceArgs {
+    /// Folder with onceward.json or *.db [default: ./data, found here or above]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ONCEWARD_DATA",
+        hide_env_values = true
+    )]
+    pub data: Option<PathBuf>,
+    /// A database, instead of --data; may be repeated
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME=URL",
+        env = "ONCEWARD_SOURCES",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub database: Vec<String>,
+    /// JSON to stdout instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything at a glance: per source what is unpublished, per consumer what it lags
+    Status,
+    /// Messages in the outboxes
+    #[command(subcommand)]
+    Message(MessageCommand),
+    /// What consumers have received
+    #[command(subcommand)]
+    Inbox(InboxCommand),
+    /// Messages that need a person: list, show, replay, discard
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
+    /// Sagas and their steps
+    #[command(subcommand)]
+    Saga(SagaCommand),
+    /// Databases with an outbox: their identity and health
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// The library's tables
+    #[command(subcommand)]
+    Schema(SchemaCommand),
+    /// Prove that nothing is lost, doubled, reordered or left unhandled
+    #[command(after_help = VERIFY)]
+    Verify(VerifyArgs),
+}
+
+const VERIFY: &str = "\
+Reads each source's progress first, then the databases, then the topics up to the end they had at
+that moment, and says how far back and how far forward it could see. Everything may go on running.
+
+Exit codes: 0 clean, 1 broken, 2 nothing to check, 3 a part could not be read.";
+
+/// `onceward message …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MessageCommand {
+    /// Newest messages of the outboxes
+    List(MessageList),
+    /// One message with headers, payload and what became of it
+    Show {
+        /// Message id
+        id: String,
+    },
+    /// The whole way of a story: outbox, topic, inboxes, and what it caused next
+    #[command(
+        after_help = "Example:\n  onceward message trace 0198c0de-0000-7000-8000-000000000001"
+    )]
+    Trace {
+        /// An order id (aggregate id or key), a message id or a correlation id
+        id: String,
+    },
+}
+
+/// Which messages.
+#[derive(Debug, Args)]
+pub(crate) struct MessageList {
+    /// Only this source
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Only this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Only this key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Only what the relay has not passed yet
+    #[arg(long)]
+    pub unpublished: bool,
+    /// At most so many per source
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub limit: i64,
+}
+
+/// `onceward inbox …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum InboxCommand {
+    /// Newest received messages
+    List(InboxList),
+}
+
+/// Which inbox rows.
+#[derive(Debug, Args)]
+pub(crate) struct InboxList {
+    /// Only this consumer
+    #[arg(long)]
+    pub consumer: Option<String>,
+    /// Only this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Only this key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Only this state
+    #[arg(long, value_enum)]
+    pub state: Option<InboxStateArg>,
+    /// At most so many per database
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub limit: i64,
+}
+
+/// States of an inbox row.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum InboxStateArg {
+    Handled,
+    Waiting,
+    Dead,
+    Discarded,
+}
+
+impl InboxStateArg {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Waiting => "waiting",
+            Self::Dead => "dead",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+/// `onceward dead-letter …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterCommand {
+    /// All dead letters: refused by Kafka (outbox) or by a consumer (inbox)
+    List {
+        /// Only this database
+        #[arg(long)]
+        source: Option<String>,
+        /// Also those replayed or discarded already
+        #[arg(long)]
+        all: bool,
+    },
+    /// One dead letter with its headers, payload, cause, and what queues behind it
+    Show {
+        /// Message id, or TOPIC/PARTITION@OFFSET
+        letter: String,
+    },
+    /// Ask its owner to try it again, in the order of its key
+    #[command(after_help = "Example:\n  onceward dead-letter replay 0198c0de-… --wait")]
+    Replay(LetterRequest),
+    /// Ask its owner to give it up; what queues behind it goes on
+    Discard {
+        #[command(flatten)]
+        request: LetterRequest,
+        /// Acknowledge that its effect is missing for good and the key's order has a hole
+        #[arg(long)]
+        yes_break_order: bool,
+    },
+    /// Wishes and what became of them
+    Requests {
+        /// Only those not carried out yet
+        #[arg(long)]
+        open: bool,
+    },
+}
+
+/// A wish about one dead letter.
+#[derive(Debug, Args)]
+pub(crate) struct LetterRequest {
+    /// Message id, or TOPIC/PARTITION@OFFSET
+    pub letter: String,
+    /// Only this consumer's, if several have it
+    #[arg(long)]
+    pub consumer: Option<String>,
+    /// Why, for those who come after
+    #[arg(long)]
+    pub note: Option<String>,
+    /// Who asks
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "USER",
+        hide_env_values = true,
+        default_value = "operator"
+    )]
+    pub by: String,
+    /// Wait until it is carried out
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub timeout: u64,
+}
+
+/// `onceward saga …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SagaCommand {
+    /// Newest sagas
+    List {
+        /// Only this status
+        #[arg(long)]
+        status: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+    },
+    /// One saga: its events in order, and its timers
+    Show {
+        /// Saga id
+        id: String,
+    },
+}
+
+/// `onceward source …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceCommand {
+    /// The databases and their identity
+    List,
+    /// Is each source consistent with Kafka, with itself, and safely configured?
+    Check {
+        /// Only this source
+        source: Option<String>,
+    },
+}
+
+/// `onceward schema …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Make or update the library's tables, and name the source; may be run again
+    #[command(
+        after_help = "Example:\n  onceward schema migrate postgres://me@db/shop --source order"
+    )]
+    Migrate {
+        /// sqlite:… (made if missing) or postgres:…
+        url: String,
+        /// Name of this source: it becomes part of topic names and can't be changed
+        #[arg(long)]
+        source: String,
+    },
+    /// Are the library's tables there and up to date?
+    Check {
+        /// sqlite:… or postgres:…
+        url: String,
+    },
+}
+
+/// `onceward verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Print at most so many findings
+    #[arg(long, default_value_t = 20)]
+    pub limit: usize,
+}

@@ -1,0 +1,72 @@
+//! One module per noun.
+
+mod cursor;
+mod dead_letter;
+mod dead_letter_request;
+mod inbox;
+mod message;
+mod saga;
+mod schema;
+mod source;
+mod source_check;
+mod status;
+mod trace;
+mod trace_tree;
+mod verify;
+
+use anyhow::Result;
+
+use crate::World;
+use crate::args::{
+    Cli, Command, DeadLetterCommand, InboxCommand, MessageCommand, SagaCommand, SchemaCommand,
+    SourceCommand,
+};
+use crate::locate::Place;
+use crate::outcome::Outcome;
+
+/// Runs the command.
+pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
+    let command = match cli.command {
+        // Names its database itself.
+        Command::Schema(command) => {
+            return match command {
+                SchemaCommand::Migrate { url, source } => schema::migrate(&url, &source).await,
+                SchemaCommand::Check { url } => schema::check(&url).await,
+            };
+        }
+        other => other,
+    };
+    let place = Place::find(&cli.place, &cli.kafka, &world.folder)?;
+    match command {
+        Command::Status => status::status(&place, world).await,
+        Command::Message(MessageCommand::List(args)) => message::list(&place, &args).await,
+        Command::Message(MessageCommand::Show { id }) => message::show(&place, &id).await,
+        Command::Message(MessageCommand::Trace { id }) => trace::trace(&place, &id).await,
+        Command::Inbox(InboxCommand::List(args)) => inbox::list(&place, &args).await,
+        Command::DeadLetter(command) => match command {
+            DeadLetterCommand::List { source, all } => {
+                dead_letter::list(&place, source.as_deref(), all).await
+            }
+            DeadLetterCommand::Show { letter } => dead_letter::show(&place, &letter).await,
+            DeadLetterCommand::Replay(request) => {
+                dead_letter_request::replay(&place, world, &request).await
+            }
+            DeadLetterCommand::Discard {
+                request,
+                yes_break_order,
+            } => dead_letter_request::discard(&place, world, &request, yes_break_order).await,
+            DeadLetterCommand::Requests { open } => dead_letter_request::list(&place, open).await,
+        },
+        Command::Saga(SagaCommand::List { status, limit }) => {
+            saga::list(&place, status.as_deref(), limit).await
+        }
+        Command::Saga(SagaCommand::Show { id }) => saga::show(&place, &id).await,
+        Command::Source(SourceCommand::List) => source::list(&place).await,
+        Command::Source(SourceCommand::Check { source }) => {
+            source_check::check(&place, source.as_deref()).await
+        }
+        Command::Verify(args) => verify::verify(&place, &args).await,
+        // Answered above.
+        Command::Schema(_) => Outcome::new("", &()),
+    }
+}

@@ -1,0 +1,147 @@
+//! Kafka, if it answers: every command but `verify` does without.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use auditor::{KafkaReader, PartitionEnd, ProgressView};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use uuid::Uuid;
+
+use crate::locate::Place;
+
+/// Client settings of a place.
+pub(crate) fn settings(place: &Place) -> Result<Vec<(String, String)>> {
+    let Some(config) = &place.kafka else {
+        bail!("no address is known, see --kafka HOST:PORT");
+    };
+    let client = config.client_config()?;
+    let map = client.config_map();
+    Ok(map
+        .iter()
+        .map(|(k, v)| ((*k).to_string(), (*v).to_string()))
+        .collect())
+}
+
+/// A glance does not wait for a transaction that hangs.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What Kafka says of these sources and partitions in one go.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// Source → its committed progress.
+    pub progress: BTreeMap<String, ProgressView>,
+    /// (topic, partition) → bounds.
+    pub bounds: BTreeMap<(String, i32), PartitionEnd>,
+}
+
+/// Asks; on failure says why.
+pub(crate) async fn look(
+    place: &Place,
+    sources: Vec<String>,
+    partitions: Vec<(String, i32)>,
+) -> Result<Look, String> {
+    let settings = settings(place).map_err(|e| format!("{e:#}"))?;
+    let asking = move || -> Result<Look> {
+        let reader = KafkaReader::connect(&settings)?.with_patience(PATIENCE);
+        let mut look = Look::default();
+        for source in sources {
+            if let Some(progress) = reader.progress(&source)? {
+                look.progress.insert(source, progress);
+            }
+        }
+        for (topic, partition) in partitions {
+            if let Ok(bounds) = reader.bounds(&topic, partition) {
+                look.bounds.insert((topic, partition), bounds);
+            }
+        }
+        Ok(look)
+    };
+    match tokio::task::spawn_blocking(asking).await {
+        Ok(Ok(look)) => Ok(look),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(panicked) => Err(panicked.to_string()),
+    }
+}
+
+/// A record to look for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub message_id: Uuid,
+    pub topic: String,
+    pub key: Option<String>,
+    /// Microseconds.
+    pub occurred_at: i64,
+}
+
+/// Records to look at per partition before giving up: a few seconds' work.
+const LOOK_AT_MOST: i64 = 100_000;
+
+/// Finds records by their `ce_id`, from a second before they were written on.
+pub(crate) async fn find(
+    place: &Place,
+    wanted: Vec<Wanted>,
+) -> Result<Vec<(Uuid, String)>, String> {
+    if wanted.is_empty() {
+        return Ok(vec![]);
+    }
+    let settings = settings(place).map_err(|e| format!("{e:#}"))?;
+    let asking = move || -> Result<Vec<(Uuid, String)>> {
+        let reader = KafkaReader::connect(&settings)?.with_patience(PATIENCE);
+        let mut found = vec![];
+        for (topic, partition, ids, since) in by_partition(&reader, &wanted)? {
+            let Some(from) = reader.offset_at(&topic, partition, since / 1000 - 1000)? else {
+                continue;
+            };
+            let high = reader.bounds(&topic, partition)?.high;
+            let end = high.min(from.saturating_add(LOOK_AT_MOST));
+            reader.read(&topic, partition, from, end, |message| {
+                if let Some(id) = ce_id(message).filter(|id| ids.contains(id)) {
+                    found.push((id, format!("{topic}/{partition}@{}", message.offset())));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    };
+    match tokio::task::spawn_blocking(asking).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(panicked) => Err(panicked.to_string()),
+    }
+}
+
+/// A partition to look into: topic, partition, ids that may be there, time of the oldest.
+type Search = (String, i32, HashSet<Uuid>, i64);
+
+fn by_partition(reader: &KafkaReader, wanted: &[Wanted]) -> Result<Vec<Search>> {
+    let mut searches: BTreeMap<(String, i32), (HashSet<Uuid>, i64)> = BTreeMap::new();
+    for one in wanted {
+        let count = reader.partition_count(&one.topic)?;
+        // Without a key it may be anywhere.
+        let partitions = match &one.key {
+            Some(key) if count > 0 => {
+                let partition = onceward::partition_for(key.as_bytes(), count);
+                partition..partition + 1
+            }
+            _ => 0..count,
+        };
+        for partition in partitions {
+            let search = searches
+                .entry((one.topic.clone(), partition))
+                .or_insert_with(|| (HashSet::new(), one.occurred_at));
+            search.0.insert(one.message_id);
+            search.1 = search.1.min(one.occurred_at);
+        }
+    }
+    let flat = searches
+        .into_iter()
+        .map(|((t, p), (ids, since))| (t, p, ids, since));
+    Ok(flat.collect())
+}
+
+fn ce_id(message: &BorrowedMessage<'_>) -> Option<Uuid> {
+    let headers = message.headers()?;
+    let id = headers.iter().find(|h| h.key == onceward::header::CE_ID)?;
+    std::str::from_utf8(id.value?).ok()?.parse().ok()
+}
