@@ -1,4 +1,10 @@
 //! The saga of an order, as dialogue and with all its participants.
-#![expect(clippy::unwrap_used, reason = "test code fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code fails by panicking"
+)]
 
+mod conservation;
 mod dialogue;
+mod world;

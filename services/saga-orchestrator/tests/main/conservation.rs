@@ -1,0 +1,184 @@
+//! Whatever is refused, silent, repeated, reordered or rolled back: an order is done or undone as
+//! a whole, and stock and money add up.
+
+use onceward_saga::{SagaBackend, SagaStatus, TIMED_OUT};
+
+use crate::world::{Ledger, Unkindness, World};
+
+/// What goes wrong at a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// The participant says no.
+    Refused,
+    /// The participant is down until long after the deadline.
+    Down,
+    /// The participant does it, and nobody hears of it until long after the deadline.
+    CutOff,
+}
+
+const STEPS: [&str; 3] = ["inventory", "payment", "delivery"];
+/// More than there is of product_3.
+const TOO_MANY: i64 = 100;
+
+async fn compensates_from_every_step<B: SagaBackend>(mut world: World<B>) {
+    let before = world.ledger().await;
+    for step in STEPS {
+        for fault in [Fault::Refused, Fault::Down, Fault::CutOff] {
+            for copies in [1, 2] {
+                for seed in 0..3 {
+                    let crashes = seed == 0;
+                    let unkindness = Unkindness {
+                        copies,
+                        crashes,
+                        seed,
+                    };
+                    let case = format!("{step} {fault:?} {unkindness:?}");
+                    world.is(unkindness);
+                    one_fault(&mut world, step, fault, &case).await;
+                    assert_eq!(world.ledger().await, before, "{case}");
+                }
+            }
+        }
+    }
+    println!("{} messages handled", world.delivered);
+}
+
+async fn one_fault<B: SagaBackend>(
+    world: &mut World<B>,
+    step: &'static str,
+    fault: Fault,
+    case: &str,
+) {
+    let (mut user, mut product, mut quantity) = ("user_123", "product_1", 2);
+    let mut reason = TIMED_OUT;
+    match fault {
+        Fault::Refused => match step {
+            "inventory" => {
+                (product, quantity) = ("product_3", TOO_MANY);
+                reason = inventory::INSUFFICIENT;
+            }
+            "payment" => (user, reason) = (payment::ALWAYS_REFUSED, payment::REFUSED),
+            _ => (user, reason) = (delivery::ALWAYS_REFUSED, delivery::REFUSED),
+        },
+        Fault::Down => world.stop(step),
+        Fault::CutOff => world.cut_off(step),
+    }
+    let order = world.order(user, product, quantity, 19_999);
+    world.settle().await;
+    if fault != Fault::Refused {
+        assert_eq!(world.saga(order).await.0, SagaStatus::Running, "{case}");
+        world.deadlines_pass().await;
+        // All others undo their part without the silent one.
+        world.settle().await;
+        assert_eq!(
+            world.saga(order).await.0,
+            SagaStatus::Compensating,
+            "{case}"
+        );
+        world.start(step);
+        world.reconnect(step);
+        world.settle().await;
+    }
+    let ended = (SagaStatus::Compensated, Some(reason.to_owned()));
+    assert_eq!(world.saga(order).await, ended, "{case}");
+    assert_eq!(world.last_word(order).await, "order.cancelled.v1", "{case}");
+}
+
+async fn orders_at_the_same_time_end_right_and_add_up<B: SagaBackend>(mut world: World<B>) {
+    let before = world.ledger().await;
+    let (mut sold, mut paid, mut deliveries) = (0, 0, 0);
+    for seed in 0..3 {
+        world.is(Unkindness {
+            copies: 2,
+            crashes: false,
+            seed,
+        });
+        let mut orders = Vec::new();
+        for n in 0..5_i64 {
+            for (user, product, quantity, ends) in [
+                ("user_123", "product_1", n + 1, "order.completed.v1"),
+                ("user_123", "product_3", TOO_MANY, "order.cancelled.v1"),
+                (
+                    payment::ALWAYS_REFUSED,
+                    "product_2",
+                    1,
+                    "order.cancelled.v1",
+                ),
+                (
+                    delivery::ALWAYS_REFUSED,
+                    "product_1",
+                    3,
+                    "order.cancelled.v1",
+                ),
+                ("user_123", "product_9", 1, "order.cancelled.v1"),
+            ] {
+                let amount = 100 * n + 1;
+                if ends == "order.completed.v1" {
+                    (sold, paid, deliveries) = (sold + quantity, paid + amount, deliveries + 1);
+                }
+                orders.push((world.order(user, product, quantity, amount), ends));
+            }
+        }
+        world.settle().await;
+        for (order, ends) in orders {
+            assert_eq!(world.last_word(order).await, ends, "seed {seed}");
+        }
+        let expected = Ledger {
+            stock: before.stock - sold,
+            reserved: 0,
+            sold,
+            paid,
+            deliveries,
+        };
+        assert_eq!(world.ledger().await, expected, "seed {seed}");
+    }
+    println!("{} messages handled", world.delivered);
+}
+
+async fn the_last_pieces_are_not_sold_twice<B: SagaBackend>(mut world: World<B>) {
+    let before = world.ledger().await;
+    world.is(Unkindness {
+        copies: 2,
+        crashes: true,
+        seed: 7,
+    });
+    // Of product_3 there are 50.
+    let orders: Vec<_> = (0..8)
+        .map(|_| world.order("user_123", "product_3", 9, 1))
+        .collect();
+    world.settle().await;
+    let mut completed = 0;
+    for order in orders {
+        match world.saga(order).await {
+            (SagaStatus::Completed, _) => completed += 1,
+            (_, reason) => assert_eq!(reason.as_deref(), Some(inventory::INSUFFICIENT)),
+        }
+    }
+    assert_eq!(completed, 5);
+    let after = world.ledger().await;
+    assert_eq!((after.stock, after.sold), (before.stock - 45, 45));
+}
+
+macro_rules! on_both {
+    ($($name:ident, $deadline_ms:literal;)*) => {
+        mod sqlite {
+            use crate::world::World;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(World::on_sqlite($deadline_ms).await).await;
+            })*
+        }
+        mod postgres {
+            use crate::world::World;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(World::on_postgres($deadline_ms).await).await;
+            })*
+        }
+    };
+}
+on_both!(
+    compensates_from_every_step, 20;
+    orders_at_the_same_time_end_right_and_add_up, 60_000;
+    the_last_pieces_are_not_sold_twice, 60_000;
+);

@@ -1,0 +1,415 @@
+//! All participants with their own databases, and a bus in memory that reorders and repeats.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use contracts::order;
+use onceward::consumer::Handlers;
+use onceward::{
+    Backend, Clock, Coordinates, Db, Envelope, Event, IdGen, MessageId, OpenOptions, Outbox,
+    SourceName, SystemClock, UuidV7,
+};
+use onceward_saga::inspect::{self, SagaFilter};
+use onceward_saga::{SagaBackend, SagaStatus, TimerOptions, TimerRunner};
+use onceward_testkit::postgres;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use saga_orchestrator::Settings;
+use sqlx::{Postgres, Row, Sqlite};
+use uuid::Uuid;
+
+/// One service: its database, what it handles, and how much of its outbox is on the bus.
+struct Node<B: Backend> {
+    name: &'static str,
+    db: Db<B>,
+    handlers: Handlers<B>,
+    topics: Vec<&'static str>,
+    published: i64,
+}
+
+/// How unkind the bus is.
+#[derive(Debug, Clone, Copy)]
+pub struct Unkindness {
+    /// Every message is delivered so many times.
+    pub copies: usize,
+    /// Every delivery is handled and rolled back once before it counts.
+    pub crashes: bool,
+    /// Which message comes next, of all that could.
+    pub seed: u64,
+}
+
+/// Stock and money, as they must add up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ledger {
+    pub stock: i64,
+    pub reserved: i64,
+    pub sold: i64,
+    /// Minor units the customers have paid and not got back.
+    pub paid: i64,
+    pub deliveries: i64,
+}
+
+pub struct World<B: SagaBackend> {
+    nodes: Vec<Node<B>>,
+    timers: TimerRunner<B>,
+    /// By source and topic: in order within, in any order between.
+    queues: BTreeMap<(&'static str, String), VecDeque<Envelope>>,
+    /// Services that are down: nothing is delivered to them.
+    down: BTreeSet<&'static str>,
+    /// Services whose messages stay unpublished.
+    mute: BTreeSet<&'static str>,
+    unkindness: Unkindness,
+    rng: StdRng,
+    pub delivered: usize,
+    _folder: Option<tempfile::TempDir>,
+}
+
+const KIND: Unkindness = Unkindness {
+    copies: 1,
+    crashes: false,
+    seed: 0,
+};
+
+impl World<Sqlite> {
+    pub async fn on_sqlite(deadline_ms: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dbs = Vec::new();
+        for n in 0..4 {
+            let path = folder.path().join(format!("{n}.db"));
+            std::fs::File::create(&path).unwrap();
+            let url = format!("sqlite://{}", path.display());
+            dbs.push(
+                Db::<Sqlite>::open(&url, OpenOptions::default())
+                    .await
+                    .unwrap(),
+            );
+        }
+        let mut world = Self::new(dbs, deadline_ms).await;
+        world._folder = Some(folder);
+        world
+    }
+}
+
+impl World<Postgres> {
+    pub async fn on_postgres(deadline_ms: u64) -> Self {
+        let mut dbs = Vec::new();
+        for _ in 0..4 {
+            let url = postgres::shared().unwrap().create_database().unwrap();
+            dbs.push(
+                Db::<Postgres>::open(&url, OpenOptions::default())
+                    .await
+                    .unwrap(),
+            );
+        }
+        Self::new(dbs, deadline_ms).await
+    }
+}
+
+impl<B: SagaBackend> World<B> {
+    async fn new(dbs: Vec<Db<B>>, deadline_ms: u64) -> Self {
+        let definitions = [
+            saga_orchestrator::DEFINITION,
+            inventory::DEFINITION,
+            payment::DEFINITION,
+            delivery::DEFINITION,
+        ];
+        let mut nodes = Vec::new();
+        let mut timers = None;
+        for (definition, db) in definitions.iter().zip(dbs) {
+            skeleton::migrate(definition, db.pool()).await.unwrap();
+            let outbox = Outbox::new(SourceName::new(definition.name).unwrap());
+            // Nothing fails by chance: what fails is what the test says.
+            let payments = payment::Settings {
+                fail_percent: 0,
+                ..Default::default()
+            };
+            let deliveries = delivery::Settings {
+                fail_percent: 0,
+                ..Default::default()
+            };
+            let (handlers, topics) = match definition.name {
+                "inventory" => (inventory::handlers(&outbox), inventory::TOPICS.to_vec()),
+                "payment" => (
+                    payment::handlers(&outbox, &payments),
+                    payment::TOPICS.to_vec(),
+                ),
+                "delivery" => (
+                    delivery::handlers(&outbox, &deliveries),
+                    delivery::TOPICS.to_vec(),
+                ),
+                _ => {
+                    let (sagas, saga) =
+                        saga_orchestrator::sagas(&outbox, &Settings { deadline_ms }).unwrap();
+                    let handlers = saga_orchestrator::handlers(&sagas, &saga);
+                    timers = Some(TimerRunner::new(db.clone(), sagas, TimerOptions::default()));
+                    (handlers, saga_orchestrator::TOPICS.to_vec())
+                }
+            };
+            nodes.push(Node {
+                name: definition.name,
+                db,
+                handlers,
+                topics,
+                published: 0,
+            });
+        }
+        Self {
+            nodes,
+            timers: timers.unwrap(),
+            queues: BTreeMap::new(),
+            down: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            unkindness: KIND,
+            rng: StdRng::seed_from_u64(0),
+            delivered: 0,
+            _folder: None,
+        }
+    }
+
+    pub fn is(&mut self, unkindness: Unkindness) {
+        self.unkindness = unkindness;
+        self.rng = StdRng::seed_from_u64(unkindness.seed);
+    }
+
+    /// A customer's order, as the order service would say it.
+    pub fn order(&mut self, user_id: &str, product_id: &str, quantity: i64, minor: i64) -> Uuid {
+        let order_id = UuidV7.next();
+        let created = order::Created {
+            order_id,
+            user_id: user_id.into(),
+            product_id: product_id.into(),
+            quantity,
+            amount_minor: minor,
+        };
+        let payload = serde_json::to_vec(&created).unwrap();
+        let envelope = envelope(
+            UuidV7.next(),
+            order::Created::TYPE,
+            "order.created",
+            payload,
+        );
+        self.enqueue("order", envelope);
+        order_id
+    }
+
+    pub fn stop(&mut self, service: &'static str) {
+        self.down.insert(service);
+    }
+    pub fn start(&mut self, service: &'static str) {
+        self.down.remove(service);
+    }
+    /// The service works, and nobody hears of it.
+    pub fn cut_off(&mut self, service: &'static str) {
+        self.mute.insert(service);
+    }
+    pub fn reconnect(&mut self, service: &'static str) {
+        self.mute.remove(service);
+    }
+
+    /// Delivers until nothing is left that could be.
+    pub async fn settle(&mut self) {
+        loop {
+            self.publish().await;
+            let ready: Vec<_> = self
+                .queues
+                .iter()
+                .filter(|((_, topic), queue)| !queue.is_empty() && !self.is_held(topic))
+                .map(|(key, _)| key.clone())
+                .collect();
+            if ready.is_empty() {
+                return;
+            }
+            let key = &ready[self.rng.random_range(0..ready.len())];
+            let envelope = self.queues.get_mut(key).unwrap().pop_front().unwrap();
+            self.deliver(&envelope).await;
+        }
+    }
+
+    fn is_held(&self, topic: &str) -> bool {
+        let concerned = |node: &&Node<B>| node.topics.contains(&topic);
+        self.nodes
+            .iter()
+            .filter(concerned)
+            .any(|node| self.down.contains(node.name))
+    }
+
+    async fn deliver(&mut self, envelope: &Envelope) {
+        let topic = envelope.coordinates.topic.as_str();
+        for node in self
+            .nodes
+            .iter()
+            .filter(|node| node.topics.contains(&topic))
+        {
+            if self.unkindness.crashes {
+                let mut tx = node.db.pool().begin_with(B::BEGIN).await.unwrap();
+                node.handlers.dispatch(&mut tx, envelope).await.unwrap();
+                tx.rollback().await.unwrap();
+            }
+            let mut tx = node.db.pool().begin_with(B::BEGIN).await.unwrap();
+            node.handlers.dispatch(&mut tx, envelope).await.unwrap();
+            tx.commit().await.unwrap();
+            self.delivered += 1;
+        }
+    }
+
+    /// What the relay does: new outbox rows go onto the bus.
+    async fn publish(&mut self) {
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index];
+            if self.mute.contains(node.name) {
+                continue;
+            }
+            let rows = sqlx::query(
+                "select seq, message_id, message_type, topic, message_key, payload from outbox \
+                 where seq > $1 order by seq",
+            )
+            .bind(node.published)
+            .fetch_all(node.db.pool())
+            .await
+            .unwrap();
+            let name = node.name;
+            for row in rows {
+                self.nodes[index].published = row.try_get("seq").unwrap();
+                let key: Option<String> = row.try_get("message_key").unwrap();
+                let message_type: String = row.try_get("message_type").unwrap();
+                let topic: String = row.try_get("topic").unwrap();
+                let payload: Vec<u8> = row.try_get("payload").unwrap();
+                assert!(key.is_some(), "{message_type} has a key");
+                assert!(contracts::TOPICS.contains(&topic.as_str()), "{topic}");
+                let id: Uuid = row.try_get("message_id").unwrap();
+                self.enqueue(name, envelope(id, &message_type, &topic, payload));
+            }
+        }
+    }
+
+    fn enqueue(&mut self, source: &'static str, envelope: Envelope) {
+        let topic = envelope.coordinates.topic.clone();
+        let queue = self.queues.entry((source, topic)).or_default();
+        for _ in 0..self.unkindness.copies {
+            queue.push_back(envelope.clone());
+        }
+    }
+
+    /// Waits until every running saga's deadline has passed, and fires it.
+    pub async fn deadlines_pass(&mut self) {
+        let passing = async {
+            while self.count_running().await > 0 {
+                let pause = self.timers.fire_due().await.unwrap();
+                tokio::time::sleep(pause.min(Duration::from_millis(10))).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), passing)
+            .await
+            .unwrap();
+    }
+
+    async fn count_running(&self) -> usize {
+        let filter = SagaFilter {
+            status: Some(SagaStatus::Running),
+            ..SagaFilter::default()
+        };
+        inspect::list(self.nodes[0].db.pool(), &filter)
+            .await
+            .unwrap()
+            .len()
+    }
+
+    /// Where the saga of an order stands, and why.
+    pub async fn saga(&self, order: Uuid) -> (SagaStatus, Option<String>) {
+        let filter = SagaFilter {
+            subject: Some(order.to_string()),
+            ..SagaFilter::default()
+        };
+        let found = inspect::list(self.nodes[0].db.pool(), &filter)
+            .await
+            .unwrap();
+        assert_eq!(found.len(), 1, "one saga per order");
+        (found[0].status, found[0].reason.clone())
+    }
+
+    /// The orchestrator's last words about an order, said exactly once.
+    pub async fn last_word(&self, order: Uuid) -> String {
+        let said: Vec<String> = sqlx::query_scalar(
+            "select message_type from outbox where message_key = $1 \
+             and message_type in ('order.completed.v1', 'order.cancelled.v1')",
+        )
+        .bind(order.to_string())
+        .fetch_all(self.nodes[0].db.pool())
+        .await
+        .unwrap();
+        assert_eq!(said.len(), 1, "said of {order}: {said:?}");
+        said.into_iter().next().unwrap()
+    }
+
+    pub async fn ledger(&self) -> Ledger {
+        let [_, inventory, payment, delivery] = &self.nodes[..] else {
+            panic!("four services");
+        };
+        let one = async |node: &Node<B>, what: &'static str| -> i64 {
+            sqlx::query_scalar(what)
+                .fetch_one(node.db.pool())
+                .await
+                .unwrap()
+        };
+        let reserved_by_orders = one(
+            inventory,
+            "select cast(coalesce(sum(quantity), 0) as bigint) from reservation \
+             where state = 'reserved'",
+        )
+        .await;
+        let sold_by_orders = one(
+            inventory,
+            "select cast(coalesce(sum(quantity), 0) as bigint) from reservation \
+             where state = 'sold'",
+        )
+        .await;
+        let ledger = Ledger {
+            stock: one(inventory, "select cast(sum(stock) as bigint) from product").await,
+            reserved: one(
+                inventory,
+                "select cast(sum(reserved) as bigint) from product",
+            )
+            .await,
+            sold: one(inventory, "select cast(sum(sold) as bigint) from product").await,
+            paid: one(
+                payment,
+                "select cast(coalesce(sum(amount_minor), 0) as bigint) from payment \
+                 where status = 'completed'",
+            )
+            .await,
+            deliveries: one(
+                delivery,
+                "select count(*) from delivery where status = 'scheduled'",
+            )
+            .await,
+        };
+        assert_eq!(ledger.reserved, reserved_by_orders, "reservations add up");
+        assert_eq!(ledger.sold, sold_by_orders, "sales add up");
+        ledger
+    }
+}
+
+fn envelope(id: Uuid, message_type: &str, topic: &str, payload: Vec<u8>) -> Envelope {
+    Envelope {
+        message_id: Some(MessageId(id)),
+        ce_id: Some(id.to_string()),
+        source: None,
+        message_type: Some(message_type.to_owned()),
+        kind: None,
+        aggregate_id: None,
+        occurred_at: Some(SystemClock.now()),
+        correlation_id: None,
+        causation_id: None,
+        traceparent: None,
+        tracestate: None,
+        coordinates: Coordinates {
+            topic: topic.to_owned(),
+            partition: 0,
+            offset: 0,
+        },
+        message_key: None,
+        payload: Bytes::from(payload),
+        headers: Vec::new(),
+    }
+}
