@@ -89,6 +89,16 @@ create table outbox_dead_letter_request (
     finished_at  bigint
 );
 
+-- Bytes for people: as text where they are valid UTF-8, else as hex. A view must not fail on a row.
+create function onceward_text(bytes bytea) returns text
+language plpgsql immutable strict as $$
+begin
+    return convert_from(bytes, 'UTF8');
+exception when others then
+    return '\x' || encode(bytes, 'hex');
+end
+$$;
+
 create view outbox_view as
 select o.seq,
        o.message_id::text                                    as message_id,
@@ -99,8 +109,11 @@ select o.seq,
        o.aggregate_id,
        to_char(to_timestamp(o.occurred_at / 1e6) at time zone 'UTC',
                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')              as occurred_at,
-       convert_from(o.payload, 'UTF8')                       as payload,
+       onceward_text(o.payload)                              as payload,
        o.headers,
-       coalesce(pg_visible_in_snapshot(
-           o.tx_id, ((p.cursor::json) ->> 'done')::pg_snapshot), false) as published
+       coalesce(pg_visible_in_snapshot(o.tx_id, (p.cursor::json ->> 'done')::pg_snapshot), false)
+       or coalesce(o.seq <= (p.cursor::json -> 'page' ->> 'last_seq')::bigint
+                   and pg_visible_in_snapshot(
+                       o.tx_id, (p.cursor::json -> 'page' ->> 'current')::pg_snapshot), false)
+                                                             as published
 from outbox o left join outbox_progress p on p.id = 1;

@@ -104,7 +104,7 @@ create index idempotency_key_age on idempotency_key (created_at);
 
 create view inbox_view as
 select consumer, ce_source, ce_id, message_type, topic, partition, record_offset,
-       encode(message_key, 'escape') as message_key, state,
+       onceward_text(message_key) as message_key, state,
        to_char(to_timestamp(received_at / 1e6) at time zone 'UTC',
                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as received_at
 from inbox;

@@ -87,6 +87,7 @@ create table outbox_dead_letter_request (
     finished_at  bigint
 );
 
+-- Bytes for people: as text where they are valid UTF-8, else as hex. A reader must not fail on a row.
 create view outbox_view as
 select o.seq,
        lower(substr(hex(o.message_id), 1, 8) || '-' || substr(hex(o.message_id), 9, 4) || '-'
@@ -99,7 +100,38 @@ select o.seq,
        o.aggregate_id,
        strftime('%Y-%m-%dT%H:%M:%S', o.occurred_at / 1000000, 'unixepoch')
           || printf('.%06dZ', o.occurred_at % 1000000)       as occurred_at,
-       cast(o.payload as text)                               as payload,
+       case
+           when o.payload is null then null
+           when instr(o.payload, x'00') = 0
+                and cast(o.payload as text) not glob '*[^' || char(1) || '-' || char(127) || ']*'
+               then cast(o.payload as text)
+           -- Not plain ASCII: walk the bytes, one well-formed character (RFC 3629) at a time. The
+           -- walk is quadratic, so a long value is shown as hex unseen.
+           when length(o.payload) <= 20000 and (with recursive walk(at) as (
+                     select 1
+                     union all
+                     select at + case
+                         when substr(o.payload, at, 1) between x'01' and x'7F' then 1
+                         when substr(o.payload, at, 1) between x'C2' and x'DF'
+                              and substr(o.payload, at + 1, 1) between x'80' and x'BF' then 2
+                         when (substr(o.payload, at, 2) between x'E0A0' and x'E0BF'
+                               or substr(o.payload, at, 2) between x'ED80' and x'ED9F'
+                               or (substr(o.payload, at, 1) between x'E1' and x'EF'
+                                   and substr(o.payload, at, 1) <> x'ED'
+                                   and substr(o.payload, at + 1, 1) between x'80' and x'BF'))
+                              and substr(o.payload, at + 2, 1) between x'80' and x'BF' then 3
+                         when (substr(o.payload, at, 2) between x'F090' and x'F0BF'
+                               or substr(o.payload, at, 2) between x'F480' and x'F48F'
+                               or (substr(o.payload, at, 1) between x'F1' and x'F3'
+                                   and substr(o.payload, at + 1, 1) between x'80' and x'BF'))
+                              and substr(o.payload, at + 2, 1) between x'80' and x'BF'
+                              and substr(o.payload, at + 3, 1) between x'80' and x'BF' then 4
+                     end
+                     from walk where at <= length(o.payload))
+                 select count(*) - count(at) from walk) = 0
+               then cast(o.payload as text)
+           else '\x' || lower(hex(o.payload))
+       end                                                   as payload,
        o.headers,
        o.seq <= coalesce(json_extract(p.cursor, '$.seq'), 0) as published
 from outbox o left join outbox_progress p on p.id = 1;

@@ -104,7 +104,38 @@ create index idempotency_key_age on idempotency_key (created_at);
 
 create view inbox_view as
 select consumer, ce_source, ce_id, message_type, topic, partition, record_offset,
-       cast(message_key as text) as message_key, state,
+       case
+           when message_key is null then null
+           when instr(message_key, x'00') = 0
+                and cast(message_key as text) not glob '*[^' || char(1) || '-' || char(127) || ']*'
+               then cast(message_key as text)
+           -- Not plain ASCII: walk the bytes, one well-formed character (RFC 3629) at a time. The
+           -- walk is quadratic, so a long value is shown as hex unseen.
+           when length(message_key) <= 20000 and (with recursive walk(at) as (
+                     select 1
+                     union all
+                     select at + case
+                         when substr(message_key, at, 1) between x'01' and x'7F' then 1
+                         when substr(message_key, at, 1) between x'C2' and x'DF'
+                              and substr(message_key, at + 1, 1) between x'80' and x'BF' then 2
+                         when (substr(message_key, at, 2) between x'E0A0' and x'E0BF'
+                               or substr(message_key, at, 2) between x'ED80' and x'ED9F'
+                               or (substr(message_key, at, 1) between x'E1' and x'EF'
+                                   and substr(message_key, at, 1) <> x'ED'
+                                   and substr(message_key, at + 1, 1) between x'80' and x'BF'))
+                              and substr(message_key, at + 2, 1) between x'80' and x'BF' then 3
+                         when (substr(message_key, at, 2) between x'F090' and x'F0BF'
+                               or substr(message_key, at, 2) between x'F480' and x'F48F'
+                               or (substr(message_key, at, 1) between x'F1' and x'F3'
+                                   and substr(message_key, at + 1, 1) between x'80' and x'BF'))
+                              and substr(message_key, at + 2, 1) between x'80' and x'BF'
+                              and substr(message_key, at + 3, 1) between x'80' and x'BF' then 4
+                     end
+                     from walk where at <= length(message_key))
+                 select count(*) - count(at) from walk) = 0
+               then cast(message_key as text)
+           else '\x' || lower(hex(message_key))
+       end as message_key, state,
        strftime('%Y-%m-%dT%H:%M:%S', received_at / 1000000, 'unixepoch')
           || printf('.%06dZ', received_at % 1000000) as received_at
 from inbox;

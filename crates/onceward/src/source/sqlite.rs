@@ -364,12 +364,13 @@ impl Dialect for Sqlite {
         let deleted: Vec<i64> = sqlx::query_scalar(
             "delete from outbox where seq in (select seq from (select seq, occurred_at \
              from outbox where seq <= $1 order by seq limit $4) \
-             where seq <> $2 and occurred_at < $3) returning seq",
+             where seq <> $2 and occurred_at < $3 order by seq limit $5) returning seq",
         )
         .bind(cursor_seq(&mirror.cursor)?)
         .bind(mirror.last.map_or(0, |row| row.seq))
         .bind(older_than)
         .bind(i64::from(max_rows).saturating_add(1))
+        .bind(i64::from(max_rows))
         .fetch_all(&mut **tx)
         .await
         .map_err(SourceError::database("purge"))?;

@@ -7,7 +7,8 @@
 with page as (
     select o.*,
            count(*) over () as page_rows,
-           sum(octet_length(o.payload)) over (order by o.seq) - octet_length(o.payload) as bytes_before
+           row_number() over (order by o.seq) as place,
+           sum(octet_length(o.payload)) over (order by o.seq) as bytes
     from (
         select u.*
         from (
@@ -44,4 +45,4 @@ union all
 select seq, message_id, aggregate_type, aggregate_id, message_type, topic, message_key, payload,
        headers, occurred_at, page_rows, null, null, null, null
 from page
-where bytes_before < $5
+where bytes <= $5 or place = 1

@@ -1,0 +1,9 @@
+//! Tests of the library on real databases, in one binary: it links once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing test panics"
+)]
+
+mod source;
