@@ -203,7 +203,7 @@ async fn serve<B: Backend>(mut worker: Worker<B>, mut end: LoopEnd, stop: &Cance
                 Some(Control::Revoked) => worker.revoked(),
                 Some(Control::LogEnd { at, offset }) => worker.log_end(&at, offset),
                 Some(Control::OutOfRange { at, reason }) => worker.out_of_range(&at, reason).await,
-                Some(Control::Trouble(what)) => worker.trouble(Some(what)),
+                Some(Control::Trouble(what)) => worker.trouble(what),
             },
             received = end.items.recv_many(&mut items, room.max(1)), if room > 0 => {
                 if received == 0 {

@@ -166,7 +166,7 @@ pub(super) enum Control {
         at: TopicPartition,
         reason: String,
     },
-    Trouble(String),
+    Trouble(Option<String>),
 }
 
 pub(super) enum Item {
@@ -276,15 +276,17 @@ impl Link {
         }
     }
 
-    /// Everything below `offset` was offered; there is nothing at or above it yet. Best effort:
-    /// dropped when the line is full.
-    pub fn reached_end(&self, at: TopicPartition, offset: i64) {
+    /// Everything below `offset` was offered; there is nothing at or above it yet. `false`: the loop
+    /// takes no more at the moment, tell it again, in order.
+    #[must_use]
+    pub fn reached_end(&self, at: TopicPartition, offset: i64) -> bool {
         let generation = self.generation;
-        let _ = self.items.try_send(Item::End {
+        let told = self.items.try_send(Item::End {
             generation,
             at,
             offset,
         });
+        !matches!(told, Err(mpsc::error::TrySendError::Full(_)))
     }
 
     /// The partition's end as `read_committed` readers see it, for lag figures.
@@ -300,7 +302,12 @@ impl Link {
 
     /// Something is wrong that the subscriber waits out (no broker …): shown in the status.
     pub fn trouble(&self, what: impl Into<String>) {
-        let _ = self.control.send(Control::Trouble(what.into()));
+        let _ = self.control.send(Control::Trouble(Some(what.into())));
+    }
+
+    /// The trouble is over.
+    pub fn well(&self) {
+        let _ = self.control.send(Control::Trouble(None));
     }
 
     /// The next command, if there is one.

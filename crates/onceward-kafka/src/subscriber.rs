@@ -1,0 +1,557 @@
+//! Delivers a consumer group's records to the consumer loop, from an OS thread of its own.
+//!
+//! librdkafka's classic group protocol with eager assignment. The group only says *which* partitions
+//! this instance reads; *where* it reads on is asked of the database, by [`Link::assigned`], before
+//! the partitions are assigned: seeking after assignment is racy.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use onceward::consumer::{
+    AssignedPartition, Command, Link, Record, Retention, Subscriber, SubscriberError, Subscription,
+    TopicPartition,
+};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+
+use crate::KafkaConfig;
+use crate::events::{Event, Events};
+use crate::native::describe_topics;
+
+/// Reads a consumer group's topics by librdkafka.
+#[derive(Debug, Clone)]
+pub struct KafkaSubscriber {
+    config: KafkaConfig,
+}
+
+impl KafkaSubscriber {
+    /// A subscriber on this cluster. Connects when the consumer runs.
+    pub fn new(config: KafkaConfig) -> Self {
+        Self { config }
+    }
+}
+
+/// One question to the cluster.
+const ASK: Duration = Duration::from_secs(5);
+/// All questions of one assignment: within it the group must not lose patience.
+const ASK_ALL: Duration = Duration::from_secs(60);
+/// How often the thread looks at the loop's commands.
+const TICK: Duration = Duration::from_millis(10);
+/// A loop that takes nothing for this long is waited for with the partitions paused, so that the
+/// thread can go on polling: who does not poll is thrown out of the group.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(3);
+/// Another process runs with our static member id: don't throw it out again at once.
+const FENCED_PAUSE: Duration = Duration::from_secs(10);
+
+/// librdkafka's log goes to `tracing`; errors come as events.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+impl ConsumerContext for Quiet {}
+
+impl Subscriber for KafkaSubscriber {
+    fn subscribe(
+        &mut self,
+        subscription: &Subscription,
+        link: &mut Link,
+    ) -> Result<(), SubscriberError> {
+        let config = self
+            .config
+            .client_config()
+            .map_err(failed("configuration"))?;
+        let consumer: BaseConsumer<Quiet> = group_config(&config, subscription)
+            .create_with_context(Quiet)
+            .map_err(failed("consumer start"))?;
+        let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(failed("subscribe"))?;
+        let events = Events::of(&consumer).ok_or_else(|| SubscriberError {
+            doing: "consumer start",
+            reason: "it has no group".to_owned(),
+        })?;
+        let mut session = Session {
+            events,
+            config,
+            link,
+            assigned: Vec::new(),
+            backlog: VecDeque::new(),
+            blocked_since: None,
+            holding: false,
+            paused: BTreeSet::new(),
+            troubled: false,
+        };
+        let ended = session.run();
+        session.leave();
+        ended
+    }
+}
+
+fn group_config(config: &ClientConfig, subscription: &Subscription) -> ClientConfig {
+    let mut config = config.clone();
+    // What users may set otherwise.
+    for (name, value) in [
+        ("session.timeout.ms", "10000"),
+        ("heartbeat.interval.ms", "1000"),
+        ("topic.metadata.refresh.interval.ms", "10000"),
+        ("queued.max.messages.kbytes", "32768"),
+        ("queued.min.messages", "20000"),
+        ("fetch.error.backoff.ms", "100"),
+    ] {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    }
+    // What the protocol needs.
+    config
+        .set("group.id", subscription.group.as_str())
+        .set("group.protocol", "classic")
+        .set("partition.assignment.strategy", "range")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("statistics.interval.ms", "2000");
+    if let Some(id) = &subscription.instance_id {
+        config.set("group.instance.id", id);
+    }
+    config
+}
+
+/// What the loop had no room for yet.
+enum Backlog {
+    Record(Record),
+    End { at: TopicPartition, offset: i64 },
+}
+
+/// One membership of the group.
+struct Session<'c, 'l> {
+    events: Events<'c, Quiet>,
+    config: ClientConfig,
+    link: &'l mut Link,
+    assigned: Vec<TopicPartition>,
+    /// In the order of the queue.
+    backlog: VecDeque<Backlog>,
+    blocked_since: Option<Instant>,
+    /// All partitions are paused because of the backlog.
+    holding: bool,
+    /// Partitions that the loop wants paused.
+    paused: BTreeSet<TopicPartition>,
+    troubled: bool,
+}
+
+impl Session<'_, '_> {
+    fn run(&mut self) -> Result<(), SubscriberError> {
+        while !self.link.is_stopping() {
+            self.commands()?;
+            if !self.deliver() {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            let event = self.events.poll(TICK);
+            self.handle(event)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the backlog over; whether polling may go on.
+    fn deliver(&mut self) -> bool {
+        while let Some(next) = self.backlog.pop_front() {
+            let refused = match next {
+                Backlog::Record(record) => self.link.offer(record).err().map(|full| full.0),
+                Backlog::End { at, offset } if self.link.reached_end(at.clone(), offset) => None,
+                end @ Backlog::End { .. } => {
+                    self.backlog.push_front(end);
+                    return self.blocked();
+                }
+            };
+            if let Some(record) = refused {
+                self.backlog.push_front(Backlog::Record(record));
+                return self.blocked();
+            }
+            self.blocked_since = None;
+        }
+        if self.holding {
+            self.holding = false;
+            let wanted = self.assigned.iter().filter(|at| !self.paused.contains(at));
+            let wanted: Vec<_> = wanted.cloned().collect();
+            self.resume(&wanted);
+        }
+        true
+    }
+
+    /// The loop is full: after a while everything is paused, so that polling can go on.
+    fn blocked(&mut self) -> bool {
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > PATIENCE && !self.holding {
+            self.holding = true;
+            self.pause(&self.assigned.clone());
+        }
+        self.holding
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), SubscriberError> {
+        match event {
+            Event::Nothing => {}
+            Event::Record(record) => {
+                self.well();
+                self.backlog.push_back(Backlog::Record(record));
+            }
+            Event::End { at, offset } => {
+                self.well();
+                self.link.log_end(at.clone(), offset);
+                self.backlog.push_back(Backlog::End { at, offset });
+            }
+            Event::Assign(partitions) => {
+                self.well();
+                self.assigned = partitions;
+                self.assign()?;
+            }
+            Event::Revoke => {
+                self.drop_assignment();
+                self.link.revoked();
+                let unassigned = self.events.consumer().unassign();
+                unassigned.map_err(failed("unassign"))?;
+            }
+            Event::RebalanceFailed(code) => {
+                return Err(failed("rebalance")(code));
+            }
+            Event::Statistics(json) => self.statistics(&json),
+            Event::Failed {
+                at,
+                code,
+                text,
+                fatal,
+            } => return self.failed(at, code, text, fatal),
+        }
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        at: Option<TopicPartition>,
+        code: RDKafkaErrorCode,
+        text: String,
+        fatal: bool,
+    ) -> Result<(), SubscriberError> {
+        tracing::debug!(?code, text, fatal, "consumer error");
+        match (code, at) {
+            (RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, Some(at)) => {
+                let reason = format!("{at}: the position is not in the log: {text}");
+                self.link.out_of_range(at, reason);
+                return Ok(());
+            }
+            (RDKafkaErrorCode::FencedInstanceId, _) => {
+                self.link
+                    .trouble("another process runs with the same instance id");
+                let until = Instant::now() + FENCED_PAUSE;
+                while Instant::now() < until && !self.link.is_stopping() {
+                    std::thread::sleep(TICK);
+                }
+                return Err(failed("group membership")(text));
+            }
+            _ if fatal => return Err(failed("consume")(text)),
+            _ => {}
+        }
+        self.troubled = true;
+        self.link.trouble(text);
+        Ok(())
+    }
+
+    fn well(&mut self) {
+        if std::mem::take(&mut self.troubled) {
+            self.link.well();
+        }
+    }
+
+    fn drop_assignment(&mut self) {
+        self.assigned.clear();
+        self.backlog.clear();
+        self.blocked_since = None;
+        self.paused.clear();
+        self.holding = false;
+    }
+
+    /// Asks the cluster what it knows of the partitions, the database where to read on, and only
+    /// then assigns them.
+    fn assign(&mut self) -> Result<(), SubscriberError> {
+        let assigned = std::mem::take(&mut self.assigned);
+        self.drop_assignment();
+        self.assigned.clone_from(&assigned);
+        let begun = Instant::now();
+        let facts = loop {
+            match facts(self.events.consumer(), &self.config, &assigned) {
+                Ok(facts) => break facts,
+                Err(error) if self.link.is_stopping() || begun.elapsed() > ASK_ALL => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.troubled = true;
+                    self.link.trouble(error.to_string());
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            }
+        };
+        self.well();
+        // `None`: stopping. The group is left in a moment.
+        let Some(starts) = self.link.assigned(facts) else {
+            return Ok(());
+        };
+        let mut list = TopicPartitionList::new();
+        for start in starts {
+            if let Some(offset) = start.offset {
+                list.add_partition_offset(
+                    &start.at.topic,
+                    start.at.partition,
+                    Offset::Offset(offset),
+                )
+                .map_err(failed("assign"))?;
+            }
+        }
+        self.events
+            .consumer()
+            .assign(&list)
+            .map_err(failed("assign"))
+    }
+
+    fn commands(&mut self) -> Result<(), SubscriberError> {
+        while let Some(command) = self.link.command() {
+            match command {
+                Command::Commit { offsets, metadata } => self.commit(&offsets, &metadata),
+                Command::Pause(at) => {
+                    self.pause(std::slice::from_ref(&at));
+                    self.paused.insert(at);
+                }
+                Command::Resume(at) => {
+                    self.paused.remove(&at);
+                    if !self.holding {
+                        self.resume(&[at]);
+                    }
+                }
+                Command::Reassign => {
+                    if !self.assigned.is_empty() {
+                        self.assign()?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Best effort: the offsets are for lag tools; the database is the truth.
+    fn commit(&self, offsets: &[(TopicPartition, i64)], metadata: &str) {
+        let mut list = TopicPartitionList::new();
+        for (at, offset) in offsets {
+            let mut element = list.add_partition(&at.topic, at.partition);
+            element.set_metadata(metadata);
+            if let Err(error) = element.set_offset(Offset::Offset(*offset)) {
+                tracing::debug!(%error, "offset commit skipped");
+            }
+        }
+        if let Err(error) = self.events.consumer().commit(&list, CommitMode::Async) {
+            tracing::debug!(%error, "offset commit failed");
+        }
+    }
+
+    fn pause(&self, partitions: &[TopicPartition]) {
+        if let Err(error) = self.events.consumer().pause(&list_of(partitions)) {
+            tracing::warn!(%error, "partitions can't be paused");
+        }
+    }
+
+    fn resume(&self, partitions: &[TopicPartition]) {
+        if let Err(error) = self.events.consumer().resume(&list_of(partitions)) {
+            tracing::warn!(%error, "partitions can't be resumed");
+        }
+    }
+
+    fn statistics(&self, json: &str) {
+        #[derive(Deserialize)]
+        struct Statistics {
+            #[serde(default)]
+            topics: BTreeMap<String, Topic>,
+        }
+        #[derive(Deserialize)]
+        struct Topic {
+            #[serde(default)]
+            partitions: BTreeMap<String, Partition>,
+        }
+        #[derive(Deserialize)]
+        struct Partition {
+            partition: i32,
+            ls_offset: i64,
+        }
+        let Ok(statistics) = serde_json::from_str::<Statistics>(json) else {
+            return;
+        };
+        for at in &self.assigned {
+            let topic = statistics.topics.get(&*at.topic);
+            let found = topic.and_then(|topic| {
+                let mut partitions = topic.partitions.values();
+                partitions.find(|found| found.partition == at.partition)
+            });
+            if let Some(found) = found
+                && found.ls_offset >= 0
+            {
+                self.link.log_end(at.clone(), found.ls_offset);
+            }
+        }
+    }
+
+    /// Leaves the group so that the others get the partitions at once. Closing the client would do
+    /// it only for a dynamic member; a static one (KIP-345) leaves by unsubscribing first.
+    fn leave(&mut self) {
+        while let Some(command) = self.link.command() {
+            if let Command::Commit { offsets, metadata } = command {
+                self.commit(&offsets, &metadata);
+            }
+        }
+        let joined = !self.assigned.is_empty();
+        self.events.consumer().unsubscribe();
+        let begun = Instant::now();
+        while joined && begun.elapsed() < LEAVE {
+            if let Event::Revoke = self.events.poll(TICK) {
+                if let Err(error) = self.events.consumer().unassign() {
+                    tracing::debug!(%error, "unassign failed");
+                }
+                break;
+            }
+        }
+        // Dropping the client waits until the LeaveGroup was answered.
+        self.drop_assignment();
+    }
+}
+
+fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for at in partitions {
+        list.add_partition(&at.topic, at.partition);
+    }
+    list
+}
+
+/// What the cluster says of the partitions.
+fn facts(
+    consumer: &BaseConsumer<Quiet>,
+    config: &ClientConfig,
+    partitions: &[TopicPartition],
+) -> Result<Vec<AssignedPartition>, SubscriberError> {
+    let names: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    let mut ids = BTreeMap::new();
+    for (name, described) in
+        describe_topics(consumer.client(), &names, ASK).map_err(failed("topic lookup"))?
+    {
+        ids.insert(name, described.map_err(failed("topic lookup"))?.id);
+    }
+    let committed = consumer
+        .committed_offsets(list_of(partitions), ASK)
+        .map_err(failed("committed offset lookup"))?;
+    let retentions = retentions(config, &names);
+    let mut facts = Vec::with_capacity(partitions.len());
+    for at in partitions {
+        let (log_start, log_end) = consumer
+            .fetch_watermarks(&at.topic, at.partition, ASK)
+            .map_err(failed("offset lookup"))?;
+        let metadata = committed
+            .find_partition(&at.topic, at.partition)
+            .filter(|element| matches!(element.offset(), Offset::Offset(_)))
+            .map(|element| element.metadata().to_owned());
+        facts.push(AssignedPartition {
+            at: at.clone(),
+            topic_id: ids.get(&*at.topic).cloned().unwrap_or_default(),
+            log_start,
+            log_end,
+            committed_metadata: metadata,
+            retention: retentions
+                .get(&*at.topic)
+                .copied()
+                .unwrap_or(Retention::Unknown),
+        });
+    }
+    Ok(facts)
+}
+
+/// The topics' retention; empty if it can't be asked (no right to describe configs): then nothing is
+/// purged.
+fn retentions(config: &ClientConfig, topics: &[String]) -> BTreeMap<String, Retention> {
+    let ask = || -> Option<BTreeMap<String, Retention>> {
+        let admin: AdminClient<DefaultClientContext> = config.create().ok()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .ok()?;
+        let wanted: Vec<_> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ASK));
+        let answers = runtime.block_on(admin.describe_configs(&wanted, &options));
+        let answers = answers.ok()?;
+        // In the order of the question.
+        Some(
+            topics
+                .iter()
+                .zip(answers)
+                .filter_map(|(topic, answer)| {
+                    let resource = answer.ok()?;
+                    let entries = resource.entry_map();
+                    let value = |name: &str| entries.get(name)?.value.clone();
+                    Some((
+                        topic.clone(),
+                        retention(value("cleanup.policy"), value("retention.ms")),
+                    ))
+                })
+                .collect(),
+        )
+    };
+    ask().unwrap_or_default()
+}
+
+fn retention(policy: Option<String>, milliseconds: Option<String>) -> Retention {
+    let (Some(policy), Some(milliseconds)) = (policy, milliseconds) else {
+        return Retention::Unknown;
+    };
+    match milliseconds.parse::<i64>().map(u64::try_from) {
+        _ if policy.contains("compact") => Retention::Unlimited,
+        Ok(Ok(kept)) => Retention::Time(Duration::from_millis(kept)),
+        Ok(Err(_)) => Retention::Unlimited,
+        Err(_) => Retention::Unknown,
+    }
+}
+
+/// For `map_err`.
+fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> SubscriberError {
+    move |error| SubscriberError {
+        doing,
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_topic_with_a_time_limit_lets_its_inbox_rows_go() {
+        let ask = |policy: &str, ms: &str| retention(Some(policy.into()), Some(ms.into()));
+        assert_eq!(
+            ask("delete", "1000"),
+            Retention::Time(Duration::from_secs(1))
+        );
+        assert_eq!(ask("delete", "-1"), Retention::Unlimited);
+        assert_eq!(ask("compact", "1000"), Retention::Unlimited);
+        assert_eq!(ask("compact,delete", "1000"), Retention::Unlimited);
+        assert_eq!(retention(None, Some("1".into())), Retention::Unknown);
+    }
+}
