@@ -1,7 +1,12 @@
-//! The publisher, progress and topics, on a real Kafka.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failing test panics")]
+//! The publisher, the subscriber, progress and topics, on a real Kafka.
 
+#[cfg(test)]
 mod consumer;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod topics;
+#[cfg(test)]
 mod transactions;

@@ -10,6 +10,7 @@ use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 /// A source and a topic that no other test uses.
@@ -118,4 +119,16 @@ pub fn read_topic(bootstrap: &str, topic: &str, isolation: &str) -> Vec<String> 
 /// What `read_committed` readers see.
 pub fn read_committed(bootstrap: &str, topic: &str) -> Vec<String> {
     read_topic(bootstrap, topic, "read_committed")
+}
+
+/// A transactional producer without any of our rules.
+pub fn raw_producer(bootstrap: &str, transactional_id: &str) -> BaseProducer {
+    KafkaConfig::plaintext(bootstrap)
+        .client_config()
+        .unwrap()
+        .set("transactional.id", transactional_id)
+        .set("transaction.timeout.ms", "10000")
+        .set("linger.ms", "0")
+        .create()
+        .unwrap()
 }

@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod wait;
 
 /// The tests' fallible result; the whole error chain is worth reading.

@@ -1,0 +1,311 @@
+//! Faults: brokers that die, answers that get lost, requests that arrive late.
+
+use std::time::{Duration, Instant};
+
+use onceward::publisher::{Broker, BrokerError, PublishOutcome, Publisher};
+use onceward_testkit::kafka::Kafka;
+use onceward_testkit::proxy::{Fault, ProxiedKafka, api};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::support::{Place, broker_at, committed, progress, raw_producer, read_committed};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// KAFKA-17754: an EndTxn(commit) that arrives late ends the next transaction of the same epoch. The
+/// control shows that it does so here; the publisher then shows that our rule keeps it harmless.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_arrives_in_the_next_transaction_doubles_and_loses_nothing() {
+    let both = ProxiedKafka::start().unwrap();
+    let (direct, proxy) = (both.kafka.bootstrap(), &both.proxy);
+
+    // Control: a producer without the rule.
+    let place = Place::new(&direct, 1).await;
+    let topic = place.topic.clone();
+    let careless = raw_producer(&proxy.address(), "careless");
+    careless.init_transactions(SOON).unwrap();
+    let late = proxy.on(api::END_TXN, Fault::Hold);
+    let cutter = {
+        let late = late.clone();
+        std::thread::spawn(move || {
+            late.wait(SOON).unwrap();
+            late.cut().unwrap();
+        })
+    };
+    send(&careless, &topic, "first");
+    careless.commit_transaction(SOON).unwrap();
+    cutter.join().unwrap();
+    careless.begin_transaction().unwrap();
+    deliver(&careless, &topic, "not committed by anybody");
+    assert_eq!(read_committed(&direct, &topic), ["first"]);
+    late.release().unwrap();
+    wait_for("the hole", || read_committed(&direct, &topic).len() == 2);
+    drop(careless);
+
+    // Ours.
+    let place = Place::new(&direct, 1).await;
+    let topic = place.topic.clone();
+    let behind = broker_at(&proxy.address());
+    let mut publisher = behind.open(&place.source).await.unwrap();
+    let late = proxy.on(api::END_TXN, Fault::Hold);
+    let rows = vec![place.record("1")];
+    let first = tokio::spawn(async move {
+        let outcome = publisher.publish(rows, &progress(1)).await;
+        (publisher, outcome)
+    });
+    late.wait(SOON).unwrap();
+    late.cut().unwrap();
+    let (mut publisher, outcome) = first.await.unwrap();
+    // Committed by the resent request; that it was resent is known.
+    match outcome {
+        PublishOutcome::Committed { dirty, .. } => assert!(dirty),
+        other => panic!("{other:?}"),
+    }
+    let outcome = publisher
+        .publish(vec![place.record("2")], &progress(2))
+        .await;
+    assert!(matches!(outcome, PublishOutcome::Unknown(_)), "{outcome:?}");
+
+    let mut publisher = behind.open(&place.source).await.unwrap();
+    let known = behind.read_progress(&place.source, None).await.unwrap();
+    assert_eq!(known.record.unwrap().1.position, 1);
+    let own = proxy.on(api::END_TXN, Fault::Hold);
+    let rows = vec![place.record("2")];
+    let second = tokio::spawn(async move { publisher.publish(rows, &progress(2)).await });
+    own.wait(SOON).unwrap();
+    late.release().unwrap();
+    // The late one must have been answered before we look: a transaction of another producer, sent
+    // after it, is a fence in time.
+    let other = Place::new(&direct, 1).await;
+    let mut after = other.broker.open(&other.source).await.unwrap();
+    committed(after.publish(vec![], &progress(1)).await);
+    assert_eq!(
+        read_committed(&direct, &topic),
+        ["1"],
+        "ended by the late request"
+    );
+    own.release().unwrap();
+    committed(second.await.unwrap());
+    assert_eq!(read_committed(&direct, &topic), ["1", "2"]);
+    assert_eq!(place.position().await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_answer_is_lost_progress_tells_what_became_of_the_rows() {
+    let both = ProxiedKafka::start().unwrap();
+    let (direct, proxy) = (both.kafka.bootstrap(), &both.proxy);
+    let place = Place::new(&direct, 1).await;
+    let behind = broker_at(&proxy.address());
+    let mut expected = Vec::new();
+    for (api_key, fault) in [
+        (api::END_TXN, Fault::LoseAnswer),
+        (api::END_TXN, Fault::Cut),
+        (api::PRODUCE, Fault::LoseAnswer),
+        (api::PRODUCE, Fault::Cut),
+        (api::ADD_PARTITIONS_TO_TXN, Fault::LoseAnswer),
+        (api::ADD_PARTITIONS_TO_TXN, Fault::Cut),
+    ] {
+        let mut publisher = behind.open(&place.source).await.unwrap();
+        let known = behind.read_progress(&place.source, None).await.unwrap();
+        let position = known.record.map_or(0, |(_, record)| record.position) + 1;
+        let hit = proxy.on(api_key, fault);
+        let row = position.to_string();
+        let rows = vec![place.record(row.clone())];
+        let outcome = publisher.publish(rows, &progress(position)).await;
+        hit.wait(Duration::ZERO).unwrap();
+        match outcome {
+            PublishOutcome::Committed { dirty, .. } => assert!(dirty, "{api_key} {fault:?}"),
+            PublishOutcome::Unknown(_) => {}
+            other => panic!("{api_key} {fault:?}: {other:?}"),
+        }
+        drop(publisher);
+        // Taking over: fence, then read.
+        drop(behind.open(&place.source).await.unwrap());
+        let known = behind.read_progress(&place.source, None).await.unwrap();
+        if known
+            .record
+            .is_some_and(|(_, record)| record.position == position)
+        {
+            expected.push(row);
+        }
+        assert_eq!(
+            read_committed(&direct, &place.topic),
+            expected,
+            "{api_key} {fault:?}"
+        );
+    }
+    assert!(!expected.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_kafka_in_a_transaction_leaves_the_truth_in_progress() {
+    let mut kafka = Kafka::start().unwrap();
+    let bootstrap = kafka.bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    committed(
+        publisher
+            .publish(vec![place.record("0")], &progress(1))
+            .await,
+    );
+    // Many transactions one after another, and the broker dies in one of them.
+    let record = place.record("x");
+    let (said, mut acknowledged) = tokio::sync::watch::channel(0);
+    let busy = tokio::spawn(async move {
+        for position in 2.. {
+            match publisher
+                .publish(vec![record.clone()], &progress(position))
+                .await
+            {
+                PublishOutcome::Committed { dirty, .. } => {
+                    let _ = said.send(position);
+                    if dirty {
+                        break;
+                    }
+                }
+                PublishOutcome::Unknown(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(publisher);
+    });
+    acknowledged
+        .wait_for(|position| *position > 10)
+        .await
+        .unwrap();
+    kafka.kill9().unwrap();
+    let start = Instant::now();
+    tokio::time::timeout(Duration::from_secs(40), busy)
+        .await
+        .unwrap()
+        .unwrap();
+    println!("outcome {:?} after kill -9", start.elapsed());
+    match place.broker.read_progress(&place.source, None).await {
+        Err(BrokerError::Unavailable(_)) => {}
+        other => panic!("no broker, yet {other:?}"),
+    }
+    kafka.start_again().unwrap();
+
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    let position = place.position().await.unwrap();
+    let rows = read_committed(&bootstrap, &place.topic).len();
+    assert_eq!(
+        i64::try_from(rows).unwrap(),
+        position,
+        "rows and progress agree"
+    );
+    let acknowledged = *acknowledged.borrow();
+    assert!(
+        (acknowledged..=acknowledged + 1).contains(&position),
+        "{acknowledged} {position}"
+    );
+    committed(
+        publisher
+            .publish(vec![place.record("y")], &progress(position + 1))
+            .await,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_progress_waits_for_the_end_of_an_open_transaction() {
+    let kafka = onceward_testkit::kafka::shared().unwrap();
+    let bootstrap = kafka.bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    committed(publisher.publish(vec![], &progress(1)).await);
+    drop(publisher);
+    // A relay of this source that has written its progress and not ended its transaction.
+    let open = raw_producer(&bootstrap, &place.source.transactional_id());
+    open.init_transactions(SOON).unwrap();
+    open.begin_transaction().unwrap();
+    let topic = place.source.progress_topic();
+    deliver(&open, &topic, &serde_json::to_string(&progress(2)).unwrap());
+
+    let looked = place.broker.look(&place.source, None).await.unwrap();
+    assert_eq!(
+        looked.record.unwrap().1.position,
+        1,
+        "looking does not wait"
+    );
+    let (broker, source) = (place.broker.clone(), place.source.clone());
+    let reading = tokio::spawn(async move { broker.read_progress(&source, None).await });
+    tokio::time::timeout(Duration::from_millis(1_500), async {
+        while !reading.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect_err("it must wait for the open transaction");
+    open.commit_transaction(SOON).unwrap();
+    let read = reading.await.unwrap().unwrap();
+    assert_eq!(read.record.unwrap().1.position, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_ends_what_a_dead_relay_left_open() {
+    let kafka = onceward_testkit::kafka::shared().unwrap();
+    let bootstrap = kafka.bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let open = raw_producer(&bootstrap, &place.source.transactional_id());
+    open.init_transactions(SOON).unwrap();
+    open.begin_transaction().unwrap();
+    deliver(&open, &place.topic, "left open");
+    let start = Instant::now();
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    assert_eq!(place.position().await, None);
+    println!("taken over in {:?}", start.elapsed());
+    committed(
+        publisher
+            .publish(vec![place.record("mine")], &progress(1))
+            .await,
+    );
+    assert_eq!(read_committed(&bootstrap, &place.topic), ["mine"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_a_publisher_never_waits_for_a_dead_broker() {
+    let mut kafka = Kafka::start().unwrap();
+    let place = Place::new(&kafka.bootstrap(), 1).await;
+    let publisher = place.broker.open(&place.source).await.unwrap();
+    kafka.kill9().unwrap();
+    let start = Instant::now();
+    drop(publisher);
+    assert!(start.elapsed() < Duration::from_millis(100));
+    let named = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .flatten()
+            .any(|task| {
+                std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| {
+                    place.source.as_str().contains("source")
+                        && name.trim() == format!("publish {}", place.source)
+                })
+            })
+    };
+    wait_for("the end of the producer's thread", || !named());
+    println!("thread ended {:?} after the drop", start.elapsed());
+}
+
+/// Begins a transaction and puts one record into it.
+fn send(producer: &BaseProducer, topic: &str, payload: &str) {
+    producer.begin_transaction().unwrap();
+    deliver(producer, topic, payload);
+}
+
+/// One record, acknowledged.
+fn deliver(producer: &BaseProducer, topic: &str, payload: &str) {
+    let record = BaseRecord::<str, str>::to(topic)
+        .partition(0)
+        .key("key")
+        .payload(payload);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    let deadline = Instant::now() + SOON;
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+        assert!(Instant::now() < deadline, "{topic}: no acknowledgement");
+    }
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut state: impl FnMut() -> bool) {
+    onceward_testkit::wait::until(what, SOON, || Ok(state().then_some(()))).unwrap();
+}
