@@ -167,7 +167,7 @@ impl<B: Dialect> SourceStore<B> {
     }
 
     /// Starts to listen for new rows, on a connection of its own.
-    pub async fn wake(&self) -> Result<B::Wake, SourceError> {
+    pub async fn wake(&mut self) -> Result<B::Wake, SourceError> {
         B::wake(&self.url).await
     }
 

@@ -1,0 +1,257 @@
+//! The command line of `outbox-relay`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Layer, LogFormat, SETTINGS, list, read_file};
+use crate::{Relay, check, http, metrics};
+
+/// Worked and ended in order.
+const OK: u8 = 0;
+/// `check` found something that must be mended, or the relay ended on an error.
+const FAILED: u8 = 1;
+/// The command line, the environment or the config file is wrong.
+const USAGE: u8 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    ended in order (run), nothing to mend (check)
+  1    ended on an error (run), something must be mended (check)
+  2    the settings are wrong; every problem is printed
+  137  killed by the second signal
+
+Each setting is a flag, an environment variable and a line of the TOML file; a flag outranks the
+environment, which outranks the file. In the file sources are a table: [sources] order = \"sqlite:…\",
+and Kafka's settings another: [kafka].";
+
+/// Parses, works, and says how it ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { OK });
+        }
+    };
+    let (name, matches) = match matches.subcommand() {
+        Some(("config", inner)) => match inner.subcommand() {
+            Some((_, inner)) => ("print", inner),
+            None => return ExitCode::from(USAGE),
+        },
+        Some(found) => found,
+        None => return ExitCode::from(USAGE),
+    };
+    let config = match read(matches) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("error: {problem}");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    if name == "print" {
+        print!("{}", config.to_toml());
+        return ExitCode::from(OK);
+    }
+    log_to_stderr(&config);
+    let outcome = runtime().and_then(|runtime| {
+        let outcome = match name {
+            "check" => runtime.block_on(async {
+                let broker = RdKafkaBroker::new(config.kafka.clone()).context("Kafka settings")?;
+                Ok(check::run(&config, &broker).await)
+            }),
+            _ => runtime.block_on(relay(config)).map(|()| true),
+        };
+        // A call that waits for a dead broker must not hold the end up.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(true) => ExitCode::from(OK),
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+/// The whole command line, built from the table of settings.
+pub fn command() -> Command {
+    let with_settings = |command: Command| {
+        let command = command
+            .after_help(EXIT_CODES)
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .env("ONCEWARD_CONFIG")
+                    .value_name("FILE")
+                    .help("TOML file with the same names"),
+            )
+            .arg(
+                Arg::new("source")
+                    .long("source")
+                    .value_name("NAME=URL")
+                    .action(ArgAction::Append)
+                    .help(
+                        "A database to relay, may be repeated [env: ONCEWARD_SOURCES, comma \
+                         separated]",
+                    ),
+            )
+            .args(SETTINGS.iter().map(|setting| {
+                Arg::new(setting.name)
+                    .long(setting.flag)
+                    .env(setting.env)
+                    .value_name(setting.value)
+                    .help(setting.help)
+            }));
+        KafkaConfig::augment_args(command)
+    };
+    Command::new("outbox-relay")
+        .about("Publishes committed outbox rows to Kafka, each exactly once")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(EXIT_CODES)
+        .subcommand(with_settings(
+            Command::new("run").about("Relay until SIGTERM or SIGINT; a second signal kills"),
+        ))
+        .subcommand(with_settings(Command::new("check").about(
+            "Check databases, Kafka and topics for what endangers the guarantees",
+        )))
+        .subcommand(
+            Command::new("config")
+                .about("Look at the settings")
+                .subcommand_required(true)
+                .subcommand(with_settings(
+                    Command::new("print")
+                        .about("Print the effective settings as TOML, passwords replaced"),
+                )),
+        )
+}
+
+/// Flags and environment over file over defaults.
+fn read(matches: &ArgMatches) -> Result<Config, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut flags = Layer::default();
+    for setting in SETTINGS {
+        if let Some(value) = matches.get_one::<String>(setting.name) {
+            flags.values.insert(setting.name.to_owned(), value.clone());
+        }
+    }
+    match KafkaConfig::from_arg_matches(matches) {
+        Ok(kafka) => flags.kafka = kafka,
+        Err(error) => problems.push(format!("kafka: {error}")),
+    }
+    flags.sources = match matches.get_many::<String>("source") {
+        Some(sources) => sources.cloned().collect(),
+        None => std::env::var("ONCEWARD_SOURCES")
+            .map(|text| list(&text))
+            .unwrap_or_default(),
+    };
+    let mut layers = vec![flags];
+    if let Some(path) = matches.get_one::<String>("config") {
+        layers.push(read_file(&PathBuf::from(path), &mut problems));
+    }
+    Config::from_layers(&layers, problems)
+}
+
+fn log_to_stderr(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let outcome = match config.log {
+        LogFormat::Pretty => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if let Err(error) = outcome {
+        eprintln!("warning: no log: {error}");
+    }
+}
+
+async fn relay(config: Config) -> anyhow::Result<()> {
+    let recorder = PrometheusBuilder::new()
+        .install_recorder()
+        .context("installing the metrics recorder")?;
+    metrics::describe();
+    let broker = RdKafkaBroker::new(config.kafka).context("Kafka settings")?;
+    let relay = Relay::new(config.relay, broker)?;
+    let listener = tokio::net::TcpListener::bind(&config.http)
+        .await
+        .with_context(|| format!("HTTP cannot listen on {}", config.http))?;
+    let address = listener.local_addr().context("HTTP address")?;
+    tracing::info!(http = %address, "relay starts");
+    let stop = CancellationToken::new();
+    let app = http::router(relay.handle(), Some(recorder));
+    let server = {
+        let stop = stop.clone();
+        async move {
+            axum::serve(listener, app)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await
+        }
+    };
+    let mut relaying = tokio::task::JoinSet::new();
+    relaying.spawn(relay.run(stop.clone()));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(server);
+    let mut signals = Signals::new()?;
+    let ended = tokio::select! {
+        ended = relaying.join_next() => ended,
+        () = signals.next() => {
+            tracing::info!("stopping; a second signal kills");
+            stop.cancel();
+            tokio::select! {
+                ended = relaying.join_next() => ended,
+                () = signals.next() => std::process::exit(137),
+            }
+        }
+    };
+    stop.cancel();
+    // Open keep-alive connections don't hold the end up.
+    serving.abort_all();
+    match ended {
+        Some(outcome) => outcome.context("the relay panicked")?.context("relay"),
+        None => Ok(()),
+    }
+}
+
+/// SIGTERM and SIGINT, as one stream.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

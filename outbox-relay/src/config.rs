@@ -1,0 +1,423 @@
+//! Settings of the program: flag over environment over file over default, one name for all four.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use onceward_kafka::KafkaConfig;
+
+use crate::options::{RelayOptions, SourceOptions, redact};
+
+/// Form of the log on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything the program runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+    /// Address of the HTTP server.
+    pub http: String,
+    /// Form of the log.
+    pub log: LogFormat,
+    /// `tracing` filter, as in `RUST_LOG`.
+    pub log_filter: String,
+    /// The relay's own settings.
+    pub relay: RelayOptions,
+}
+
+/// One setting: its name in the file; the flag is the name with dashes, the environment variable
+/// `ONCEWARD_` and the name in capitals.
+#[derive(Debug)]
+pub struct Setting {
+    /// Name in the file.
+    pub name: &'static str,
+    /// Flag, without its dashes in front.
+    pub flag: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    /// Placeholder in the help.
+    pub value: &'static str,
+    /// Help text.
+    pub help: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    flag: &'static str,
+    env: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        flag,
+        env,
+        value,
+        help,
+    }
+}
+
+/// Every setting, in the order of the help.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "http",
+        "http",
+        "ONCEWARD_HTTP",
+        "HOST:PORT",
+        "Address for /healthz /readyz /metrics /status",
+    ),
+    setting(
+        "instance_id",
+        "instance-id",
+        "ONCEWARD_INSTANCE_ID",
+        "ID",
+        "Name of this process among the relays; the same name after a restart takes its sources \
+         back at once",
+    ),
+    setting(
+        "batch_rows",
+        "batch-rows",
+        "ONCEWARD_BATCH_ROWS",
+        "N",
+        "Rows of one Kafka transaction at most, 1 to 20000",
+    ),
+    setting(
+        "batch_bytes",
+        "batch-bytes",
+        "ONCEWARD_BATCH_BYTES",
+        "BYTES",
+        "Payload bytes of one Kafka transaction at most",
+    ),
+    setting(
+        "poll_busy_ms",
+        "poll-busy-ms",
+        "ONCEWARD_POLL_BUSY_MS",
+        "MS",
+        "Time between fetches of a busy source; an idle one polls each 25 ms, or 250 ms with hints",
+    ),
+    setting(
+        "mirror_ms",
+        "mirror-ms",
+        "ONCEWARD_MIRROR_MS",
+        "MS",
+        "Least time between two writes of the progress mirror",
+    ),
+    setting(
+        "topics_refresh_ms",
+        "topics-refresh-ms",
+        "ONCEWARD_TOPICS_REFRESH_MS",
+        "MS",
+        "Time between refreshes of partition counts",
+    ),
+    setting(
+        "retention_seconds",
+        "retention-seconds",
+        "ONCEWARD_RETENTION_SECONDS",
+        "S",
+        "How long published rows stay in the outbox",
+    ),
+    setting(
+        "janitor_schedule",
+        "janitor-schedule",
+        "ONCEWARD_JANITOR_SCHEDULE",
+        "CRON",
+        "When the janitor runs: cron expression with seconds, UTC",
+    ),
+    setting(
+        "janitor_chunk_rows",
+        "janitor-chunk-rows",
+        "ONCEWARD_JANITOR_CHUNK_ROWS",
+        "N",
+        "Rows the janitor deletes in one transaction",
+    ),
+    setting(
+        "accept_repartitioned",
+        "accept-repartitioned",
+        "ONCEWARD_ACCEPT_REPARTITIONED",
+        "TOPIC,…",
+        "Keyed topics whose changed partition count is accepted, after they were drained",
+    ),
+    setting(
+        "stop_ms",
+        "stop-ms",
+        "ONCEWARD_STOP_MS",
+        "MS",
+        "Time a graceful stop gives the open Kafka transaction",
+    ),
+    setting(
+        "log",
+        "log",
+        "ONCEWARD_LOG",
+        "pretty|json",
+        "Form of the log on stderr",
+    ),
+    setting(
+        "log_filter",
+        "log-filter",
+        "ONCEWARD_LOG_FILTER",
+        "FILTER",
+        "What is logged, as in RUST_LOG",
+    ),
+];
+
+/// What one layer says: setting name → text; sources beside it.
+#[derive(Debug, Default, Clone)]
+pub struct Layer {
+    /// Scalar settings.
+    pub values: BTreeMap<String, String>,
+    /// `NAME=URL`; a layer that names any replaces those of the layers below.
+    pub sources: Vec<String>,
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+}
+
+/// Reads the file's layer. Unknown names are problems, not silence.
+pub fn read_file(path: &Path, problems: &mut Vec<String>) -> Layer {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.push(format!("{}: {error}", path.display()));
+            return Layer::default();
+        }
+    };
+    match text.parse::<toml::Table>() {
+        Ok(table) => file_layer(table, problems),
+        Err(error) => {
+            // The parser's text quotes the line, which may hold a password: name the place only.
+            let line = error
+                .span()
+                .map_or(0, |span| text[..span.start.min(text.len())].lines().count());
+            problems.push(format!(
+                "{}: line {line}: {}",
+                path.display(),
+                error.message()
+            ));
+            Layer::default()
+        }
+    }
+}
+
+fn file_layer(table: toml::Table, problems: &mut Vec<String>) -> Layer {
+    let mut layer = Layer::default();
+    for (name, value) in table {
+        match (name.as_str(), value) {
+            ("sources", toml::Value::Table(sources)) => {
+                for (source, url) in sources {
+                    match url {
+                        toml::Value::String(url) => layer.sources.push(format!("{source}={url}")),
+                        _ => problems.push(format!("sources.{source} must be a URL in quotes")),
+                    }
+                }
+            }
+            ("sources", _) => problems.push("sources must be a table of NAME = \"URL\"".into()),
+            ("kafka", toml::Value::String(servers)) => {
+                layer.kafka.bootstrap_servers = servers;
+            }
+            ("kafka", value) => match value.try_into::<KafkaConfig>() {
+                Ok(kafka) => layer.kafka = kafka,
+                // `message` alone: the whole text would quote the line, secrets included.
+                Err(error) => problems.push(format!("kafka: {}", error.message())),
+            },
+            (known, value) if SETTINGS.iter().any(|setting| setting.name == known) => {
+                let text = match value {
+                    toml::Value::String(text) => Some(text),
+                    toml::Value::Integer(number) => Some(number.to_string()),
+                    toml::Value::Boolean(flag) => Some(flag.to_string()),
+                    toml::Value::Array(items) => items
+                        .into_iter()
+                        .map(|item| item.as_str().map(str::to_owned))
+                        .collect::<Option<Vec<_>>>()
+                        .map(|items| items.join(",")),
+                    toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
+                        None
+                    }
+                };
+                match text {
+                    Some(text) => {
+                        layer.values.insert(name, text);
+                    }
+                    None => problems.push(format!("{name} must be text, a number or a list")),
+                }
+            }
+            _ => problems.push(format!("{name} is not a setting")),
+        }
+    }
+    layer
+}
+
+impl Config {
+    /// Merges layers, the strongest first, over the defaults; returns every problem found, after
+    /// those found while reading the layers.
+    pub fn from_layers(layers: &[Layer], mut problems: Vec<String>) -> Result<Self, Vec<String>> {
+        let get = |name: &str| {
+            layers
+                .iter()
+                .find_map(|layer| layer.values.get(name))
+                .map(String::as_str)
+        };
+        let mut relay = RelayOptions::default();
+        let mut numbers: [(&str, &mut u64); 5] = [
+            ("batch_bytes", &mut relay.batch_bytes),
+            ("poll_busy_ms", &mut relay.poll_busy_ms),
+            ("mirror_ms", &mut relay.mirror_ms),
+            ("topics_refresh_ms", &mut relay.topics_refresh_ms),
+            ("retention_seconds", &mut relay.retention_seconds),
+        ];
+        for (name, slot) in &mut numbers {
+            read_number(get(name), name, *slot, &mut problems);
+        }
+        read_number(get("stop_ms"), "stop_ms", &mut relay.stop_ms, &mut problems);
+        read_number(
+            get("batch_rows"),
+            "batch_rows",
+            &mut relay.batch_rows,
+            &mut problems,
+        );
+        read_number(
+            get("janitor_chunk_rows"),
+            "janitor_chunk_rows",
+            &mut relay.janitor_chunk_rows,
+            &mut problems,
+        );
+        if let Some(id) = get("instance_id") {
+            relay.instance_id = id.to_owned();
+        }
+        if let Some(cron) = get("janitor_schedule") {
+            relay.janitor_schedule = cron.to_owned();
+        }
+        if let Some(topics) = get("accept_repartitioned") {
+            relay.accept_repartitioned = list(topics);
+        }
+        let sources = layers
+            .iter()
+            .map(|layer| &layer.sources)
+            .find(|sources| !sources.is_empty());
+        for text in sources.into_iter().flatten() {
+            match text.parse::<SourceOptions>() {
+                Ok(source) => relay.sources.push(source),
+                Err(problem) => problems.push(format!("source: {problem}")),
+            }
+        }
+        let log = match get("log").unwrap_or("pretty") {
+            "json" => LogFormat::Json,
+            "pretty" => LogFormat::Pretty,
+            other => {
+                problems.push(format!("log must be pretty or json, not {other:?}"));
+                LogFormat::Pretty
+            }
+        };
+        let http = get("http").unwrap_or("127.0.0.1:9100").to_owned();
+        if http
+            .rsplit_once(':')
+            .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            problems.push(format!("http must be HOST:PORT, not {http:?}"));
+        }
+        problems.extend(relay.validate());
+        let kafka = layers.iter().fold(KafkaConfig::default(), |strong, weak| {
+            strong.or(weak.kafka.clone())
+        });
+        if let Err(found) = kafka.validate() {
+            problems.extend(
+                found
+                    .0
+                    .into_iter()
+                    .map(|problem| format!("kafka: {problem}")),
+            );
+        }
+        if problems.is_empty() {
+            Ok(Self {
+                kafka,
+                http,
+                log,
+                log_filter: get("log_filter")
+                    .unwrap_or("info,rdkafka=off,librdkafka=off")
+                    .to_owned(),
+                relay,
+            })
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// The effective settings in the form of the config file, passwords replaced.
+    pub fn to_toml(&self) -> String {
+        let relay = &self.relay;
+        let mut out = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(out, "{name} = {value}");
+        };
+        line("http", quoted(&self.http));
+        line("instance_id", quoted(&relay.instance_id));
+        line("batch_rows", relay.batch_rows.to_string());
+        line("batch_bytes", relay.batch_bytes.to_string());
+        line("poll_busy_ms", relay.poll_busy_ms.to_string());
+        line("mirror_ms", relay.mirror_ms.to_string());
+        line("topics_refresh_ms", relay.topics_refresh_ms.to_string());
+        line("retention_seconds", relay.retention_seconds.to_string());
+        line("janitor_schedule", quoted(&relay.janitor_schedule));
+        line("janitor_chunk_rows", relay.janitor_chunk_rows.to_string());
+        let accepted: Vec<String> = relay
+            .accept_repartitioned
+            .iter()
+            .map(|t| quoted(t))
+            .collect();
+        line("accept_repartitioned", format!("[{}]", accepted.join(", ")));
+        line("stop_ms", relay.stop_ms.to_string());
+        line(
+            "log",
+            quoted(match self.log {
+                LogFormat::Pretty => "pretty",
+                LogFormat::Json => "json",
+            }),
+        );
+        line("log_filter", quoted(&self.log_filter));
+        out.push_str("\n[sources]\n");
+        for source in &relay.sources {
+            let _ = writeln!(
+                out,
+                "{} = {}",
+                quoted(source.name.as_str()),
+                quoted(&redact(&source.url))
+            );
+        }
+        out.push_str("\n[kafka]\n");
+        // Its secrets print themselves as `***`.
+        out.push_str(&toml::to_string(&self.kafka).unwrap_or_default());
+        out
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Comma separated, blanks dropped.
+pub fn list(text: &str) -> Vec<String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn read_number<T: std::str::FromStr>(
+    text: Option<&str>,
+    name: &str,
+    slot: &mut T,
+    problems: &mut Vec<String>,
+) {
+    if let Some(text) = text {
+        match text.parse() {
+            Ok(number) => *slot = number,
+            Err(_) => problems.push(format!("{name} must be a whole number, not {text:?}")),
+        }
+    }
+}

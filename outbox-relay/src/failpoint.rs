@@ -1,0 +1,94 @@
+//! Named points in the protocol at which a test can have the process killed.
+//!
+//! With the feature `failpoints` and `ONCEWARD_FAILPOINT=name` (or `name:N` for the N-th pass) the
+//! process kills itself with SIGKILL at that line: no destructor, no flush, as a power cut of the
+//! process. Without the feature [`hit`] is an empty inline function.
+
+/// Every point, in the order of the protocol.
+pub const POINTS: &[&str] = &[
+    CLAIMED,
+    OPENED,
+    PROGRESS_READ,
+    GENESIS_COMMITTED,
+    GENESIS_MIRRORED,
+    TAKEN_OVER,
+    FETCHED,
+    PARKED,
+    PUBLISHING,
+    COMMITTED,
+    MIRRORING,
+    MIRRORED,
+    REQUEST_TAKEN,
+    REPLAY_PUBLISHING,
+    REPLAY_COMMITTED,
+    REPLAY_SETTLED,
+    JANITOR_SWEPT,
+    RELEASING,
+];
+
+/// The lease is ours; older producers still live.
+pub const CLAIMED: &str = "claimed";
+/// Older producers are fenced; nothing is read yet.
+pub const OPENED: &str = "opened";
+/// Progress is read; the database does not know.
+pub const PROGRESS_READ: &str = "progress-read";
+/// Genesis is in Kafka; there is no mirror row.
+pub const GENESIS_COMMITTED: &str = "genesis-committed";
+/// Genesis is in Kafka and mirrored; no batch yet.
+pub const GENESIS_MIRRORED: &str = "genesis-mirrored";
+/// The database knows us as the owner of the progress read.
+pub const TAKEN_OVER: &str = "taken-over";
+/// Rows are read; nothing is sent.
+pub const FETCHED: &str = "fetched";
+/// Rows are stored as parked; the cursor has not passed them.
+pub const PARKED: &str = "parked";
+/// About to publish a batch.
+pub const PUBLISHING: &str = "publishing";
+/// A batch is committed in Kafka; the database does not know.
+pub const COMMITTED: &str = "committed";
+/// About to write the mirror.
+pub const MIRRORING: &str = "mirroring";
+/// The mirror is written.
+pub const MIRRORED: &str = "mirrored";
+/// A replay or discard request has its number; nothing is done yet.
+pub const REQUEST_TAKEN: &str = "request-taken";
+/// About to publish parked copies.
+pub const REPLAY_PUBLISHING: &str = "replay-publishing";
+/// Parked copies are committed in Kafka; they still stand in the database.
+pub const REPLAY_COMMITTED: &str = "replay-committed";
+/// The published copies are deleted.
+pub const REPLAY_SETTLED: &str = "replay-settled";
+/// The janitor deleted a chunk.
+pub const JANITOR_SWEPT: &str = "janitor-swept";
+/// Stopping: the mirror is written, the lease still held.
+pub const RELEASING: &str = "releasing";
+
+/// Passes the point `name`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &'static str) {}
+
+/// Passes the point `name`: dies here if the environment says so.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &'static str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+
+    let armed = ARMED.get_or_init(|| {
+        let text = std::env::var("ONCEWARD_FAILPOINT").ok()?;
+        let (name, pass) = text.split_once(':').unwrap_or((&text, "1"));
+        Some((name.to_owned(), pass.parse().unwrap_or(1)))
+    });
+    if let Some((point, pass)) = armed
+        && point == name
+        && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == *pass
+    {
+        // A signal to oneself is delivered before `kill` returns, or at the latest never missed:
+        // the process runs no further line.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+        std::process::abort();
+    }
+}

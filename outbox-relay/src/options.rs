@@ -1,0 +1,216 @@
+//! What a [`Relay`](crate::Relay) is told: sources, batch sizes, intervals.
+
+use std::fmt;
+
+use onceward::SourceName;
+
+/// One source and where its database is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Name of the source; must be the one the database was migrated with.
+    pub name: SourceName,
+    /// `sqlite:///abs/path/file.db` or `postgres://user:password@host:port/database`.
+    pub url: String,
+}
+
+impl fmt::Debug for SourceOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, redact(&self.url))
+    }
+}
+
+impl std::str::FromStr for SourceOptions {
+    type Err = String;
+
+    /// Parses `NAME=URL`. The message never contains a password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, url) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.contains(':'))
+            .ok_or_else(|| format!("{:?} is not NAME=URL", redact(text)))?;
+        let name = SourceName::new(name.trim()).map_err(|e| e.to_string())?;
+        let url = url.trim().to_owned();
+        if !["sqlite:", "postgres:", "postgresql:"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+        {
+            return Err(format!(
+                "the URL of {name} must start with sqlite: or postgres:"
+            ));
+        }
+        Ok(Self { name, url })
+    }
+}
+
+/// Settings of a [`Relay`](crate::Relay); [`Default`] gives the documented values and no source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayOptions {
+    /// Name of this process among the relays of a source. A process that starts with the id of a
+    /// dead one takes its sources at once instead of waiting for the lease to run out.
+    pub instance_id: String,
+    /// The databases to relay.
+    pub sources: Vec<SourceOptions>,
+    /// Rows of one Kafka transaction at most, 1 to 20,000. More raise throughput and delay.
+    pub batch_rows: u32,
+    /// Payload bytes of one Kafka transaction at most; one larger row still travels alone.
+    pub batch_bytes: u64,
+    /// Time between fetches of a busy source, in milliseconds. An idle one polls each 25 ms, or
+    /// each 250 ms while its writers send hints.
+    pub poll_busy_ms: u64,
+    /// Least time between two writes of the mirror, in milliseconds.
+    pub mirror_ms: u64,
+    /// Time between refreshes of the topics' partition counts, in milliseconds.
+    pub topics_refresh_ms: u64,
+    /// How long published rows stay in the outbox, in seconds.
+    pub retention_seconds: u64,
+    /// When the janitor runs: a cron expression with seconds, UTC.
+    pub janitor_schedule: String,
+    /// Rows the janitor deletes in one transaction, 1 to 10,000.
+    pub janitor_chunk_rows: u32,
+    /// Keyed topics whose changed partition count is accepted once, after they were drained.
+    pub accept_repartitioned: Vec<String>,
+    /// Time for a graceful stop to finish the open Kafka transaction, in milliseconds.
+    pub stop_ms: u64,
+}
+
+impl Default for RelayOptions {
+    fn default() -> Self {
+        Self {
+            instance_id: default_instance_id(),
+            sources: Vec::new(),
+            batch_rows: 2_000,
+            batch_bytes: 8 * 1024 * 1024,
+            poll_busy_ms: 1,
+            mirror_ms: 1_000,
+            topics_refresh_ms: 30_000,
+            retention_seconds: 24 * 3600,
+            janitor_schedule: "0 * * * * *".to_owned(),
+            janitor_chunk_rows: 500,
+            accept_repartitioned: Vec::new(),
+            stop_ms: 1_200,
+        }
+    }
+}
+
+impl RelayOptions {
+    /// Everything that is wrong with these settings; empty if they are fit to run.
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |fine: bool, problem: &str| {
+            if !fine {
+                problems.push(problem.to_owned());
+            }
+        };
+        check(
+            !self.sources.is_empty(),
+            "no source: give at least one --source NAME=URL",
+        );
+        check(
+            (1..=100).contains(&self.instance_id.len()),
+            "instance_id must have 1 to 100 characters",
+        );
+        check(
+            (1..=20_000).contains(&self.batch_rows),
+            "batch_rows must be 1 to 20000",
+        );
+        check(self.batch_bytes > 0, "batch_bytes must be at least 1");
+        check(
+            (1..=1_000).contains(&self.poll_busy_ms),
+            "poll_busy_ms must be 1 to 1000",
+        );
+        check(
+            (1..=10_000).contains(&self.janitor_chunk_rows),
+            "janitor_chunk_rows must be 1 to 10000",
+        );
+        check(
+            self.topics_refresh_ms >= 100,
+            "topics_refresh_ms must be at least 100",
+        );
+        check(self.stop_ms <= 60_000, "stop_ms must be at most 60000");
+        if let Err(reason) = crate::janitor::check_schedule(&self.janitor_schedule) {
+            problems.push(format!("janitor_schedule: {reason}"));
+        }
+        let mut names: Vec<&str> = self.sources.iter().map(|s| s.name.as_str()).collect();
+        names.sort_unstable();
+        for pair in names.windows(2) {
+            if let [a, b] = pair
+                && a == b
+            {
+                problems.push(format!("source {a} is given twice"));
+            }
+        }
+        problems
+    }
+}
+
+/// `host-pid`: another one for each process, so that two relays on one host don't share a name.
+fn default_instance_id() -> String {
+    let host = std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty() && name.len() <= 80)
+        .unwrap_or_else(|| "relay".to_owned());
+    format!("{host}-{}", std::process::id())
+}
+
+/// A URL fit for logs: the password is replaced, in the authority as in the query.
+pub fn redact(url: &str) -> String {
+    let (head, query) = url
+        .split_once('?')
+        .map_or((url, None), |(h, q)| (h, Some(q)));
+    let mut shown = match head.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((user, place)) => {
+                let user = user.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:***@{place}")
+            }
+            None => head.to_owned(),
+        },
+        None => head.to_owned(),
+    };
+    if let Some(query) = query {
+        let pairs: Vec<String> = query
+            .split('&')
+            .map(|pair| match pair.split_once('=') {
+                Some((name, _)) if name.to_ascii_lowercase().contains("password") => {
+                    format!("{name}=***")
+                }
+                _ => pair.to_owned(),
+            })
+            .collect();
+        shown.push('?');
+        shown.push_str(&pairs.join("&"));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RelayOptions, SourceOptions, redact};
+
+    #[test]
+    fn a_password_never_shows() {
+        assert_eq!(
+            redact("postgres://me:pa@ss@host:5432/db?sslmode=require&sslpassword=x"),
+            "postgres://me:***@host:5432/db?sslmode=require&sslpassword=***"
+        );
+        let source: SourceOptions = "order=postgres://u:secret@h/d".parse().unwrap();
+        assert!(!format!("{source:?}").contains("secret"));
+        let refused = "postgres://u:secret@h/d".parse::<SourceOptions>();
+        assert!(!refused.unwrap_err().contains("secret"));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let wrong = RelayOptions {
+            batch_rows: 0,
+            janitor_schedule: "never".into(),
+            ..RelayOptions::default()
+        };
+        let problems = wrong.validate().join("\n");
+        for name in ["source", "batch_rows", "janitor_schedule"] {
+            assert!(problems.contains(name), "{name} is missing in {problems}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The component: many sources, one worker each.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onceward::publisher::Broker;
+use onceward::source::Dialect;
+use sqlx::{Postgres, Sqlite};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::janitor::{Appointments, Schedule};
+use crate::options::{RelayOptions, SourceOptions};
+use crate::status::{Board, Handle};
+use crate::worker::{Parts, SourceWorker};
+
+/// Why a relay did not start, or did not end in order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// The options don't fit; every problem is named.
+    #[error("invalid options: {}", .0.join("; "))]
+    Options(Vec<String>),
+    /// The janitor's schedule did not start.
+    #[error("the janitor's schedule did not start")]
+    Schedule(#[source] tokio_cron_scheduler::JobSchedulerError),
+    /// A worker panicked: a bug. The other sources went on until the stop.
+    #[error("the worker of a source panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Relays sources to one Kafka cluster. Several processes may run the same sources: one works at a
+/// time, the others take over when it is gone.
+#[derive(Debug)]
+pub struct Relay<Br: Broker> {
+    options: Arc<RelayOptions>,
+    broker: Br,
+    handle: Handle,
+}
+
+impl<Br: Broker> Relay<Br> {
+    /// Checks the options. Opens nothing yet.
+    pub fn new(options: RelayOptions, broker: Br) -> Result<Self, RelayError> {
+        let problems = options.validate();
+        if !problems.is_empty() {
+            return Err(RelayError::Options(problems));
+        }
+        let boards = options
+            .sources
+            .iter()
+            .map(|source| Board::new(source.name.clone(), kind(&source.url)))
+            .collect();
+        Ok(Self {
+            handle: Handle::new(&options.instance_id, boards),
+            options: Arc::new(options),
+            broker,
+        })
+    }
+
+    /// A cheap view of what the relay does; stays valid while and after it runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Works until `stop` is cancelled, then finishes or aborts the open Kafka transactions, writes
+    /// the mirrors and releases the leases, within 2 s. A source that needs a person stops alone;
+    /// see [`Handle::status`].
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
+        let schedule = Schedule::start(&self.options.janitor_schedule)
+            .await
+            .map_err(RelayError::Schedule)?;
+        let mut workers = JoinSet::new();
+        for (source, board) in self.options.sources.iter().zip(self.handle.boards()) {
+            let parts = Common {
+                options: self.options.clone(),
+                broker: self.broker.clone(),
+                board: board.clone(),
+                appointments: schedule.appointments(),
+                stop: stop.clone(),
+            };
+            // The URL decides here, once.
+            match kind(&source.url) {
+                "sqlite" => workers.spawn(boxed::<Sqlite, Br>(source.clone(), parts)),
+                _ => workers.spawn(boxed::<Postgres, Br>(source.clone(), parts)),
+            };
+        }
+        let mut outcome = Ok(());
+        while let Some(ended) = workers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(error = %error, "a worker panicked");
+                outcome = Err(RelayError::Panicked(error));
+            }
+        }
+        schedule.shutdown().await;
+        outcome
+    }
+}
+
+struct Common<Br> {
+    options: Arc<RelayOptions>,
+    broker: Br,
+    board: Board,
+    appointments: Appointments,
+    stop: CancellationToken,
+}
+
+/// Here, where the database is a parameter, the compiler sees that the future is `Send`; for a named
+/// one it can't follow sqlx's lifetimes.
+fn boxed<D: Dialect, Br: Broker>(
+    source: SourceOptions,
+    common: Common<Br>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(work::<D, Br>(source, common))
+}
+
+/// Opens the source's database, however long that takes, and works.
+async fn work<D: Dialect, Br: Broker>(source: SourceOptions, common: Common<Br>) {
+    let stop = common.stop.clone();
+    let worker = SourceWorker::<D, Br>::new(Parts {
+        source,
+        options: common.options,
+        broker: common.broker,
+        board: common.board,
+        appointments: common.appointments,
+        stop: common.stop,
+    });
+    // A stuck database or broker call must not hold the process up beyond its time.
+    tokio::select! {
+        () = worker.run() => {}
+        () = overdue(stop) => tracing::warn!("a source did not stop in time; its lease runs out by itself"),
+    }
+}
+
+async fn overdue(stop: CancellationToken) {
+    stop.cancelled_owned().await;
+    tokio::time::sleep(Duration::from_millis(1_900)).await;
+}
+
+/// `sqlite` or `postgres`, by the URL's scheme.
+pub(crate) fn kind(url: &str) -> &'static str {
+    if url.starts_with("sqlite:") {
+        "sqlite"
+    } else {
+        "postgres"
+    }
+}

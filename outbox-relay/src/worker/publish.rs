@@ -1,0 +1,314 @@
+//! One batch into Kafka: parts, refusals, parking.
+//!
+//! A refused transaction blames nobody. The batch is split by prefix only: what stands before the
+//! suspect, the suspect alone, the rest, each with its own progress, because a suspect sent out of
+//! turn would overtake its key and one cursor can't say "57 but not 56". Only a record refused
+//! alone is guilty; then its key is parked:
+//!
+//! 1. the refused Kafka transaction is aborted,
+//! 2. one database transaction stores the key as parked, with copies of its rows,
+//! 3. a Kafka transaction passes them, with the rows of other keys.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use onceward::ProgressRecord;
+use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome, Publisher, Refusal};
+use onceward::source::{Batch, Dialect, OutboxRow, Parking};
+
+use super::records::{self, Unready};
+use super::{Exit, SourceWorker, Stop, Term};
+use crate::failpoint;
+use crate::phase::Input;
+
+/// What became of one part of a batch.
+enum Part {
+    Passed,
+    /// Kafka refused the record of this row (index into the batch); it was one of `among`.
+    Refused {
+        row: usize,
+        among: usize,
+        reason: String,
+    },
+    /// Rows before this one can go; it must wait.
+    SplitAt(usize),
+}
+
+/// What became of one Kafka transaction, as far as its caller can go on.
+pub(super) enum Sent {
+    Committed,
+    /// Index into the records.
+    Refused {
+        record: usize,
+        reason: String,
+    },
+    /// Nothing was committed; ask for the topics anew and try again.
+    TryAgain,
+}
+
+impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
+    /// Publishes or parks all rows of the batch. Returns once Kafka's progress has passed them.
+    pub(super) async fn publish_batch(
+        &mut self,
+        term: &mut Term<D, Br>,
+        batch: &Batch,
+    ) -> Result<(), Exit> {
+        let mut parts: VecDeque<Range<usize>> = std::iter::once(0..batch.rows.len()).collect();
+        while let Some(part) = parts.pop_front() {
+            match self.publish_part(term, batch, part.clone()).await? {
+                Part::Passed => {}
+                Part::SplitAt(row) => {
+                    parts.push_front(row..part.end);
+                    parts.push_front(part.start..row);
+                }
+                Part::Refused {
+                    row,
+                    among: 1,
+                    reason,
+                } => {
+                    if let Some(guilty) = batch.rows.get(row) {
+                        self.park(term, guilty, &reason).await?;
+                    }
+                    // The rest goes with it: passing a parked row alone costs a transaction.
+                    let end = match parts.front() {
+                        Some(next) if next.start == part.end => next.end,
+                        _ => part.end,
+                    };
+                    if end != part.end {
+                        parts.pop_front();
+                    }
+                    parts.push_front(part.start..end);
+                }
+                Part::Refused { row, reason, .. } => {
+                    tracing::warn!(source = %self.name, record = row, reason, "batch refused; looking for the culprit");
+                    let pieces = [part.start..row, row..row + 1, row + 1..part.end];
+                    for piece in pieces.into_iter().rev().filter(|piece| !piece.is_empty()) {
+                        parts.push_front(piece);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_part(
+        &mut self,
+        term: &mut Term<D, Br>,
+        batch: &Batch,
+        part: Range<usize>,
+    ) -> Result<Part, Exit> {
+        let rows = batch.rows.get(part.clone()).unwrap_or_default();
+        self.withhold(term, rows).await?;
+        loop {
+            let missing = term
+                .topics
+                .missing(rows.iter().filter(|row| !term.parked.contains(row)));
+            if !missing.is_empty() {
+                self.learn_topics(term, missing).await?;
+            }
+            let prepared = records::prepare(
+                &self.name,
+                &term.standing.progress,
+                rows.iter(),
+                |row| !term.parked.contains(row),
+                &term.topics,
+            );
+            let mut prepared = match prepared {
+                Ok(prepared) => prepared,
+                Err(Unready::UnknownTopic { index: 0, topic }) => {
+                    self.hold(
+                        &format!("topic {topic} does not exist"),
+                        "create the topic; the source goes on by itself",
+                    )
+                    .await?;
+                    continue;
+                }
+                Err(Unready::UnknownTopic { index, .. }) => {
+                    return Ok(Part::SplitAt(part.start + index));
+                }
+                Err(Unready::Repartitioned { topic, before, now }) => {
+                    return Err(Exit::Broken(Stop::repartitioned(&topic, before, now)));
+                }
+            };
+            records::pass(
+                &mut prepared.progress,
+                rows.iter(),
+                batch.cursor_after(part.end),
+            );
+            let oldest = rows.iter().map(|row| row.occurred_at).min();
+            let count = prepared.records.len();
+            match self.send(term, prepared.records, prepared.progress).await? {
+                Sent::Committed => {
+                    self.meter.published(count, oldest);
+                    return Ok(Part::Passed);
+                }
+                Sent::Refused { record, reason } => {
+                    let row = prepared.row_of.get(record).copied().unwrap_or(0);
+                    return Ok(Part::Refused {
+                        row: part.start + row,
+                        among: count,
+                        reason,
+                    });
+                }
+                Sent::TryAgain => {}
+            }
+        }
+    }
+
+    /// One Kafka transaction. On [`Sent::Committed`] the term stands at `progress`.
+    pub(super) async fn send(
+        &mut self,
+        term: &mut Term<D, Br>,
+        records: Vec<OutgoingRecord>,
+        progress: ProgressRecord,
+    ) -> Result<Sent, Exit> {
+        // CRASH: died here = nothing sent; the successor reads the same rows again.
+        failpoint::hit(failpoint::PUBLISHING);
+        let started = Instant::now();
+        let outcome = tokio::select! {
+            outcome = term.publisher.publish(records, &progress) => outcome,
+            () = self.stop_overdue() => {
+                return Err(Exit::Stop);
+            }
+        };
+        self.meter.sent(started.elapsed(), &outcome);
+        match outcome {
+            PublishOutcome::Committed {
+                progress_offset,
+                dirty,
+            } => {
+                // CRASH: died here = rows and cursor are in Kafka together; the successor reads
+                // that progress and resumes after these rows.
+                failpoint::hit(failpoint::COMMITTED);
+                term.standing.progress = progress;
+                term.standing.offset = progress_offset;
+                term.standing.mirrored = false;
+                self.show_standing(term);
+                if dirty {
+                    return Err(Exit::Anew(
+                        "the producer saw trouble on the way to a known commit".into(),
+                    ));
+                }
+                self.calm();
+                Ok(Sent::Committed)
+            }
+            PublishOutcome::NotCommitted(Refusal::Record { index, reason }) => Ok(Sent::Refused {
+                record: index,
+                reason,
+            }),
+            PublishOutcome::NotCommitted(Refusal::Topic { topic, reason }) => {
+                term.topics.forget(&topic);
+                self.hold(
+                    &format!("topic {topic}: {reason}"),
+                    "create the topic or grant the relay the right to write it; the source goes on by itself",
+                )
+                .await?;
+                Ok(Sent::TryAgain)
+            }
+            PublishOutcome::NotCommitted(Refusal::Progress(reason)) => {
+                self.hold(
+                    &format!("progress record refused: {reason}"),
+                    "check the progress topic's settings and rights with `outbox-relay check`",
+                )
+                .await?;
+                Ok(Sent::TryAgain)
+            }
+            PublishOutcome::NotCommitted(Refusal::Outage(reason)) => {
+                self.outage(&reason).await?;
+                Ok(Sent::TryAgain)
+            }
+            PublishOutcome::Unknown(reason) => Err(Exit::Anew(reason)),
+            PublishOutcome::Fenced => Err(Exit::Lost("fenced by a newer relay".into())),
+        }
+    }
+
+    /// Stores rows whose key is parked before the cursor may pass them.
+    async fn withhold(&mut self, term: &mut Term<D, Br>, rows: &[OutboxRow]) -> Result<(), Exit> {
+        let held: Vec<Parking<'_>> = rows
+            .iter()
+            .filter(|row| term.parked.contains(row))
+            .map(|row| Parking {
+                row,
+                reason: "queues behind a parked row",
+            })
+            .collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.store_parked(term, &held).await
+    }
+
+    /// Parks the key of a guilty row; a row without a key is parked alone.
+    async fn park(
+        &mut self,
+        term: &mut Term<D, Br>,
+        row: &OutboxRow,
+        reason: &str,
+    ) -> Result<(), Exit> {
+        tracing::error!(
+            source = %self.name, message.id = %row.message_id, message.type = row.message_type,
+            topic = row.topic, reason, "row refused alone; its key is parked"
+        );
+        self.store_parked(term, &[Parking { row, reason }]).await?;
+        term.parked.insert(row);
+        self.board.write(|status| {
+            status.parked_keys = term.parked.len();
+            status.last_error = Some(format!("{} parked: {reason}", row.topic));
+        });
+        Ok(())
+    }
+
+    async fn store_parked(
+        &mut self,
+        term: &mut Term<D, Br>,
+        rows: &[Parking<'_>],
+    ) -> Result<(), Exit> {
+        loop {
+            let stored = term.work.park(term.epoch, rows).await;
+            if self.stored(term, stored).await?.is_some() {
+                // CRASH: died here = copies are stored and the cursor has not passed the rows; the
+                // successor reads them again, finds them parked, stores nothing twice, passes them.
+                failpoint::hit(failpoint::PARKED);
+                self.meter.add(crate::metrics::PARKED, rows.len() as u64);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until every topic in `missing` was asked for; those that do not exist stay unknown.
+    pub(super) async fn learn_topics(
+        &mut self,
+        term: &mut Term<D, Br>,
+        missing: Vec<String>,
+    ) -> Result<(), Exit> {
+        loop {
+            match term.topics.refresh(&self.broker, missing.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.broker_trouble(error).await?,
+            }
+        }
+    }
+
+    /// The source can't go on until something is mended: says so, and waits a second.
+    pub(super) async fn hold(&mut self, why: &str, way_out: &str) -> Result<(), Exit> {
+        if self.phase != crate::Phase::Hold {
+            self.step(Input::Blocked)?;
+            tracing::error!(source = %self.name, reason = why, way_out, "source holds");
+        }
+        self.board.write(|status| {
+            status.alarm = true;
+            status.last_error = Some(why.to_owned());
+            status.way_out = Some(way_out.to_owned());
+        });
+        self.pause(Duration::from_secs(1)).await
+    }
+
+    /// Kafka is away: nobody's fault, uses no attempt.
+    async fn outage(&mut self, reason: &str) -> Result<(), Exit> {
+        tracing::warn!(source = %self.name, reason, "Kafka is not available; trying again");
+        self.board
+            .write(|status| status.last_error = Some(format!("Kafka is not available: {reason}")));
+        self.pause(Duration::from_millis(200)).await
+    }
+}

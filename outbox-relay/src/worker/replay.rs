@@ -1,0 +1,185 @@
+//! Replay and discard: wishes of an operator, carried out by the owner, one at a time.
+//!
+//! A replay publishes the copies of a parked key in order. It may take several Kafka transactions;
+//! each one's progress says how far the replay came, and only after a known commit are the copies
+//! deleted. While it runs no batch is published, so the key's later rows can't overtake.
+
+use onceward::ReplayProgress;
+use onceward::publisher::Broker;
+use onceward::source::{Dialect, FetchLimits, OutboxRow, Request, RequestKind};
+
+use super::publish::Sent;
+use super::records::{self, Unready};
+use super::{Exit, SourceWorker, Stop, Term};
+use crate::failpoint;
+use crate::metrics as names;
+
+impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
+    /// Carries out the next request, if there is one and the committed cursor has passed all
+    /// copies of its key. Otherwise batches go first. Says whether it did something.
+    pub(super) async fn next_request(&mut self, term: &mut Term<D, Br>) -> Result<bool, Exit> {
+        let after = term
+            .standing
+            .progress
+            .replay
+            .as_ref()
+            .map_or(0, |replay| replay.number);
+        let request = term.work.next_request(term.epoch, after).await;
+        let Some(request) = self.stored(term, request).await?.flatten() else {
+            return Ok(false);
+        };
+        let passed = term
+            .work
+            .copies_passed(&term.standing.progress.cursor, &request)
+            .await;
+        if self.stored(term, passed).await? != Some(true) {
+            return Ok(false);
+        }
+        // CRASH: died here = the successor finds the request running, with the same number.
+        failpoint::hit(failpoint::REQUEST_TAKEN);
+        match request.kind {
+            RequestKind::Discard => {
+                let discarded = term.work.discard(term.epoch, &request).await;
+                if let Some(count) = self.stored(term, discarded).await? {
+                    tracing::warn!(source = %self.name, topic = request.topic, rows = count,
+                        "parked rows discarded");
+                }
+            }
+            RequestKind::Replay => self.replay(term, &request).await?,
+        }
+        self.reload_parked(term).await?;
+        Ok(true)
+    }
+
+    async fn replay(&mut self, term: &mut Term<D, Br>, request: &Request) -> Result<(), Exit> {
+        let mut after = i64::MIN;
+        let mut limits = FetchLimits {
+            max_rows: self.options.batch_rows,
+            max_bytes: self.options.batch_bytes,
+        };
+        let most = limits.max_rows;
+        loop {
+            let copies = term.work.copies(request, after, limits).await;
+            let Some(copies) = self.stored(term, copies).await? else {
+                continue;
+            };
+            let Some(last) = copies.last() else {
+                return self.end_empty(term, request, after).await;
+            };
+            let last_seq = last.seq;
+            let more = term.work.copies(request, last_seq, ONE).await;
+            let Some(more) = self.stored(term, more).await? else {
+                continue;
+            };
+            let replay = ReplayProgress {
+                number: request.number,
+                topic: request.topic.clone(),
+                message_key: request.message_key.clone(),
+                last_seq,
+                done: more.is_empty(),
+            };
+            match self.replay_some(term, &copies, &replay).await? {
+                Sent::Committed => {
+                    // CRASH: died here = the copies are published and still stored; take-over
+                    // reads the replay in the progress and deletes them before it goes on.
+                    failpoint::hit(failpoint::REPLAY_COMMITTED);
+                    self.meter.add(names::REPLAYED, copies.len() as u64);
+                    self.settle(term, &replay).await?;
+                    failpoint::hit(failpoint::REPLAY_SETTLED);
+                    if replay.done {
+                        tracing::info!(source = %self.name, topic = request.topic, "key replayed");
+                        return Ok(());
+                    }
+                    (after, limits.max_rows) = (last_seq, most);
+                }
+                Sent::Refused { reason, .. } if copies.len() == 1 => {
+                    tracing::error!(source = %self.name, topic = request.topic, reason,
+                        "replay refused; the key stays parked");
+                    let refused = term.work.refuse(term.epoch, request, &reason).await;
+                    self.stored(term, refused).await?;
+                    return Ok(());
+                }
+                // By prefix only: what stands before the suspect, then the suspect alone.
+                Sent::Refused { record, .. } => {
+                    limits.max_rows = u32::try_from(record.max(1)).unwrap_or(1);
+                }
+                Sent::TryAgain => {}
+            }
+        }
+    }
+
+    async fn replay_some(
+        &mut self,
+        term: &mut Term<D, Br>,
+        copies: &[OutboxRow],
+        replay: &ReplayProgress,
+    ) -> Result<Sent, Exit> {
+        let missing = term.topics.missing(copies.iter());
+        if !missing.is_empty() {
+            self.learn_topics(term, missing).await?;
+        }
+        let prepared = records::prepare(
+            &self.name,
+            &term.standing.progress,
+            copies.iter(),
+            |_| true,
+            &term.topics,
+        );
+        let mut prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(Unready::UnknownTopic { topic, .. }) => {
+                self.hold(
+                    &format!("topic {topic} does not exist"),
+                    "create the topic; the source goes on by itself",
+                )
+                .await?;
+                return Ok(Sent::TryAgain);
+            }
+            Err(Unready::Repartitioned { topic, before, now }) => {
+                return Err(Exit::Broken(Stop::repartitioned(&topic, before, now)));
+            }
+        };
+        prepared.progress.replay = Some(replay.clone());
+        // CRASH: died here = nothing of this part is published; the successor begins it again.
+        failpoint::hit(failpoint::REPLAY_PUBLISHING);
+        self.send(term, prepared.records, prepared.progress).await
+    }
+
+    /// Deletes what a known commit published; goes on trying, because going on without it would
+    /// publish the copies a second time.
+    async fn settle(
+        &mut self,
+        term: &mut Term<D, Br>,
+        replay: &ReplayProgress,
+    ) -> Result<(), Exit> {
+        loop {
+            let settled = term.work.finish_replay(term.epoch, replay).await;
+            if self.stored(term, settled).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// No copies are left: either the last part is published and its clean-up done, or there never
+    /// were any.
+    async fn end_empty(
+        &mut self,
+        term: &mut Term<D, Br>,
+        request: &Request,
+        after: i64,
+    ) -> Result<(), Exit> {
+        if after == i64::MIN {
+            let refused = term
+                .work
+                .refuse(term.epoch, request, "nothing is parked under this key")
+                .await;
+            self.stored(term, refused).await?;
+        }
+        Ok(())
+    }
+}
+
+const ONE: FetchLimits = FetchLimits {
+    max_rows: 1,
+    max_bytes: u64::MAX,
+};

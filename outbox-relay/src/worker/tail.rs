@@ -1,0 +1,308 @@
+//! Publishing what is committed, and the chores between two batches.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use onceward::publisher::Broker;
+use onceward::source::{Batch, Dialect, FetchLimits, Remedy, SourceError, Wake, Woken};
+use onceward::{Clock, LastRow, SystemClock};
+
+use super::take_over::owned;
+use super::{Exit, Reader, SourceWorker, Stop, Term};
+use crate::failpoint;
+use crate::metrics as names;
+
+/// After the last row a source counts as busy for this long.
+const BUSY: Duration = Duration::from_millis(10);
+/// Time between two looks for replay and discard requests.
+const REQUESTS: Duration = Duration::from_millis(300);
+
+impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
+    /// Publishes until something ends the term.
+    pub(super) async fn tail(&mut self, term: &mut Term<D, Br>, reader: &mut Reader<D>) -> Exit {
+        match self.publish_for_ever(term, reader).await {
+            Ok(never) => match never {},
+            Err(exit) => exit,
+        }
+    }
+
+    async fn publish_for_ever(
+        &mut self,
+        term: &mut Term<D, Br>,
+        reader: &mut Reader<D>,
+    ) -> Result<Infallible, Exit> {
+        let mut fetched: Option<Batch> = None;
+        let mut last_rows = Instant::now();
+        let mut woken = Woken::Hint;
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(Exit::Stop);
+            }
+            let batch = match fetched.take() {
+                Some(batch) => batch,
+                // Only between batches: what is fetched ahead stands behind a cursor that must not
+                // move in between, and a replay must not overtake it.
+                None => {
+                    self.chores(term).await?;
+                    self.fetch(term, reader).await?
+                }
+            };
+            if batch.rows.is_empty() {
+                let time = if last_rows.elapsed() < BUSY {
+                    Duration::from_millis(self.options.poll_busy_ms)
+                } else {
+                    reader.wake.idle_poll()
+                };
+                woken = tokio::select! {
+                    woken = reader.wake.wait(time) => woken,
+                    () = self.stop.clone().cancelled_owned() => return Err(Exit::Stop),
+                };
+                continue;
+            }
+            if woken == Woken::Timeout {
+                reader.wake.found_unhinted();
+                woken = Woken::Hint;
+            }
+            failpoint::hit(failpoint::FETCHED);
+            fetched = self.publish_and_fetch(term, reader, &batch).await?;
+            last_rows = Instant::now();
+        }
+    }
+
+    /// Publishes one batch; if more rows wait, the next one is fetched meanwhile.
+    async fn publish_and_fetch(
+        &mut self,
+        term: &mut Term<D, Br>,
+        reader: &mut Reader<D>,
+        batch: &Batch,
+    ) -> Result<Option<Batch>, Exit> {
+        if !batch.more {
+            Box::pin(self.publish_batch(term, batch)).await?;
+            return Ok(None);
+        }
+        let next = batch.next();
+        let last = batch.rows.last().map(|row| LastRow {
+            seq: row.seq,
+            message_id: row.message_id,
+        });
+        let limits = self.limits();
+        let (published, fetched) = tokio::join!(
+            Box::pin(self.publish_batch(term, batch)),
+            reader.store.fetch(&next, last, limits)
+        );
+        published?;
+        // Chores are due between batches even when rows never end.
+        if self.chores_are_due(term) {
+            return Ok(None);
+        }
+        match fetched {
+            Ok(batch) => Ok(Some(batch)),
+            Err(error) => {
+                self.read_trouble(term, reader, error).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        term: &mut Term<D, Br>,
+        reader: &mut Reader<D>,
+    ) -> Result<Batch, Exit> {
+        loop {
+            let progress = &term.standing.progress;
+            let limits = self.limits();
+            match reader
+                .store
+                .fetch(&progress.cursor, progress.last, limits)
+                .await
+            {
+                Ok(batch) => return Ok(batch),
+                Err(error) => self.read_trouble(term, reader, error).await?,
+            }
+        }
+    }
+
+    fn limits(&self) -> FetchLimits {
+        FetchLimits {
+            max_rows: self.options.batch_rows,
+            max_bytes: self.options.batch_bytes,
+        }
+    }
+
+    /// A fetch failed: a new connection, which must show the same rows, or the end of the term.
+    async fn read_trouble(
+        &mut self,
+        term: &mut Term<D, Br>,
+        reader: &mut Reader<D>,
+        error: SourceError,
+    ) -> Result<(), Exit> {
+        let mut error = error;
+        loop {
+            if error.remedy() != Remedy::Reconnect {
+                return Err(owned(error));
+            }
+            self.database_trouble(&error).await?;
+            let standing = &term.standing;
+            let outcome = match reader.store.reconnect().await {
+                Ok(()) => {
+                    let place = standing.place();
+                    reader.store.verify_between(&standing.progress, place).await
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    fn chores_are_due(&self, term: &Term<D, Br>) -> bool {
+        let passed = |at: Option<Instant>, time: Duration| at.is_none_or(|at| at.elapsed() >= time);
+        (!term.standing.mirrored && passed(self.mirrored_at, self.mirror_interval()))
+            || passed(self.requests_at, REQUESTS)
+            || self.sweeping
+            || self.appointments.has_changed().unwrap_or(false)
+            || term.topics.is_stale(self.refresh_interval())
+    }
+
+    fn mirror_interval(&self) -> Duration {
+        Duration::from_millis(self.options.mirror_ms)
+    }
+
+    fn refresh_interval(&self) -> Duration {
+        Duration::from_millis(self.options.topics_refresh_ms)
+    }
+
+    /// Mirror, requests, topics, janitor: each when due. Nothing is in flight.
+    async fn chores(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        if !self.chores_are_due(term) {
+            return Ok(());
+        }
+        if !term.standing.mirrored
+            && self
+                .mirrored_at
+                .is_none_or(|at| at.elapsed() >= self.mirror_interval())
+        {
+            self.write_mirror(term).await?;
+        }
+        if self.requests_at.is_none_or(|at| at.elapsed() >= REQUESTS) {
+            // Another one may wait behind it: look again at once.
+            if !Box::pin(self.next_request(term)).await? {
+                self.requests_at = Some(Instant::now());
+            }
+        }
+        if term.topics.is_stale(self.refresh_interval()) {
+            self.refresh_topics(term).await?;
+        }
+        if self.appointments.has_changed().unwrap_or(false) {
+            self.appointments.mark_unchanged();
+            self.sweeping = true;
+        }
+        if self.sweeping {
+            self.sweep(term).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the mirror of what is known to be committed.
+    pub(super) async fn write_mirror(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        failpoint::hit(failpoint::MIRRORING);
+        let written = term
+            .work
+            .write_mirror(term.epoch, &term.standing.progress, term.standing.place())
+            .await;
+        if self.stored(term, written).await?.is_some() {
+            // CRASH: died here = mirror and progress agree; before = the mirror is older, and the
+            // take-over counts the rows in between.
+            failpoint::hit(failpoint::MIRRORED);
+            term.standing.mirrored = true;
+            self.mirrored_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn refresh_topics(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        // Not reachable now: the next batch will tell; the old counts still hold.
+        if let Err(error) = term.topics.refresh(&self.broker, None).await {
+            tracing::debug!(source = %self.name, error = %error, "partition counts not refreshed");
+            term.topics.postpone();
+            return Ok(());
+        }
+        for (topic, before) in &term.standing.progress.partition_counts {
+            match term.topics.get(topic) {
+                Some((_, now)) if now != *before => {
+                    return Err(Exit::Broken(Stop::repartitioned(topic, *before, now)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One chunk of the janitor's work, after a mirror write.
+    async fn sweep(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        if !term.standing.mirrored {
+            self.write_mirror(term).await?;
+        }
+        let kept = i64::try_from(self.options.retention_seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
+        let older_than = SystemClock.now().saturating_sub(kept);
+        let most = self.options.janitor_chunk_rows;
+        let swept = term.work.purge(term.epoch, older_than, most).await;
+        if let Some(chunk) = self.stored(term, swept).await? {
+            failpoint::hit(failpoint::JANITOR_SWEPT);
+            self.meter.add(names::SWEPT, chunk.deleted);
+            self.sweeping = chunk.deleted >= u64::from(most);
+        }
+        Ok(())
+    }
+
+    /// Loads what is parked, after a request changed it.
+    pub(super) async fn reload_parked(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        loop {
+            let parked = term.work.parked_keys().await;
+            if let Some(parked) = self.stored(term, parked).await? {
+                self.board.write(|status| status.parked_keys = parked.len());
+                term.parked = parked;
+                return Ok(());
+            }
+        }
+    }
+
+    /// A write's result: the value, or `None` after a new connection was made because the old one
+    /// broke (then the caller tries again; every write of ours may repeat).
+    pub(super) async fn stored<T>(
+        &mut self,
+        term: &mut Term<D, Br>,
+        outcome: Result<T, SourceError>,
+    ) -> Result<Option<T>, Exit> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.remedy() == Remedy::Reconnect => {
+                self.database_trouble(&error).await?;
+                if let Err(error) = term.work.reconnect().await
+                    && error.remedy() != Remedy::Reconnect
+                {
+                    return Err(owned(error));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(owned(error)),
+        }
+    }
+
+    /// The database did not answer: says so and waits a little.
+    pub(super) async fn database_trouble(&mut self, error: &SourceError) -> Result<(), Exit> {
+        let text = super::chain(error);
+        self.board.write(|status| {
+            if status.last_error.as_ref() != Some(&text) {
+                tracing::warn!(source = %self.name, error = text, "database trouble; trying again");
+            }
+            status.last_error = Some(text);
+        });
+        self.pause(Duration::from_millis(200)).await
+    }
+}

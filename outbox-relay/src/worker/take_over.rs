@@ -1,0 +1,353 @@
+//! From standby to a term: look, claim, fence, read, check.
+
+use std::time::{Duration, Instant};
+
+use onceward::ProgressRecord;
+use onceward::publisher::{Broker, PublishOutcome, Publisher};
+use onceward::source::{
+    Claim, Dialect, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
+};
+
+use super::lease::Lease;
+use super::topics::Topics;
+use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
+use crate::failpoint;
+use crate::metrics as names;
+use crate::phase::Input;
+
+/// How long a standby waits between two asks for the lease.
+const ASK: Duration = Duration::from_millis(250);
+/// How long a look is good for.
+const LOOK: Duration = Duration::from_secs(10);
+
+impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
+    /// From standby to the end of one ownership.
+    pub(super) async fn own_once(&mut self) -> Exit {
+        let (store, epoch) = match self.stand_by().await {
+            Ok(claimed) => claimed,
+            Err(exit) => return exit,
+        };
+        let lease = Lease::keep(self.name.clone(), store, epoch, self.board.clone());
+        let exit = tokio::select! {
+            exit = Box::pin(self.own(epoch)) => exit,
+            () = lease.lost() => Exit::Lost("the lease is lost".into()),
+        };
+        let store = lease.end().await;
+        if let (Exit::Stop | Exit::Broken(_), Some(mut store)) = (&exit, store) {
+            // CRASH: died here = the lease runs out by itself.
+            failpoint::hit(failpoint::RELEASING);
+            let release = tokio::time::timeout(Duration::from_millis(500), store.release(epoch));
+            if !matches!(release.await, Ok(Ok(()))) {
+                tracing::warn!(source = %self.name, "lease not released; it runs out by itself");
+            }
+        }
+        exit
+    }
+
+    /// Waits until the source can be claimed, and claims it.
+    async fn stand_by(&mut self) -> Result<(SourceStore<D>, RelayEpoch), Exit> {
+        let stop = self.stop.clone();
+        let mut store = self.open_store().await?;
+        let mut looked: Option<Instant> = None;
+        loop {
+            self.step(Input::LeaseFree)?;
+            if looked.is_none_or(|at| at.elapsed() > LOOK) {
+                tokio::select! {
+                    outcome = Box::pin(self.look(&mut store)) => outcome?,
+                    () = stop.clone().cancelled_owned() => return Err(Exit::Stop),
+                }
+                looked = Some(Instant::now());
+            }
+            self.step(Input::Ours)?;
+            let claim = store
+                .claim(&self.options.instance_id, self.may_retake)
+                .await
+                .map_err(unowned)?;
+            self.may_retake = false;
+            match claim {
+                Claim::Owned(epoch) => {
+                    // CRASH: died here = the lease runs out; nothing is fenced yet.
+                    failpoint::hit(failpoint::CLAIMED);
+                    self.step(Input::Claimed)?;
+                    tracing::info!(source = %self.name, epoch = epoch.0, "source claimed");
+                    let owner = self.options.instance_id.clone();
+                    self.board.write(|status| {
+                        status.owner = Some(owner);
+                        status.relay_epoch = Some(epoch.0);
+                    });
+                    return Ok((store, epoch));
+                }
+                Claim::Held { owner, expires_in } => {
+                    self.step(Input::NotClaimed)?;
+                    self.board.write(|status| {
+                        status.owner = Some(owner);
+                        status.relay_epoch = None;
+                        status.unpublished_rows = None;
+                        status.oldest_age_ms = None;
+                        status.alarm = false;
+                        status.last_error = None;
+                    });
+                    self.pause(expires_in.clamp(Duration::from_millis(20), ASK))
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// Reads progress without a producer of our own: what belongs to another database, epoch or
+    /// cluster stops here, and fences nobody.
+    async fn look(&mut self, store: &mut SourceStore<D>) -> Result<(), Exit> {
+        self.broker
+            .ensure_progress_topic(&self.name)
+            .await
+            .map_err(unreachable)?;
+        let identity = store.identity().await.map_err(unowned)?;
+        let mirror = store.mirror().await.map_err(unowned)?;
+        let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
+        let found = self
+            .broker
+            .look(&self.name, from)
+            .await
+            .map_err(unreachable)?;
+        match found.record {
+            Some((offset, progress)) => {
+                let place = ProgressPlace {
+                    offset,
+                    topic_id: &found.topic_id,
+                    cluster_id: &found.cluster_id,
+                };
+                // The owner may have moved both on since the two were read; only what can't come
+                // from that is a stop here. Take-over checks the rest when nothing moves any more.
+                if progress.source_id != identity.source_id || progress.epoch != identity.epoch {
+                    store
+                        .verify_between(&progress, place)
+                        .await
+                        .map_err(unowned)?;
+                }
+                Ok(())
+            }
+            // A look may lag behind an open transaction, but never back to nothing.
+            None => store.progress_may_be_missing().await.map_err(unowned),
+        }
+    }
+
+    /// Works until the ownership ends: term after term.
+    async fn own(&mut self, epoch: RelayEpoch) -> Exit {
+        let stop = self.stop.clone();
+        let mut anew = 0_u32;
+        loop {
+            let outcome = tokio::select! {
+                outcome = Box::pin(self.open_term(epoch)) => outcome,
+                () = stop.clone().cancelled_owned() => return Exit::Stop,
+            };
+            let exit = match outcome {
+                Ok((mut term, mut reader)) => {
+                    anew = 0;
+                    let exit = Box::pin(self.tail(&mut term, &mut reader)).await;
+                    if matches!(exit, Exit::Stop) && !term.standing.mirrored {
+                        let write = self.write_mirror(&mut term);
+                        let _ = tokio::time::timeout(Duration::from_millis(400), write).await;
+                    }
+                    exit
+                }
+                Err(exit) => exit,
+            };
+            let Exit::Anew(reason) = exit else {
+                return exit;
+            };
+            tracing::warn!(source = %self.name, reason, "taking over anew");
+            self.board.write(|status| status.last_error = Some(reason));
+            if let Err(exit) = self.step(Input::Anew) {
+                return exit;
+            }
+            // At once the first time, then slower: an unreachable Kafka stays so for a while.
+            let wait = Duration::from_millis(50_u64.saturating_mul(u64::from(anew)).min(1_000));
+            anew = anew.saturating_add(1);
+            if let Err(exit) = self.pause(wait).await {
+                return exit;
+            }
+        }
+    }
+
+    /// A producer of our own, and the progress it resumes from.
+    async fn open_term(&mut self, epoch: RelayEpoch) -> Result<(Term<D, Br>, Reader<D>), Exit> {
+        let mut work = self.reach().await?;
+        let publisher = loop {
+            match self.broker.open(&self.name).await {
+                Ok(publisher) => break publisher,
+                Err(error) => self.broker_trouble(error).await?,
+            }
+        };
+        // CRASH: died here = older producers are fenced, their open transaction is aborted.
+        failpoint::hit(failpoint::OPENED);
+        self.step(Input::Opened)?;
+        let mirror = work.mirror().await.map_err(owned)?;
+        let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
+        let found = loop {
+            match self.broker.read_progress(&self.name, from).await {
+                Ok(found) => break found,
+                Err(error) => self.broker_trouble(error).await?,
+            }
+        };
+        failpoint::hit(failpoint::PROGRESS_READ);
+        self.step(Input::ProgressRead)?;
+        let mut term = Term {
+            epoch,
+            work,
+            publisher,
+            standing: Standing {
+                progress: ProgressRecord::genesis(
+                    onceward::SourceId(uuid::Uuid::nil()),
+                    0,
+                    D::genesis(),
+                ),
+                offset: -1,
+                topic_id: found.topic_id,
+                cluster_id: found.cluster_id,
+                mirrored: true,
+            },
+            parked: Default::default(),
+            topics: Topics::default(),
+        };
+        match found.record {
+            Some((offset, progress)) => {
+                if mirror.is_none() && progress.passed > 0 {
+                    return Err(Exit::Broken(Stop::mirror_missing(
+                        &self.name.progress_topic(),
+                        progress.passed,
+                    )));
+                }
+                term.standing.progress = progress;
+                term.standing.offset = offset;
+            }
+            None => {
+                term.work.progress_may_be_missing().await.map_err(owned)?;
+                self.genesis(&mut term).await?;
+            }
+        }
+        let taken = term
+            .work
+            .take_over(epoch, &term.standing.progress, term.standing.place())
+            .await;
+        term.parked = taken.map_err(owned)?;
+        // CRASH: died here = as after any stop: mirror and progress agree.
+        failpoint::hit(failpoint::TAKEN_OVER);
+        if term.standing.progress.position == 0 {
+            failpoint::hit(failpoint::GENESIS_MIRRORED);
+        }
+        for topic in &self.options.accept_repartitioned {
+            if term
+                .standing
+                .progress
+                .partition_counts
+                .remove(topic)
+                .is_some()
+            {
+                tracing::warn!(source = %self.name, topic, "its partition count now is accepted");
+            }
+        }
+        let mut store = self.reach().await?;
+        let wake = store.wake().await.map_err(owned)?;
+        store
+            .verify_between(&term.standing.progress, term.standing.place())
+            .await
+            .map_err(owned)?;
+        self.step(Input::TakenOver)?;
+        self.meter.count(names::TAKE_OVERS);
+        self.show_standing(&term);
+        self.board.write(|status| {
+            status.parked_keys = term.parked.len();
+            status.alarm = false;
+            status.way_out = None;
+        });
+        tracing::info!(
+            source = %self.name, epoch = epoch.0, position = term.standing.progress.position,
+            passed = term.standing.progress.passed, "source taken over"
+        );
+        Ok((term, Reader { store, wake }))
+    }
+
+    /// The first start: progress in Kafka, then the mirror (by the take-over), then rows.
+    async fn genesis(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
+        let identity = term.work.identity().await.map_err(owned)?;
+        let first = ProgressRecord::genesis(identity.source_id, identity.epoch, D::genesis());
+        match term.publisher.publish(Vec::new(), &first).await {
+            PublishOutcome::Committed {
+                progress_offset,
+                dirty,
+            } => {
+                // CRASH: died here = genesis in Kafka without a mirror; the successor finds it and
+                // writes the mirror.
+                failpoint::hit(failpoint::GENESIS_COMMITTED);
+                if dirty {
+                    return Err(Exit::Anew("trouble while committing genesis".into()));
+                }
+                tracing::info!(source = %self.name, "first start: genesis committed");
+                term.standing.progress = first;
+                term.standing.offset = progress_offset;
+                Ok(())
+            }
+            PublishOutcome::NotCommitted(refusal) => Err(Exit::Anew(refusal.to_string())),
+            PublishOutcome::Unknown(reason) => Err(Exit::Anew(reason)),
+            PublishOutcome::Fenced => Err(Exit::Lost("fenced by a newer relay".into())),
+        }
+    }
+
+    /// A connection while nothing is owned: one try.
+    async fn open_store(&mut self) -> Result<SourceStore<D>, Exit> {
+        SourceStore::open(&self.url, &self.name)
+            .await
+            .map_err(unowned)
+    }
+
+    /// A connection while the source is owned: tries until the lease is gone.
+    pub(super) async fn reach(&mut self) -> Result<SourceStore<D>, Exit> {
+        loop {
+            match SourceStore::open(&self.url, &self.name).await {
+                Ok(store) => return Ok(store),
+                Err(error) if error.remedy() == Remedy::Reconnect => {
+                    self.database_trouble(&error).await?;
+                }
+                Err(error) => return Err(owned(error)),
+            }
+        }
+    }
+}
+
+/// What a database error means before anything is owned.
+fn unowned(error: SourceError) -> Exit {
+    match error.remedy() {
+        Remedy::Reconnect => Exit::Unreachable(super::chain(&error)),
+        Remedy::StandBy => Exit::Unreachable(error.to_string()),
+        Remedy::Halt => Exit::Broken(Stop::source(&error)),
+    }
+}
+
+/// What it means while the source is owned.
+pub(super) fn owned(error: SourceError) -> Exit {
+    match error.remedy() {
+        Remedy::Reconnect => Exit::Anew(super::chain(&error)),
+        Remedy::StandBy => Exit::Lost(error.to_string()),
+        Remedy::Halt => Exit::Broken(Stop::source(&error)),
+    }
+}
+
+fn unreachable(error: onceward::publisher::BrokerError) -> Exit {
+    use onceward::publisher::BrokerError;
+    match error {
+        BrokerError::Unavailable(_) | BrokerError::Fenced => Exit::Unreachable(error.to_string()),
+        BrokerError::Configuration(_)
+        | BrokerError::HangingTransaction { .. }
+        | BrokerError::Unreadable { .. } => Exit::Broken(Stop::broker(&error)),
+    }
+}
+
+impl Standing {
+    pub(super) fn place(&self) -> ProgressPlace<'_> {
+        ProgressPlace {
+            offset: self.offset,
+            topic_id: &self.topic_id,
+            cluster_id: &self.cluster_id,
+        }
+    }
+}
