@@ -8,4 +8,5 @@ mod support;
 
 mod crash;
 mod parking;
+mod stops;
 mod takeover;

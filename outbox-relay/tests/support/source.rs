@@ -67,8 +67,12 @@ pub struct Row<'a> {
 impl<B: Database> Source<B> {
     /// A migrated, empty source with a name of its own.
     pub fn new(test: &str) -> Self {
-        let name = format!("{test}-{:08x}", rand_u32());
-        let (url, folder) = B::make(&name);
+        Self::with_name(&format!("{test}-{:08x}", rand_u32()))
+    }
+
+    /// A migrated, empty source with this name.
+    pub fn with_name(name: &str) -> Self {
+        let (url, folder) = B::make(name);
         let name = SourceName::new(name).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -148,6 +152,11 @@ impl<B: Database> Source<B> {
         self.runtime
             .block_on(sqlx::query_scalar::<_, Option<String>>(sql).fetch_one(&self.pool))
             .unwrap()
+    }
+
+    /// Closes the application's connections.
+    pub fn close(&self) {
+        self.runtime.block_on(self.pool.close());
     }
 
     /// Runs a statement.

@@ -56,14 +56,18 @@ impl Topic {
     }
 
     pub fn with(kafka: &str, test: &str, partitions: i32, config: &[(&str, &str)]) -> Self {
-        let name = format!("{test}-{:08x}", rand_u32());
-        let topic = Self {
-            name,
-            kafka: kafka.into(),
-            partitions,
-        };
+        let topic = Self::named(test, kafka, partitions);
         topic.create(config);
         topic
+    }
+
+    /// One that does not exist yet.
+    pub fn named(test: &str, kafka: &str, partitions: i32) -> Self {
+        Self {
+            name: format!("{test}-{:08x}", rand_u32()),
+            kafka: kafka.into(),
+            partitions,
+        }
     }
 
     pub fn create(&self, config: &[(&str, &str)]) {
@@ -86,9 +90,10 @@ impl Topic {
             .unwrap();
     }
 
-    pub fn grow(&self, partitions: usize) {
+    pub fn grow(&mut self, partitions: i32) {
         use rdkafka::admin::NewPartitions;
-        let more = NewPartitions::new(&self.name, partitions);
+        self.partitions = partitions;
+        let more = NewPartitions::new(&self.name, usize::try_from(partitions).unwrap());
         block(admin(&self.kafka).create_partitions([&more], &AdminOptions::new())).unwrap()[0]
             .as_ref()
             .unwrap();
@@ -164,6 +169,12 @@ impl Topic {
             Ok((found.len() >= count).then_some(found))
         })
     }
+}
+
+pub fn delete_topic(kafka: &str, name: &str) {
+    block(admin(kafka).delete_topics(&[name], &AdminOptions::new())).unwrap()[0]
+        .as_ref()
+        .unwrap();
 }
 
 /// Payloads of one key in the order of their partition.
