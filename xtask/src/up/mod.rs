@@ -119,8 +119,8 @@ fn check(options: &Options, data: &Data) -> Result<()> {
 fn build(release: bool) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
-    command.current_dir(root()).args(["build", "--bins"]);
-    command.args(["-p", "outbox-relay", "-p", "shop", "-p", "onceward-cli"]);
+    // The selection that ./dev itself builds with: the dependencies are compiled once.
+    command.current_dir(root()).args(["build", "--workspace", "--bins", "--locked"]);
     if release {
         command.arg("--release");
     }
