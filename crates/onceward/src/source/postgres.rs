@@ -38,7 +38,8 @@ const BACKLOG: &str = include_str!("sql/postgres/backlog.sql");
 const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set lock_timeout = '5s'; set jit = off; set plan_cache_mode = force_generic_plan; \
      set max_parallel_workers_per_gather = 0; set enable_seqscan = off; \
-     set enable_bitmapscan = off; set synchronous_commit = on";
+     set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
+     set work_mem = '16MB'; set synchronous_commit = on";
 
 /// What a store remembers of the batch it is paging.
 #[derive(Debug, Default)]
@@ -435,7 +436,7 @@ impl Dialect for Postgres {
         let (current, highest, seq, id): (String, Option<String>, Option<i64>, Option<Uuid>) =
             sqlx::query_as(
                 "select pg_current_snapshot()::text, \
-                 (select tx_id::text from outbox order by tx_id desc limit 1), l.seq, l.message_id \
+                 (select h.tx_id::text from outbox h order by h.tx_id desc limit 1), l.seq, l.message_id \
                  from (values (1)) one left join \
                  (select seq, message_id from outbox order by seq desc limit 1) l on true",
             )

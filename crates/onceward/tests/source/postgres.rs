@@ -176,6 +176,34 @@ async fn an_xid_given_out_again_after_a_crash_is_not_taken_for_passed() {
     assert_eq!(follower.payloads(), expected);
 }
 
+/// Ids are compared as numbers: as text 999 would be above 1000.
+#[tokio::test]
+async fn rows_whose_xids_gain_a_digit_come_once() {
+    let server = Server::start().unwrap();
+    let url = server.create_database().unwrap();
+    let db = reopen(&url).await;
+    schema::migrate(&db.pool, &name()).await.unwrap();
+    let mut follower = Follower::start(&db).await;
+    let mut xid = 0;
+    while xid < 994 {
+        let text: String = db_text(&db, "select pg_current_xact_id()::text").await;
+        xid = text.parse().unwrap();
+    }
+    for n in 0..10 {
+        db.append("k", &n.to_string()).await;
+    }
+    let crossed = "select count(*) from outbox where tx_id >= '1000'::xid8 \
+                   and exists (select from outbox where tx_id < '1000'::xid8)";
+    assert!(db.count(crossed).await > 0, "no digit was gained");
+    follower.drain().await;
+    for n in 10..20 {
+        db.append("k", &n.to_string()).await;
+    }
+    follower.drain().await;
+    let expected: Vec<String> = (0..20).map(|n: i32| n.to_string()).collect();
+    assert_eq!(follower.payloads(), expected);
+}
+
 async fn db_text(db: &TestDb<Postgres>, sql: &'static str) -> String {
     sqlx::query_scalar(sql).fetch_one(&db.pool).await.unwrap()
 }
@@ -332,7 +360,7 @@ async fn commits_that_are_not_durable_are_a_finding() {
 #[tokio::test]
 async fn a_hint_ends_the_wait_and_lengthens_the_polls() {
     let db = Postgres::database().await;
-    let store = db.store().await;
+    let mut store = db.store().await;
     let mut wake: PostgresWake = store.wake().await.unwrap();
     while wake.wait(Duration::from_millis(1)).await == Woken::Hint {}
     assert_eq!(

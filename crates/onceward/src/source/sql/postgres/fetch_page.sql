@@ -12,12 +12,17 @@ with page as (
     from (
         select u.*
         from (
-            (select * from outbox
-             where tx_id = any ($2::text[]::xid8[])
-               and seq > $7 and seq < $8
-               and pg_visible_in_snapshot(tx_id, $6::text::pg_snapshot)
-             order by seq
-             limit $4)
+            (select o.* from (
+                 select l.seq
+                 -- "offset 0": by outbox_tx_id_seq, not along the primary key through passed rows.
+                 from (select seq from outbox
+                       where tx_id = any ($2::text[]::xid8[])
+                         and seq > $7 and seq < $8
+                         and pg_visible_in_snapshot(tx_id, $6::text::pg_snapshot)
+                       offset 0) l
+                 order by l.seq
+                 limit $4) late
+             join outbox o on o.seq = late.seq)
             union all
             (select * from outbox
              where seq > $7 and seq >= $8
