@@ -162,6 +162,11 @@ fn open(
     let producer: BaseProducer<Context> = config
         .create_with_context(Context::default())
         .map_err(|error| kafka_error(&error, &doing))?;
+    // Connect first: librdkafka looks for the transactions' coordinator at once if a broker is up, and
+    // else only every 500 ms. A failure shows in the next call.
+    let _ = producer
+        .client()
+        .fetch_metadata(Some(&source.progress_topic()), Duration::from_secs(5));
     // CRASH: older producers are fenced and what they left open is aborted; nothing else changed.
     if let Err(error) = producer.init_transactions(INIT_AT_MOST) {
         drain(&producer);

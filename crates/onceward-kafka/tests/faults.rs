@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use onceward::publisher::{Broker, BrokerError, PublishOutcome, Publisher};
 use onceward_testkit::kafka::Kafka;
 use onceward_testkit::proxy::{Fault, ProxiedKafka, api};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::Producer;
 
-use crate::support::{Place, broker_at, committed, progress, raw_producer, read_committed};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{
+    Place, SOON, broker_at, committed, deliver, progress, raw_producer, read_committed,
+};
 
 /// KAFKA-17754: an EndTxn(commit) that arrives late ends the next transaction of the same epoch. The
 /// control shows that it does so here; the publisher then shows that our rule keeps it harmless.
@@ -31,7 +31,8 @@ async fn a_commit_that_arrives_in_the_next_transaction_doubles_and_loses_nothing
             late.cut().unwrap();
         })
     };
-    send(&careless, &topic, "first");
+    careless.begin_transaction().unwrap();
+    deliver(&careless, &topic, "first");
     careless.commit_transaction(SOON).unwrap();
     cutter.join().unwrap();
     careless.begin_transaction().unwrap();
@@ -283,26 +284,6 @@ async fn dropping_a_publisher_never_waits_for_a_dead_broker() {
     };
     wait_for("the end of the producer's thread", || !named());
     println!("thread ended {:?} after the drop", start.elapsed());
-}
-
-/// Begins a transaction and puts one record into it.
-fn send(producer: &BaseProducer, topic: &str, payload: &str) {
-    producer.begin_transaction().unwrap();
-    deliver(producer, topic, payload);
-}
-
-/// One record, acknowledged.
-fn deliver(producer: &BaseProducer, topic: &str, payload: &str) {
-    let record = BaseRecord::<str, str>::to(topic)
-        .partition(0)
-        .key("key")
-        .payload(payload);
-    producer.send(record).map_err(|(error, _)| error).unwrap();
-    let deadline = Instant::now() + SOON;
-    while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
-        assert!(Instant::now() < deadline, "{topic}: no acknowledgement");
-    }
 }
 
 #[track_caller]

@@ -5,6 +5,8 @@ mod consumer;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod progress;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod topics;

@@ -10,7 +10,7 @@ use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::BaseProducer;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 /// A source and a topic that no other test uses.
@@ -87,6 +87,16 @@ pub fn committed(outcome: PublishOutcome) -> i64 {
 
 /// The payloads of partition 0 that a reader of this isolation sees, up to its end.
 pub fn read_topic(bootstrap: &str, topic: &str, isolation: &str) -> Vec<String> {
+    read_partition(bootstrap, topic, 0, isolation)
+}
+
+/// The payloads of one partition that a reader of this isolation sees, up to its end.
+pub fn read_partition(
+    bootstrap: &str,
+    topic: &str,
+    partition: i32,
+    isolation: &str,
+) -> Vec<String> {
     let consumer: BaseConsumer = KafkaConfig::plaintext(bootstrap)
         .client_config()
         .unwrap()
@@ -98,7 +108,7 @@ pub fn read_topic(bootstrap: &str, topic: &str, isolation: &str) -> Vec<String> 
         .unwrap();
     let mut assignment = TopicPartitionList::new();
     assignment
-        .add_partition_offset(topic, 0, Offset::Beginning)
+        .add_partition_offset(topic, partition, Offset::Beginning)
         .unwrap();
     consumer.assign(&assignment).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -131,4 +141,28 @@ pub fn raw_producer(bootstrap: &str, transactional_id: &str) -> BaseProducer {
         .set("linger.ms", "0")
         .create()
         .unwrap()
+}
+
+/// How long a test waits for what must come.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// One record in an open transaction, acknowledged.
+pub fn deliver(producer: &BaseProducer, topic: &str, payload: &str) {
+    let record = BaseRecord::<str, str>::to(topic)
+        .partition(0)
+        .key("key")
+        .payload(payload);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    let deadline = Instant::now() + SOON;
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+        assert!(Instant::now() < deadline, "{topic}: no acknowledgement");
+    }
+}
+
+/// One committed record.
+pub fn send_in_transaction(producer: &BaseProducer, topic: &str, payload: &str) {
+    producer.begin_transaction().unwrap();
+    deliver(producer, topic, payload);
+    producer.commit_transaction(SOON).unwrap();
 }

@@ -1,5 +1,4 @@
 //! The consumer on a real Kafka.
-#![expect(clippy::unwrap_used, reason = "test code may panic")]
 
 mod world;
 

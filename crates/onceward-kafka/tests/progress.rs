@@ -1,0 +1,126 @@
+//! What stands in a progress topic, and where keys go.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use onceward::partition_for;
+use onceward::publisher::{Broker, BrokerError, Publisher};
+use onceward_testkit::kafka::{self, Distribution, Kafka, KafkaOptions};
+
+use crate::support::{
+    Place, SOON, committed, progress, raw_producer, read_partition, read_topic, send_in_transaction,
+};
+use rdkafka::producer::Producer;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_progress_topic_still_reads_right() {
+    let kafka = Kafka::start_with(KafkaOptions {
+        properties: vec![("log.cleaner.backoff.ms".into(), "200".into())],
+        ..KafkaOptions::default()
+    })
+    .unwrap();
+    let bootstrap = kafka.bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let topic = place.source.progress_topic();
+    let quickly = "segment.ms=100,min.cleanable.dirty.ratio=0.01,max.compaction.lag.ms=100";
+    kafka
+        .run_tool(
+            "kafka.admin.ConfigCommand",
+            &[
+                "--bootstrap-server",
+                &bootstrap,
+                "--alter",
+                "--entity-type",
+                "topics",
+                "--entity-name",
+                &topic,
+                "--add-config",
+                quickly,
+            ],
+        )
+        .unwrap();
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    let first = committed(publisher.publish(vec![], &progress(1)).await);
+    let mut position = 1;
+    loop {
+        position += 1;
+        committed(publisher.publish(vec![], &progress(position)).await);
+        let left = read_topic(&bootstrap, &topic, "read_committed").len();
+        if i64::try_from(left).unwrap() < position {
+            println!("{left} of {position} records left");
+            break;
+        }
+        assert!(position < 1_000, "not compacted");
+    }
+    for from in [None, Some(first), Some(first + 2)] {
+        let known = place
+            .broker
+            .read_progress(&place.source, from)
+            .await
+            .unwrap();
+        assert_eq!(known.record.unwrap().1.position, position, "from {from:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_of_a_newer_format_is_not_half_understood() {
+    let bootstrap = kafka::shared().unwrap().bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let newer = raw_producer(&bootstrap, &place.source.transactional_id());
+    newer.init_transactions(SOON).unwrap();
+    let topic = place.source.progress_topic();
+    for (text, part) in [
+        (r#"{"format": 99, "anything": "else"}"#, "format 99"),
+        ("rubbish", "no progress record"),
+    ] {
+        send_in_transaction(&newer, &topic, text);
+        match place.broker.read_progress(&place.source, None).await {
+            Err(BrokerError::Unreadable { reason, .. }) => {
+                assert!(reason.contains(part), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Only the newest record counts.
+    send_in_transaction(
+        &newer,
+        &topic,
+        &serde_json::to_string(&progress(7)).unwrap(),
+    );
+    assert_eq!(place.position().await, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_go_where_the_java_producer_puts_them() {
+    let kafka = kafka::shared().unwrap();
+    let bootstrap = kafka.bootstrap();
+    let place = Place::new(&bootstrap, 7).await;
+    let keys: Vec<String> = (0..40)
+        .map(|n| format!("ключ-{}", "order".repeat(n % 5) + &n.to_string()))
+        .collect();
+    let mut java = Distribution::find_or_fetch()
+        .unwrap()
+        .command("org.apache.kafka.tools.ConsoleProducer", 128)
+        .args(["--bootstrap-server", &bootstrap, "--topic", &place.topic])
+        .args(["--reader-property", "parse.key=true"])
+        .args(["--reader-property", "key.separator=|"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines: String = keys.iter().map(|key| format!("{key}|{key}\n")).collect();
+    java.stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    assert!(java.wait().unwrap().success());
+    let mut seen = 0;
+    for partition in 0..7 {
+        for key in read_partition(&bootstrap, &place.topic, partition, "read_committed") {
+            assert_eq!(partition_for(key.as_bytes(), 7), partition, "{key}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, keys.len());
+}
