@@ -8,5 +8,6 @@ mod support;
 
 mod crash;
 mod parking;
+mod program;
 mod stops;
 mod takeover;

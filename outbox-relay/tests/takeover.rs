@@ -140,14 +140,38 @@ fn rows_flow_again_after_kafka_was_killed_and_came_back() {
         open, 0,
         "a database transaction is open while Kafka is down"
     );
+    let begun = Instant::now();
     kafka.start_again().unwrap();
+    let (back, started) = (Instant::now(), begun.elapsed());
     lite.write_key(&a.name, "a", 40..50);
     post.write_key(&b.name, "b", 40..50);
     a.wait_for(50, || relay.process.log_tail(60));
     b.wait_for(50, || relay.process.log_tail(60));
+    println!(
+        "Kafka started in {started:?}, all visible {:?} after",
+        back.elapsed()
+    );
     assert_exactly_once(&a.read(), &[("a", 50)]);
     assert_exactly_once(&b.read(), &[("b", 50)]);
     relay.stop();
+}
+
+#[test]
+fn rows_flow_again_after_postgres_crashed_and_came_back() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let mut server = onceward_testkit::postgres::Postgres::start().unwrap();
+    let source = Source::<Postgres>::at(&server.create_database().unwrap(), "crashed");
+    let topic = Topic::new(&kafka, "crashed", 2);
+    let relay = Start::new(&kafka, &[source.option()]).go();
+    source.write_key(&topic.name, "a", 0..10);
+    topic.wait_for(10, || relay.process.log_tail(30));
+    server.stop_immediate().unwrap();
+    server.start_again().unwrap();
+    until("the application to write again", || {
+        Ok(source.try_write_key(&topic.name, "a", 10..20).ok())
+    });
+    topic.wait_for(20, || relay.process.log_tail(60));
+    assert_exactly_once(&topic.read(), &[("a", 20)]);
 }
 
 #[test]

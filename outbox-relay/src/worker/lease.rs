@@ -110,7 +110,14 @@ impl Keeper {
 
     /// Counts what waits, on this connection: it goes on while Kafka blocks the worker.
     async fn count<D: Dialect>(&self, store: &mut SourceStore<D>) {
-        let cursor = self.board.read().cursor.unwrap_or_else(D::genesis);
+        let cursor = match self.board.read().cursor {
+            Some(cursor) => cursor,
+            // Not taken over yet: the mirror is the best that is known.
+            None => match store.mirror().await {
+                Ok(mirror) => mirror.map_or_else(D::genesis, |mirror| mirror.cursor),
+                Err(_) => return,
+            },
+        };
         let Ok(backlog) = store.backlog(&cursor, COUNTED).await else {
             return; // The next renewal tells what is wrong.
         };

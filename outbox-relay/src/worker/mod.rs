@@ -189,6 +189,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// A commit went through: whatever was wrong is over.
     fn calm(&mut self) {
         if self.phase == Phase::Hold && self.step(Input::Unblocked).is_ok() {
+            self.meter.alarm(false);
             tracing::info!(source = %self.name, "source goes on");
         }
         self.board.write(|status| {
@@ -210,6 +211,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             self.losses.pop_front();
         }
         let fight = self.losses.len() > LOSSES_A_MINUTE;
+        self.meter.alarm(fight);
         if fight {
             tracing::error!(source = %self.name, reason, times = self.losses.len(),
                 "source lost again and again: two relays fight for it");

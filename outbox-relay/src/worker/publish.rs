@@ -294,6 +294,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     pub(super) async fn hold(&mut self, why: &str, way_out: &str) -> Result<(), Exit> {
         if self.phase != crate::Phase::Hold {
             self.step(Input::Blocked)?;
+            self.meter.alarm(true);
             tracing::error!(source = %self.name, reason = why, way_out, "source holds");
         }
         self.board.write(|status| {

@@ -254,6 +254,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             .map_err(owned)?;
         self.step(Input::TakenOver)?;
         self.meter.count(names::TAKE_OVERS);
+        self.meter.alarm(false);
         self.show_standing(&term);
         self.board.write(|status| {
             status.parked_keys = term.parked.len();

@@ -73,6 +73,15 @@ impl<B: Database> Source<B> {
     /// A migrated, empty source with this name.
     pub fn with_name(name: &str) -> Self {
         let (url, folder) = B::make(name);
+        Self::build(&url, name, folder)
+    }
+
+    /// A source in this empty database.
+    pub fn at(url: &str, test: &str) -> Self {
+        Self::build(url, &format!("{test}-{:08x}", rand_u32()), None)
+    }
+
+    fn build(url: &str, name: &str, folder: Option<tempfile::TempDir>) -> Self {
         let name = SourceName::new(name).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -80,14 +89,14 @@ impl<B: Database> Source<B> {
             .build()
             .unwrap();
         let pool = runtime.block_on(async {
-            let pool = B::connect(&url).await;
+            let pool = B::connect(url).await;
             migrate(&pool, &name).await.unwrap();
             pool
         });
         Self {
             outbox: Outbox::new(name.clone()).with_max_payload_bytes(16 << 20),
             name,
-            url,
+            url: url.to_owned(),
             pool,
             runtime,
             _folder: folder,
@@ -101,8 +110,12 @@ impl<B: Database> Source<B> {
 
     /// Commits these rows in one transaction.
     pub fn write(&self, rows: &[Row<'_>]) {
+        self.try_write(rows).unwrap();
+    }
+
+    fn try_write(&self, rows: &[Row<'_>]) -> onceward_testkit::Result<()> {
         self.runtime.block_on(async {
-            let mut tx = self.pool.begin_with(B::BEGIN).await.unwrap();
+            let mut tx = self.pool.begin_with(B::BEGIN).await?;
             for row in rows {
                 let message = RawMessage {
                     message_type: "test.happened.v1".into(),
@@ -117,11 +130,27 @@ impl<B: Database> Source<B> {
                 let context = MessageContext::start(&UuidV7);
                 self.outbox
                     .append_raw::<B>(&mut tx, &context, message)
-                    .await
-                    .unwrap();
+                    .await?;
             }
-            tx.commit().await.unwrap();
-        });
+            Ok(tx.commit().await?)
+        })
+    }
+
+    /// Commits rows of one key in one transaction, or says why not.
+    pub fn try_write_key(
+        &self,
+        topic: &str,
+        key: &str,
+        numbers: std::ops::Range<u32>,
+    ) -> onceward_testkit::Result<()> {
+        let rows: Vec<Row<'_>> = numbers
+            .map(|number| Row {
+                topic,
+                key: Some(key),
+                payload: format!("{key}:{number}"),
+            })
+            .collect();
+        self.try_write(&rows)
     }
 
     /// Commits `count` rows `key:from` … of one key, a few a transaction.

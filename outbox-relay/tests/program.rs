@@ -1,0 +1,192 @@
+//! The program: settings, `check`, the janitor, metrics.
+
+use std::process::{Command, Output};
+
+use onceward_testkit::kafka;
+use sqlx::{Postgres, Sqlite};
+
+use crate::support::relay::Start;
+use crate::support::source::{Database, Source};
+use crate::support::topic::{Topic, assert_exactly_once};
+use crate::support::until;
+
+fn program(arguments: &[&str]) -> (Command, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+    command.args(arguments).env_clear();
+    (command, arguments.join(" "))
+}
+
+fn text(output: &Output) -> String {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    let settings = "kafka = \"file:1\"\nbatch_rows = 7\nretention_seconds = 7\ninstance_id = \"f\"\n\
+                    [sources]\norder = \"postgres://me:hush@host/order\"\n";
+    std::fs::write(&file, settings).unwrap();
+    let (mut command, _) = program(&["config", "print", "--batch-rows", "9", "--config"]);
+    let output = command
+        .arg(&file)
+        .env("ONCEWARD_RETENTION_SECONDS", "8")
+        .env("ONCEWARD_BATCH_ROWS", "8")
+        .env("ONCEWARD_KAFKA_PASSWORD", "hush")
+        .env("ONCEWARD_KAFKA_USERNAME", "me")
+        .env("ONCEWARD_KAFKA_SECURITY_PROTOCOL", "sasl_plaintext")
+        .env("ONCEWARD_KAFKA_SASL_MECHANISM", "PLAIN")
+        .output()
+        .unwrap();
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+    for line in [
+        "batch_rows = 9",
+        "retention_seconds = 8",
+        "instance_id = \"f\"",
+        "bootstrap_servers = \"file:1\"",
+        "\"order\" = \"postgres://me:***@host/order\"",
+    ] {
+        assert!(printed.contains(line), "{line} not in\n{printed}");
+    }
+    assert!(!printed.contains("hush"), "{printed}");
+    let again: toml::Table = printed.parse().unwrap();
+    assert_eq!(again["kafka"]["username"].as_str(), Some("me"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_exit_code_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    std::fs::write(&file, "no_such_setting = 1\nlog = \"loud\"\n").unwrap();
+    let (mut command, _) = program(&["run", "--batch-rows", "many", "--source", "nonsense"]);
+    let output = command.arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output);
+    for part in [
+        "no_such_setting",
+        "log must be",
+        "batch_rows",
+        "NAME=URL",
+        "--kafka",
+    ] {
+        assert!(told.contains(part), "{part} not in\n{told}");
+    }
+}
+
+#[test]
+fn the_help_tells_every_setting_and_the_exit_codes() {
+    let (mut command, _) = program(&["run", "--help"]);
+    let help = text(&command.output().unwrap());
+    for setting in outbox_relay::config::SETTINGS {
+        assert!(help.contains(setting.flag), "{}", setting.flag);
+        assert!(help.contains(setting.env), "{}", setting.env);
+    }
+    assert!(help.contains("Exit codes"), "{help}");
+}
+
+#[test]
+fn check_is_content_with_a_sound_source_and_names_what_is_wrong() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<Postgres>::new("check");
+    let topic = Topic::new(&kafka, "check", 1);
+    let mut relay = Start::new(&kafka, &[source.option()]).go();
+    source.write_key(&topic.name, "a", 0..3);
+    topic.wait_for(3, || relay.process.log_tail(30));
+    relay.stop();
+    let check = || {
+        let option = source.option();
+        let (mut command, _) = program(&["check", "--kafka", &kafka, "--source", &option]);
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (code, told) = check();
+    assert_eq!(code, Some(0), "{told}");
+    source.execute("delete from outbox where seq = (select max(seq) from outbox)");
+    let (code, told) = check();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("is gone"), "{told}");
+}
+
+fn the_janitor_sweeps<B: Database>() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<B>::new("janitor");
+    let topic = Topic::new(&kafka, "janitor", 1);
+    let start = || {
+        Start::new(&kafka, &[source.option()])
+            .arg("--retention-seconds", "0")
+            .arg("--janitor-schedule", "* * * * * *")
+            .arg("--janitor-chunk-rows", "4")
+            .arg("--instance-id", "one")
+    };
+    let relay = start().go();
+    source.write_key(&topic.name, "a", 0..15);
+    until("one row to be left", || {
+        let rows = source.number("select cast(count(*) as bigint) from outbox");
+        Ok((rows == 1).then_some(()))
+    });
+    assert_eq!(topic.wait_for(15, || relay.process.log_tail(30)).len(), 15);
+    drop(relay);
+    // Dies between two chunks; what it swept is not missed, what is left is swept later.
+    source.write_key(&topic.name, "a", 15..30);
+    let mut relay = start().dying_at("janitor-swept:2").go();
+    relay.wait_for_death();
+    let relay = start().go();
+    source.write_key(&topic.name, "a", 30..33);
+    topic.wait_for(33, || relay.process.log_tail(30));
+    assert_exactly_once(&topic.read(), &[("a", 33)]);
+    let floor = "select floor_seq from outbox_progress";
+    until("the floor to rise", || {
+        Ok((source.number(floor) == 32).then_some(()))
+    });
+}
+
+#[test]
+fn the_janitor_keeps_the_last_published_row_of_a_sqlite_source() {
+    the_janitor_sweeps::<Sqlite>();
+}
+
+#[test]
+fn the_janitor_keeps_the_last_published_row_of_a_postgres_source() {
+    the_janitor_sweeps::<Postgres>();
+}
+
+#[test]
+fn headers_follow_cloudevents_and_metrics_tell_what_was_done() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<Sqlite>::new("headers");
+    let topic = Topic::new(&kafka, "headers", 1);
+    let relay = Start::new(&kafka, &[source.option()]).go();
+    source.write_key(&topic.name, "a", 0..1);
+    let seen = topic.wait_for(1, || relay.process.log_tail(30));
+    let headers = &seen[0].headers;
+    let expected = [
+        ("ce_specversion", "1.0"),
+        ("ce_source", source.name.as_str()),
+        ("ce_type", "test.happened.v1"),
+        ("ce_subject", "a"),
+        ("content-type", "application/json"),
+        ("onceward-kind", "event"),
+        ("onceward-aggregate-type", "test"),
+        ("onceward-format", "1"),
+        ("onceward-position", "1"),
+        ("onceward-previous-position", "0"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(headers.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_eq!(headers["ce_id"].len(), 36);
+    let time = &headers["ce_time"];
+    assert!(time.len() == 27 && time.ends_with('Z'), "{time}");
+    assert!(headers.contains_key("correlation-id"));
+    until("metrics", || {
+        let metrics = relay.get("/metrics").map(|(_, text)| text);
+        let counted = format!(
+            "onceward_relay_published_records_total{{source=\"{}\"}} 1",
+            source.name
+        );
+        Ok(metrics.filter(|text| text.contains(&counted)))
+    });
+}
