@@ -17,8 +17,9 @@ pub struct SagaFilter {
     pub definition: Option<String>,
     /// Only those about this.
     pub subject: Option<String>,
-    /// Only those started before this; the `started_at` of the last one seen gives the next page.
-    pub started_before: Option<Micros>,
+    /// Only those listed after this one: the last one seen gives the next page. An unknown one
+    /// does not narrow it.
+    pub before: Option<SagaId>,
     /// At most so many, newest first; 0 means 100.
     pub limit: u32,
 }
@@ -107,16 +108,28 @@ pub async fn list<B: Backend>(
     filter: &SagaFilter,
 ) -> Result<Vec<SagaSummary>, SagaError> {
     let limit = if filter.limit == 0 { 100 } else { filter.limit };
+    let before = match filter.before {
+        None => None,
+        Some(id) => sqlx::query_scalar("select started_at from saga_instance where saga_id = $1")
+            .bind(id.0)
+            .fetch_optional(pool)
+            .await
+            .map_err(SagaError::database("saga lookup"))?
+            .map(|started_at: Micros| (started_at, id.0)),
+    };
+    let (started_at, saga_id) = before.unwrap_or((i64::MAX, Uuid::max()));
     // Typed by the column it is compared with, a null parameter means "any".
     sqlx::query(
         "select * from saga_instance where status = coalesce($1, status) \
          and definition = coalesce($2, definition) and subject = coalesce($3, subject) \
-         and started_at < $4 order by started_at desc, saga_id desc limit $5",
+         and (started_at < $4 or (started_at = $4 and saga_id < $5)) \
+         order by started_at desc, saga_id desc limit $6",
     )
     .bind(filter.status.map(|status| status.as_str().to_owned()))
     .bind(filter.definition.clone())
     .bind(filter.subject.clone())
-    .bind(filter.started_before.unwrap_or(i64::MAX))
+    .bind(started_at)
+    .bind(saga_id)
     .bind(i64::from(limit))
     .fetch_all(pool)
     .await

@@ -58,7 +58,9 @@ impl<B: Backend> Participant<B> for Deliveries {
         };
         sqlx::query(
             "insert into delivery (order_id, user_id, product_id, quantity, status, reason, \
-             created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $7)",
+             created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $7) \
+             on conflict (order_id) do update set status = excluded.status, \
+             reason = excluded.reason, updated_at = excluded.updated_at",
         )
         .bind(command.order_id)
         .bind(command.user_id.clone())
@@ -93,5 +95,40 @@ impl<B: Backend> Participant<B> for Deliveries {
         .execute(&mut **tx)
         .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onceward::SystemClock;
+    use onceward_saga::{SagaId, StepRef};
+
+    use super::*;
+
+    #[test]
+    fn chance_refuses_its_share_and_one_customer_always() {
+        let deliveries = |fail_percent| {
+            let settings = Settings {
+                fail_percent,
+                seed: 0,
+            };
+            Deliveries::new(Arc::new(SystemClock), settings)
+        };
+        let command = |n: u128, user_id: &str| Schedule {
+            saga: StepRef::first(SagaId(Uuid::from_u128(n)), "delivery"),
+            order_id: Uuid::from_u128(n),
+            user_id: user_id.into(),
+            product_id: "product_1".into(),
+            quantity: 1,
+        };
+        let refused = |percent| {
+            let deliveries = deliveries(percent);
+            (0..10_000)
+                .filter(|n| deliveries.declines(&command(*n, "user_123")))
+                .count()
+        };
+        assert!((400..600).contains(&refused(5)), "{}", refused(5));
+        assert_eq!(refused(0), 0);
+        assert!(deliveries(0).declines(&command(1, ALWAYS_REFUSED)));
     }
 }

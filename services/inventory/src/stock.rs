@@ -90,7 +90,9 @@ impl<B: Backend> Participant<B> for Stock {
         }
         sqlx::query(
             "insert into reservation (order_id, product_id, quantity, state, created_at, \
-             updated_at) values ($1, $2, $3, 'reserved', $4, $4)",
+             updated_at) values ($1, $2, $3, 'reserved', $4, $4) \
+             on conflict (order_id) do update set state = 'reserved', \
+             quantity = excluded.quantity, updated_at = excluded.updated_at",
         )
         .bind(command.order_id)
         .bind(command.product_id.clone())

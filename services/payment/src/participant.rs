@@ -57,10 +57,13 @@ impl<B: Backend> Participant<B> for Payments {
         } else {
             ("completed", None)
         };
-        // A declined one is kept too: it moved no money, but somebody will ask.
+        // A declined one is kept too: it moved no money, but somebody will ask. A later try of it
+        // takes its place.
         sqlx::query(
             "insert into payment (order_id, user_id, amount_minor, status, reason, created_at, \
-             updated_at) values ($1, $2, $3, $4, $5, $6, $6)",
+             updated_at) values ($1, $2, $3, $4, $5, $6, $6) \
+             on conflict (order_id) do update set status = excluded.status, \
+             reason = excluded.reason, updated_at = excluded.updated_at",
         )
         .bind(command.order_id)
         .bind(command.user_id.clone())
@@ -95,5 +98,52 @@ impl<B: Backend> Participant<B> for Payments {
         .execute(&mut **tx)
         .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onceward::SystemClock;
+    use onceward_saga::{SagaId, StepRef};
+
+    use super::*;
+
+    fn command(n: u128, user_id: &str) -> Process {
+        let order_id = Uuid::from_u128(n);
+        Process {
+            saga: StepRef::first(SagaId(order_id), "payment"),
+            order_id,
+            user_id: user_id.into(),
+            amount_minor: 1,
+        }
+    }
+
+    fn declined(fail_percent: u8, seed: u64) -> Vec<u128> {
+        let settings = Settings { fail_percent, seed };
+        let payments = Payments::new(Arc::new(SystemClock), settings);
+        (0..10_000)
+            .filter(|n| payments.declines(&command(*n, "user_123")))
+            .collect()
+    }
+
+    #[test]
+    fn chance_declines_its_share_and_always_the_same_orders() {
+        let twenty = declined(20, 0);
+        assert!((1_800..2_200).contains(&twenty.len()), "{}", twenty.len());
+        assert_eq!(twenty, declined(20, 0));
+        assert_ne!(twenty, declined(20, 1));
+        assert_eq!(declined(0, 0), []);
+        assert_eq!(declined(100, 0).len(), 10_000);
+    }
+
+    #[test]
+    fn one_customer_is_always_declined() {
+        let settings = Settings {
+            fail_percent: 0,
+            seed: 0,
+        };
+        let payments = Payments::new(Arc::new(SystemClock), settings);
+        assert!(payments.declines(&command(1, ALWAYS_REFUSED)));
+        assert!(!payments.declines(&command(1, "user_123")));
     }
 }

@@ -1,5 +1,6 @@
 //! `GET /sagas`, `GET /sagas/{id}`.
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Json, Router, routing};
@@ -19,7 +20,7 @@ struct ListQuery {
     status: Option<String>,
     order_id: Option<String>,
     limit: Option<u32>,
-    before: Option<i64>,
+    before: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,7 +41,7 @@ struct Sagas {
     items: Vec<Saga>,
     /// What to pass as `before` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<i64>,
+    next: Option<SagaId>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,21 +79,23 @@ pub(crate) fn router<B: SagaBackend>(app: App<B>) -> Router {
 
 async fn list<B: SagaBackend>(
     State(app): State<App<B>>,
-    Query(query): Query<ListQuery>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Sagas>, ApiError> {
     let bad = |field: &'static str, detail: String| {
         ApiError::field(StatusCode::BAD_REQUEST, field, detail)
     };
+    let Query(query) = query.map_err(|refusal| bad("query", refusal.body_text()))?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(bad("limit", format!("must be from 1 to {MAX_LIMIT}")));
     }
     let status = query.status.as_deref().map(str::parse).transpose();
+    let before = query.before.as_deref().map(str::parse).transpose();
     let filter = SagaFilter {
         status: status
             .map_err(|error: onceward_saga::UnknownStatus| bad("status", error.to_string()))?,
         subject: query.order_id,
-        started_before: query.before,
+        before: before.map_err(|_| bad("before", "must be an id".to_owned()))?,
         limit: limit + 1,
         ..SagaFilter::default()
     };
@@ -103,7 +106,7 @@ async fn list<B: SagaBackend>(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = if more {
-        rows.last().map(|row| row.started_at)
+        rows.last().map(|row| row.saga_id)
     } else {
         None
     };

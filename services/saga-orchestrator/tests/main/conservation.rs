@@ -3,7 +3,7 @@
 
 use onceward_saga::{SagaBackend, SagaStatus, TIMED_OUT};
 
-use crate::world::{Ledger, Unkindness, World};
+use crate::world::{Ledger, Unkindness, World, on_both};
 
 /// What goes wrong at a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -159,24 +159,6 @@ async fn the_last_pieces_are_not_sold_twice<B: SagaBackend>(mut world: World<B>)
     assert_eq!((after.stock, after.sold), (before.stock - 45, 45));
 }
 
-macro_rules! on_both {
-    ($($name:ident, $deadline_ms:literal;)*) => {
-        mod sqlite {
-            use crate::world::World;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(World::on_sqlite($deadline_ms).await).await;
-            })*
-        }
-        mod postgres {
-            use crate::world::World;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(World::on_postgres($deadline_ms).await).await;
-            })*
-        }
-    };
-}
 on_both!(
     compensates_from_every_step, 20;
     orders_at_the_same_time_end_right_and_add_up, 60_000;

@@ -7,4 +7,5 @@
 
 mod conservation;
 mod dialogue;
+mod http;
 mod world;

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use bytes::Bytes;
 use contracts::order;
 use onceward::consumer::Handlers;
@@ -16,8 +19,32 @@ use onceward_testkit::postgres;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use saga_orchestrator::Settings;
+use serde_json::Value;
+use skeleton::App;
 use sqlx::{Postgres, Row, Sqlite};
+use tower::ServiceExt;
 use uuid::Uuid;
+
+/// Defines each case for both databases: the same sentence, twice.
+macro_rules! on_both {
+    ($($name:ident, $deadline_ms:literal;)*) => {
+        mod sqlite {
+            use crate::world::World;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(World::on_sqlite($deadline_ms).await).await;
+            })*
+        }
+        mod postgres {
+            use crate::world::World;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(World::on_postgres($deadline_ms).await).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
 
 /// One service: its database, what it handles, and how much of its outbox is on the bus.
 struct Node<B: Backend> {
@@ -25,6 +52,7 @@ struct Node<B: Backend> {
     db: Db<B>,
     handlers: Handlers<B>,
     topics: Vec<&'static str>,
+    router: Router,
     published: i64,
 }
 
@@ -128,29 +156,32 @@ impl<B: SagaBackend> World<B> {
                 fail_percent: 0,
                 ..Default::default()
             };
-            let (handlers, topics) = match definition.name {
-                "inventory" => (inventory::handlers(&outbox), inventory::TOPICS.to_vec()),
+            let app = App::with_outbox(db.clone(), outbox.clone());
+            let (handlers, service) = match definition.name {
+                "inventory" => (inventory::handlers(&outbox), inventory::service(&app)),
                 "payment" => (
                     payment::handlers(&outbox, &payments),
-                    payment::TOPICS.to_vec(),
+                    payment::service(&app, &payments),
                 ),
                 "delivery" => (
                     delivery::handlers(&outbox, &deliveries),
-                    delivery::TOPICS.to_vec(),
+                    delivery::service(&app, &deliveries),
                 ),
                 _ => {
-                    let (sagas, saga) =
-                        saga_orchestrator::sagas(&outbox, &Settings { deadline_ms }).unwrap();
+                    let settings = Settings { deadline_ms };
+                    let (sagas, saga) = saga_orchestrator::sagas(&outbox, &settings).unwrap();
                     let handlers = saga_orchestrator::handlers(&sagas, &saga);
                     timers = Some(TimerRunner::new(db.clone(), sagas, TimerOptions::default()));
-                    (handlers, saga_orchestrator::TOPICS.to_vec())
+                    (handlers, saga_orchestrator::service(&app, &settings))
                 }
             };
+            let service = service.unwrap();
             nodes.push(Node {
                 name: definition.name,
                 db,
                 handlers,
-                topics,
+                topics: service.topics,
+                router: skeleton::assemble(&app, service.router, Duration::from_secs(5)),
                 published: 0,
             });
         }
@@ -165,6 +196,27 @@ impl<B: SagaBackend> World<B> {
             delivered: 0,
             _folder: None,
         }
+    }
+
+    /// A request to a service: status and JSON body.
+    pub async fn ask(&self, service: &str, request: Request<Body>) -> (u16, Value) {
+        let node = self.nodes.iter().find(|node| node.name == service).unwrap();
+        let response = node.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1_000_000)
+            .await
+            .unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    pub async fn get(&self, service: &str, path: &str) -> (u16, Value) {
+        self.ask(service, Request::get(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub async fn put(&self, service: &str, path: &str, body: &'static str) -> (u16, Value) {
+        self.ask(service, Request::put(path).body(Body::from(body)).unwrap())
+            .await
     }
 
     pub fn is(&mut self, unkindness: Unkindness) {
