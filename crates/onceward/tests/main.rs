@@ -7,3 +7,4 @@
 )]
 
 mod source;
+mod unit_of_work;

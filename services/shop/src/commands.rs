@@ -2,7 +2,8 @@
 
 use clap::Args;
 use onceward::Db;
-use onceward_kafka::{RdKafkaBroker, TopicMade};
+use onceward::consumer::{Consumer, ConsumerOptions};
+use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker, TopicMade};
 use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
 
@@ -96,11 +97,36 @@ async fn run_service<M: Member, B: SagaBackend>(
     db: Db<B>,
 ) -> anyhow::Result<()> {
     let make = |app: &App<B>| M::service(app, &serve.settings);
-    let extra = |_: &App<B>, service: &mut Service<B>| {
-        tracing::warn!(topics = service.topics.len(), "not consuming: HTTP only");
-        Ok(Vec::<Background>::new())
+    let extra = |app: &App<B>, service: &mut Service<B>| {
+        let kafka = serve.kafka.clone();
+        consumer(
+            M::DEFINITION,
+            app,
+            service,
+            kafka,
+            serve.instance_id.clone(),
+        )
     };
     skeleton::run(M::DEFINITION, db, &serve.server, make, extra).await
+}
+
+/// The consumer loop as a task of the service.
+fn consumer<B: SagaBackend>(
+    definition: &Definition,
+    app: &App<B>,
+    service: &mut Service<B>,
+    kafka: KafkaConfig,
+    instance_id: Option<String>,
+) -> anyhow::Result<Vec<Background>> {
+    let handlers = std::mem::take(&mut service.handlers);
+    let mut options = ConsumerOptions::new(definition.consumer()?, service.topics.iter().copied());
+    options.instance_id = instance_id;
+    let subscriber = KafkaSubscriber::new(kafka);
+    let consumer = Consumer::new(app.db().clone(), handlers, subscriber, options)
+        .with_clock(app.clock().clone());
+    Ok(vec![Background::new("consumer", move |stop| async move {
+        Ok(consumer.run(stop).await?)
+    })])
 }
 
 async fn migrate(migrate: Migrate) -> anyhow::Result<()> {

@@ -13,6 +13,14 @@ pub(crate) enum Database {
 impl Database {
     /// Connects; a SQLite file must exist.
     pub(crate) async fn open(url: &str) -> anyhow::Result<Self> {
+        if scheme(url) == "sqlite" {
+            let file = sqlite_options(url)?.get_filename().to_owned();
+            anyhow::ensure!(
+                file.exists(),
+                "{} does not exist; make it with `shop migrate SERVICE --database URL`",
+                file.display()
+            );
+        }
         let options = OpenOptions::default();
         let opened = match scheme(url) {
             "sqlite" => Db::<Sqlite>::open(url, options).await.map(Self::Sqlite),

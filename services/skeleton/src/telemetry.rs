@@ -1,5 +1,6 @@
 //! Logs to stderr, metrics to `/metrics`.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use clap::{Args, ValueEnum};
@@ -43,7 +44,8 @@ pub fn init(options: &TelemetryOptions) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log)?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // Fails only if a logger is installed already.
     let _installed = match options.log_format {
         LogFormat::Pretty => logs.with_target(false).try_init(),

@@ -120,7 +120,9 @@ fn build(release: bool) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     // The selection that ./dev itself builds with: the dependencies are compiled once.
-    command.current_dir(root()).args(["build", "--workspace", "--bins", "--locked"]);
+    command
+        .current_dir(root())
+        .args(["build", "--workspace", "--bins", "--locked"]);
     if release {
         command.arg("--release");
     }
