@@ -1,6 +1,6 @@
 //! What only Postgres can do to a cursor.
 
-use onceward::source::{Loss, PostgresWake, SourceStore, Wake, Woken};
+use onceward::source::{Loss, PostgresWake, SourceError, SourceStore, Wake, Woken};
 use onceward::{Cursor, schema};
 use onceward_testkit::postgres::Postgres as Server;
 use sqlx::{Executor, Pool, Postgres};
@@ -202,6 +202,34 @@ async fn rows_whose_xids_gain_a_digit_come_once() {
     follower.drain().await;
     let expected: Vec<String> = (0..20).map(|n: i32| n.to_string()).collect();
     assert_eq!(follower.payloads(), expected);
+}
+
+/// A standby's snapshot omits running transactions, so rows would be skipped.
+#[tokio::test]
+async fn a_standby_is_refused_on_each_connection_and_in_each_fetch() {
+    let mut server = Server::start().unwrap();
+    let url = server.create_database().unwrap();
+    let db = reopen(&url).await;
+    schema::migrate(&db.pool, &name()).await.unwrap();
+    let mut follower = Follower::start(&db).await;
+    db.append("k", "1").await;
+    follower.drain().await;
+    db.pool.close().await;
+    server.stop().unwrap();
+    std::fs::write(server.folder().join("data/standby.signal"), "").unwrap();
+    server.start_again().unwrap();
+    for refused in [
+        SourceStore::<Postgres>::open(&url, &name())
+            .await
+            .map(|_| ()),
+        follower.store.reconnect().await,
+        follower.fetch(10).await.map(|_| ()),
+    ] {
+        assert!(
+            matches!(refused, Err(SourceError::NotPrimary)),
+            "{refused:?}"
+        );
+    }
 }
 
 async fn db_text(db: &TestDb<Postgres>, sql: &'static str) -> String {
