@@ -7,6 +7,7 @@
 mod wake;
 
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
@@ -41,10 +42,50 @@ const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
      set work_mem = '16MB'; set synchronous_commit = on";
 
-/// What a store remembers of the batch it is paging.
+/// From what age on a running transaction is cut out of the ranges that a fetch walks.
+const LONG_RUNNING: Duration = Duration::from_millis(100);
+/// Foreign ids are looked for at most this often, and for at most a fiftieth of the time: beside a
+/// large open transaction the look is slow, and a foreign row is no less foreign a moment later.
+const FOREIGN_EVERY: Duration = Duration::from_secs(1);
+/// No id is at or above.
+const NO_XID: u64 = u64::MAX;
+
+/// What a store remembers on one connection.
 #[derive(Debug, Default)]
 pub struct PostgresLocal {
     low: Option<PageLow>,
+    /// Running transactions, and since when they are known to run.
+    running: Vec<(u64, Instant)>,
+    /// When to look for foreign ids again.
+    foreign_due: Option<Instant>,
+}
+
+impl PostgresLocal {
+    /// Ids at or above `xmax` that have been running for long, ascending.
+    fn long_running(&self, xmax: u64) -> Vec<u64> {
+        let long = |since: &Instant| since.elapsed() > LONG_RUNNING;
+        self.running
+            .iter()
+            .filter(|(xid, since)| *xid >= xmax && long(since))
+            .map(|(xid, _)| *xid)
+            .collect()
+    }
+
+    fn note_running(&mut self, current: &Snapshot) {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.running);
+        self.running = current
+            .xip
+            .iter()
+            .map(|xid| {
+                let known = before.binary_search_by_key(xid, |(known, _)| *known).ok();
+                let since = known
+                    .and_then(|at| before.get(at))
+                    .map_or(now, |(_, since)| *since);
+                (*xid, since)
+            })
+            .collect();
+    }
 }
 
 /// Lowest `seq` of a batch's main range.
@@ -192,20 +233,36 @@ fn limits_rows(limits: FetchLimits) -> usize {
 
 async fn fetch_new(
     conn: &mut PgConnection,
+    local: &mut PostgresLocal,
     from: &Parsed<'_>,
     last: Option<LastRow>,
     limits: FetchLimits,
 ) -> Result<Batch, SourceError> {
+    let cut_out = local.long_running(from.done.xmax);
+    let text = |xids: &[u64]| xids.iter().map(u64::to_string).collect::<Vec<_>>();
+    let mut lows = vec![from.done.xmax];
+    lows.extend(cut_out.iter().map(|xid| xid.saturating_add(1)));
+    let highs: Vec<u64> = cut_out.iter().copied().chain([NO_XID]).collect();
+    // What was cut out must not be missed once it ends: it is looked up with the stored xip.
+    let single: Vec<u64> = from.done.xip.iter().chain(&cut_out).copied().collect();
+    let started = Instant::now();
+    let look_for_foreign = local.foreign_due.is_none_or(|due| due <= started);
     let found = sqlx::query(FETCH_NEW)
-        .bind(from.done.xmax.to_string())
-        .bind(from.xip())
+        .bind(text(&lows))
+        .bind(text(&single))
         .bind(last.map(|row| row.seq))
         .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
         .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
+        .bind(text(&highs))
+        .bind(look_for_foreign)
         .fetch_all(conn)
         .await
         .map_err(SourceError::database("outbox fetch"))?;
+    if look_for_foreign {
+        local.foreign_due = Some(Instant::now() + FOREIGN_EVERY.max(started.elapsed() * 50));
+    }
     let (header, rows, more) = sort_out(&found, from, last, limits)?;
+    local.note_running(&header.current);
     if rows.is_empty() {
         return Ok(Batch::empty(Cursor::Postgres(from.cursor.clone())));
     }
@@ -470,7 +527,7 @@ impl Dialect for Postgres {
     ) -> Result<Batch, SourceError> {
         let from = Parsed::of(from)?;
         let Some((current, _)) = &from.page else {
-            return fetch_new(conn, &from, last, limits).await;
+            return fetch_new(conn, local, &from, last, limits).await;
         };
         if let Some(batch) = fetch_page(conn, local, &from, last, limits).await? {
             return Ok(batch);
@@ -480,7 +537,7 @@ impl Dialect for Postgres {
             done: current.to_string(),
             page: None,
         });
-        fetch_new(conn, &Parsed::of(&done)?, last, limits).await
+        fetch_new(conn, local, &Parsed::of(&done)?, last, limits).await
     }
 
     async fn between(

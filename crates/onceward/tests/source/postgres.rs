@@ -27,6 +27,46 @@ async fn a_transaction_open_throughout_holds_nobody_up_and_loses_nothing() {
     assert_eq!(follower.drain().await.len(), 0);
 }
 
+/// Ids known to run for long are cut out of the ranges; they must come back when they end.
+#[tokio::test]
+async fn long_running_transactions_beside_others_come_whole_when_they_end() {
+    let db = Postgres::database().await;
+    let mut follower = Follower::start(&db).await;
+    db.append("k", "0").await;
+    follower.drain().await;
+    let mut open = Vec::new();
+    for n in 0..6 {
+        let mut tx = db.begin().await;
+        append(&mut tx, &format!("late {n}"), "a").await;
+        open.push(tx);
+        // Completed ids above it, so that it stands in the snapshot as running.
+        db.execute("select pg_current_xact_id()").await;
+    }
+    let known = std::time::Instant::now();
+    while known.elapsed() < Duration::from_millis(150) {
+        assert_eq!(follower.step(100).await.unwrap(), 0);
+    }
+    for (n, mut tx) in open.into_iter().enumerate() {
+        assert_eq!(follower.step(100).await.unwrap(), 0);
+        append(&mut tx, &format!("late {n}"), "b").await;
+        match n {
+            2 => tx.rollback().await.unwrap(),
+            _ => tx.commit().await.unwrap(),
+        }
+        if n == 3 {
+            db.append("k", "1").await;
+        }
+        let expected = match n {
+            2 => 0,
+            3 => 3,
+            _ => 2,
+        };
+        assert_eq!(follower.drain().await.len(), expected, "transaction {n}");
+    }
+    assert_eq!(follower.drain().await.len(), 0);
+    assert_eq!(db.count("select count(*) from outbox").await, 12);
+}
+
 #[tokio::test]
 async fn low_numbers_that_commit_late_come_late_and_once() {
     let db = Postgres::database().await;
@@ -249,6 +289,8 @@ async fn rows_with_another_servers_xids_stop_the_source() {
          aggregate_id, message_type, topic, payload, headers, occurred_at from outbox",
     )
     .await;
+    // Looked for on each new connection, and once a second.
+    follower.store.reconnect().await.unwrap();
     let error = loss(follower.fetch(10).await.unwrap_err());
     assert!(
         matches!(error, Loss::ForeignTransactionId { .. }),

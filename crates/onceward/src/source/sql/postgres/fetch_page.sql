@@ -43,7 +43,7 @@ select null::bigint as seq,
        null::bigint as page_rows,
        n.cur::text as current,
        null::text as highest_tx_id,
-       exists (select from outbox where tx_id >= pg_snapshot_xmax(n.cur)) as is_foreign,
+       false as is_foreign,
        pg_is_in_recovery() as standby
 from (select pg_current_snapshot() as cur offset 0) n
 union all
