@@ -29,7 +29,8 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("outbox-relay", &["onceward", "onceward-kafka"]),
     (
         "onceward-cli",
-        &["onceward", "onceward-kafka", "onceward-saga"],
+        // The auditor, so that `verify` does not decode with what it verifies.
+        &["onceward", "onceward-kafka", "onceward-saga", "auditor"],
     ),
     ("contracts", &["onceward", "onceward-saga"]),
     ("skeleton", &["onceward", "onceward-saga"]),
