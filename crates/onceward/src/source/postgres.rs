@@ -4,33 +4,28 @@
 //! Nothing is skipped however late it commits, nothing waits for a long transaction. See
 //! [`super::snapshot`] for why a snapshot is lowered before it is stored.
 
+mod fetch;
 mod wake;
 
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{ConnectOptions, Executor, Postgres, Row};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Executor, Postgres};
 use uuid::Uuid;
 
 use super::dialect::{Dialect, OwnerSign, Passed};
 use super::mirror::corrupt;
-use super::parking::read_row;
-use super::row::BatchEnd;
 use super::snapshot::Snapshot;
-use super::takeover::same_row;
 use super::{
     Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
     SourceError,
 };
 use crate::{Cursor, LastRow, MessageId, Micros, PgCursor, Tx};
 
+pub use fetch::PostgresLocal;
 pub use wake::{HINT_CHANNEL, PostgresWake};
 
-const FETCH_NEW: &str = include_str!("sql/postgres/fetch_new.sql");
-const FETCH_PAGE: &str = include_str!("sql/postgres/fetch_page.sql");
-const PAGE_LOW: &str = include_str!("sql/postgres/page_low.sql");
 const BETWEEN: &str = include_str!("sql/postgres/between.sql");
 const BACKLOG: &str = include_str!("sql/postgres/backlog.sql");
 
@@ -41,60 +36,6 @@ const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set max_parallel_workers_per_gather = 0; set enable_seqscan = off; \
      set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
      set work_mem = '16MB'; set synchronous_commit = on";
-
-/// From what age on a running transaction is cut out of the ranges that a fetch walks.
-const LONG_RUNNING: Duration = Duration::from_millis(100);
-/// Foreign ids are looked for at most this often, and for at most a fiftieth of the time: beside a
-/// large open transaction the look is slow, and a foreign row is no less foreign a moment later.
-const FOREIGN_EVERY: Duration = Duration::from_secs(1);
-/// No id is at or above.
-const NO_XID: u64 = u64::MAX;
-
-/// What a store remembers on one connection.
-#[derive(Debug, Default)]
-pub struct PostgresLocal {
-    low: Option<PageLow>,
-    /// Running transactions, and since when they are known to run.
-    running: Vec<(u64, Instant)>,
-    /// When to look for foreign ids again.
-    foreign_due: Option<Instant>,
-}
-
-impl PostgresLocal {
-    /// Ids at or above `xmax` that have been running for long, ascending.
-    fn long_running(&self, xmax: u64) -> Vec<u64> {
-        let long = |since: &Instant| since.elapsed() > LONG_RUNNING;
-        self.running
-            .iter()
-            .filter(|(xid, since)| *xid >= xmax && long(since))
-            .map(|(xid, _)| *xid)
-            .collect()
-    }
-
-    fn note_running(&mut self, current: &Snapshot) {
-        let now = Instant::now();
-        let before = std::mem::take(&mut self.running);
-        self.running = current
-            .xip
-            .iter()
-            .map(|xid| {
-                let known = before.binary_search_by_key(xid, |(known, _)| *known).ok();
-                let since = known
-                    .and_then(|at| before.get(at))
-                    .map_or(now, |(_, since)| *since);
-                (*xid, since)
-            })
-            .collect();
-    }
-}
-
-/// Lowest `seq` of a batch's main range.
-#[derive(Debug)]
-struct PageLow {
-    done: String,
-    current: String,
-    seq: i64,
-}
 
 /// A stored cursor, parsed.
 struct Parsed<'a> {
@@ -133,216 +74,6 @@ impl<'a> Parsed<'a> {
         let page = self.page.as_ref().map_or(0, |(current, _)| current.xmax);
         self.done.xmax.max(page)
     }
-}
-
-/// What a fetch learned besides the rows.
-struct Header {
-    current: Snapshot,
-    highest: Option<u64>,
-    last_id: Option<MessageId>,
-    foreign: bool,
-    standby: bool,
-}
-
-impl Header {
-    fn read(row: &PgRow) -> Result<Self, SourceError> {
-        let columns = || {
-            Ok((
-                row.try_get::<Option<Uuid>, _>(1)?,
-                row.try_get::<String, _>(11)?,
-                row.try_get::<Option<String>, _>(12)?,
-                row.try_get::<bool, _>(13)?,
-                row.try_get::<bool, _>(14)?,
-            ))
-        };
-        let (last_id, current, highest, foreign, standby) =
-            columns().map_err(SourceError::database("outbox fetch"))?;
-        let highest = highest
-            .map(|text| text.parse().map_err(|e| corrupt("tx_id", &e)))
-            .transpose()?;
-        Ok(Self {
-            current: Snapshot::from_str(&current).map_err(|e| corrupt("snapshot", &e))?,
-            highest,
-            last_id: last_id.map(MessageId),
-            foreign,
-            standby,
-        })
-    }
-
-    /// What every fetch checks, in the snapshot it reads in: a new connection behind a pooler
-    /// would go unnoticed otherwise.
-    fn check(&self, from: &Parsed<'_>, last: Option<LastRow>) -> Result<(), SourceError> {
-        if self.standby {
-            return Err(SourceError::NotPrimary);
-        }
-        if self.current.xmax < from.xmax() {
-            return Err(Loss::Behind {
-                cursor: from.xmax().to_string(),
-                found: self.current.xmax.to_string(),
-            }
-            .into());
-        }
-        if let Some(last) = last {
-            same_row(last, self.last_id)?;
-        }
-        if self.foreign {
-            return Err(Loss::ForeignTransactionId {
-                xmax: self.current.xmax,
-            }
-            .into());
-        }
-        Ok(())
-    }
-}
-
-/// Sorts the answer of a fetch into its header and the rows that fit, and whether there are more.
-fn sort_out(
-    found: &[PgRow],
-    from: &Parsed<'_>,
-    last: Option<LastRow>,
-    limits: FetchLimits,
-) -> Result<(Header, Vec<super::OutboxRow>, bool), SourceError> {
-    let failed = || SourceError::database("outbox fetch");
-    let mut header = None;
-    let mut rows = Vec::with_capacity(found.len());
-    let mut page_rows = 0;
-    for row in found {
-        if row
-            .try_get::<Option<i64>, _>(0)
-            .map_err(failed())?
-            .is_none()
-        {
-            header = Some(Header::read(row)?);
-            continue;
-        }
-        page_rows = row.try_get::<i64, _>(10).map_err(failed())?;
-        rows.push(read_row::<Postgres>(row).map_err(failed())?);
-    }
-    let header = header.ok_or_else(|| corrupt("fetch", &"no header row"))?;
-    header.check(from, last)?;
-    rows.sort_unstable_by_key(|row| row.seq);
-    let more = i64::try_from(rows.len()).unwrap_or(i64::MAX) < page_rows
-        || rows.len() > limits_rows(limits);
-    rows.truncate(limits_rows(limits));
-    Ok((header, rows, more))
-}
-
-fn limits_rows(limits: FetchLimits) -> usize {
-    usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX)
-}
-
-async fn fetch_new(
-    conn: &mut PgConnection,
-    local: &mut PostgresLocal,
-    from: &Parsed<'_>,
-    last: Option<LastRow>,
-    limits: FetchLimits,
-) -> Result<Batch, SourceError> {
-    let cut_out = local.long_running(from.done.xmax);
-    let text = |xids: &[u64]| xids.iter().map(u64::to_string).collect::<Vec<_>>();
-    let mut lows = vec![from.done.xmax];
-    lows.extend(cut_out.iter().map(|xid| xid.saturating_add(1)));
-    let highs: Vec<u64> = cut_out.iter().copied().chain([NO_XID]).collect();
-    // What was cut out must not be missed once it ends: it is looked up with the stored xip.
-    let single: Vec<u64> = from.done.xip.iter().chain(&cut_out).copied().collect();
-    let started = Instant::now();
-    let look_for_foreign = local.foreign_due.is_none_or(|due| due <= started);
-    let found = sqlx::query(FETCH_NEW)
-        .bind(text(&lows))
-        .bind(text(&single))
-        .bind(last.map(|row| row.seq))
-        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
-        .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
-        .bind(text(&highs))
-        .bind(look_for_foreign)
-        .fetch_all(conn)
-        .await
-        .map_err(SourceError::database("outbox fetch"))?;
-    if look_for_foreign {
-        local.foreign_due = Some(Instant::now() + FOREIGN_EVERY.max(started.elapsed() * 50));
-    }
-    let (header, rows, more) = sort_out(&found, from, last, limits)?;
-    local.note_running(&header.current);
-    if rows.is_empty() {
-        return Ok(Batch::empty(Cursor::Postgres(from.cursor.clone())));
-    }
-    let current = header.current.lowered(&from.done, header.highest);
-    Ok(Batch {
-        rows,
-        more,
-        end: BatchEnd::Postgres {
-            done: from.cursor.done.clone(),
-            current: current.to_string(),
-            from_seq: 0,
-        },
-    })
-}
-
-/// One page; `None` when the batch has no more rows.
-async fn fetch_page(
-    conn: &mut PgConnection,
-    local: &mut PostgresLocal,
-    from: &Parsed<'_>,
-    last: Option<LastRow>,
-    limits: FetchLimits,
-) -> Result<Option<Batch>, SourceError> {
-    let Some(page) = &from.cursor.page else {
-        return Ok(None);
-    };
-    let low = page_low(conn, local, from, &page.current).await?;
-    let found = sqlx::query(FETCH_PAGE)
-        .bind(from.cursor.done.as_str())
-        .bind(from.xip())
-        .bind(last.map(|row| row.seq))
-        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
-        .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
-        .bind(page.current.as_str())
-        .bind(page.last_seq)
-        .bind(low)
-        .fetch_all(conn)
-        .await
-        .map_err(SourceError::database("outbox fetch"))?;
-    let (_, rows, more) = sort_out(&found, from, last, limits)?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Batch {
-        rows,
-        more,
-        end: BatchEnd::Postgres {
-            done: from.cursor.done.clone(),
-            current: page.current.clone(),
-            from_seq: page.last_seq,
-        },
-    }))
-}
-
-/// Lowest `seq` of the main range, looked up once per batch.
-async fn page_low(
-    conn: &mut PgConnection,
-    local: &mut PostgresLocal,
-    from: &Parsed<'_>,
-    current: &str,
-) -> Result<i64, SourceError> {
-    if let Some(known) = &local.low
-        && known.done == from.cursor.done
-        && known.current == current
-    {
-        return Ok(known.seq);
-    }
-    let low: Option<i64> = sqlx::query_scalar(PAGE_LOW)
-        .bind(from.done.xmax.to_string())
-        .bind(current)
-        .fetch_one(conn)
-        .await
-        .map_err(SourceError::database("outbox fetch"))?;
-    let seq = low.unwrap_or(i64::MAX);
-    local.low = Some(PageLow {
-        done: from.cursor.done.clone(),
-        current: current.to_owned(),
-        seq,
-    });
-    Ok(seq)
 }
 
 impl Dialect for Postgres {
@@ -527,9 +258,9 @@ impl Dialect for Postgres {
     ) -> Result<Batch, SourceError> {
         let from = Parsed::of(from)?;
         let Some((current, _)) = &from.page else {
-            return fetch_new(conn, local, &from, last, limits).await;
+            return fetch::fetch_new(conn, local, &from, last, limits).await;
         };
-        if let Some(batch) = fetch_page(conn, local, &from, last, limits).await? {
+        if let Some(batch) = fetch::fetch_page(conn, local, &from, last, limits).await? {
             return Ok(batch);
         }
         // The batch ended exactly at the last page: its snapshot is done.
@@ -537,7 +268,7 @@ impl Dialect for Postgres {
             done: current.to_string(),
             page: None,
         });
-        fetch_new(conn, local, &Parsed::of(&done)?, last, limits).await
+        fetch::fetch_new(conn, local, &Parsed::of(&done)?, last, limits).await
     }
 
     async fn between(
