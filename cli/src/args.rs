@@ -288,6 +288,34 @@ pub(crate) enum SourceCommand {
         /// Only this source
         source: Option<String>,
     },
+    /// Accept the database as it is, after a restore or a lost progress topic
+    #[command(after_help = RESET)]
+    Reset {
+        /// The source
+        source: String,
+        /// Where publishing resumes
+        #[arg(long, value_enum, default_value_t = ResetFrom::Mirror)]
+        from: ResetFrom,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+const RESET: &str = "\
+Fences the running relay, writes the progress record with a new epoch to Kafka, then the database's
+epoch. May be run again after a crash. Rows published before may be published again under the same
+message id: consumers skip them, other readers see them twice.";
+
+/// Where publishing resumes after a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResetFrom {
+    /// What this database knows to be published: nothing is lost, some rows may come twice
+    Mirror,
+    /// The first row: all rows still there come again
+    Start,
+    /// After the last row: what is unpublished now is never published
+    End,
 }
 
 /// `onceward schema …`

@@ -9,6 +9,7 @@ mod saga;
 mod schema;
 mod source;
 mod source_check;
+mod source_reset;
 mod status;
 mod trace;
 mod trace_tree;
@@ -64,6 +65,9 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
         Command::Source(SourceCommand::List) => source::list(&place).await,
         Command::Source(SourceCommand::Check { source }) => {
             source_check::check(&place, source.as_deref()).await
+        }
+        Command::Source(SourceCommand::Reset { source, from, yes }) => {
+            source_reset::reset(&place, &source, from, yes).await
         }
         Command::Verify(args) => verify::verify(&place, &args).await,
         // Answered above.

@@ -242,7 +242,7 @@ fn literals(text: &str, sqlite: bool) -> String {
 
 const ORDER_1: &str = "order-1";
 
-fn outbox(number: u32, kind: &str, key: &str, cause: Option<u32>, ms: i64) -> String {
+pub fn outbox(number: u32, kind: &str, key: &str, cause: Option<u32>, ms: i64) -> String {
     let topic = kind.trim_end_matches(".v1");
     let cause = cause.map_or_else(String::new, |c| format!("\"causation-id\":\"{}\",", id(c)));
     format!(

@@ -3,6 +3,7 @@
 
 mod fixture;
 mod golden;
+mod kafka;
 mod pipe;
 mod requests;
 mod schema;

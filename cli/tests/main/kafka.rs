@@ -1,0 +1,156 @@
+//! What needs a broker: lag, places of records, verify, reset.
+
+use std::sync::Arc;
+
+use onceward::publisher::{Broker as _, OutgoingRecord, PublishOutcome, Publisher as _};
+use onceward::{ProgressRecord, SourceName};
+use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_testkit::kafka;
+
+use crate::fixture::{Said, Shop, T0, id, onceward_in, outbox};
+
+/// Runs the command on one source of the shop, with Kafka.
+fn on(shop: &Shop, source: &str, arguments: &[&str]) -> Said {
+    let named = format!("{source}={}", shop.url(source));
+    let broker = kafka::shared().unwrap().bootstrap();
+    let mut all = arguments.to_vec();
+    all.extend(["--database", &named, "--kafka", &broker]);
+    onceward_in(shop.folder(), &all)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Publishes row 1 of `order` as a relay would.
+async fn publish_row_1(source_id: &str) {
+    let name = SourceName::new("order").unwrap();
+    let config = KafkaConfig::plaintext(kafka::shared().unwrap().bootstrap());
+    let broker = RdKafkaBroker::new(config).unwrap();
+    broker.ensure_progress_topic(&name).await.unwrap();
+    let mut publisher = broker.open(&name).await.unwrap();
+    let header = |name: &str, value: &str| (Arc::from(name), value.to_owned().into());
+    let record = OutgoingRecord {
+        topic: "order.created".into(),
+        partition: 0,
+        key: Some("order-1".into()),
+        payload: "{\"order_id\":\"order-1\"}".into(),
+        headers: vec![
+            header("ce_id", &id(1)),
+            header("ce_source", "order"),
+            header("onceward-position", "1"),
+            header("onceward-previous-position", "0"),
+        ],
+        timestamp_ms: T0 / 1000,
+    };
+    let progress = serde_json::json!({ "format": 1, "source_id": source_id, "epoch": 1,
+        "cursor": { "seq": 1 }, "position": 1, "passed": 1,
+        "id_sum": id(1).replace('-', ""), "last": { "seq": 1, "message_id": id(1) },
+        "partitions": { "order.created": { "0": 1 } } });
+    let progress: ProgressRecord = serde_json::from_value(progress).unwrap();
+    let outcome = publisher.publish(vec![record], &progress).await;
+    assert!(
+        matches!(outcome, PublishOutcome::Committed { .. }),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn with_kafka_status_counts_lag_and_trace_finds_records_and_verify_judges() {
+    let shop = Shop::on_sqlite();
+    let nothing = on(&shop, "order", &["verify"]);
+    assert_eq!(nothing.exit.code(), 2, "{}", nothing.all());
+    shop.execute("order", &outbox(1, "order.created.v1", "order-1", None, 0));
+    shop.execute("order", &outbox(2, "order.created.v1", "order-2", None, 5));
+    let broker = kafka::shared().unwrap();
+    let tool = "org.apache.kafka.tools.TopicCommand";
+    let address = broker.bootstrap();
+    let words = [
+        "--bootstrap-server",
+        &address,
+        "--create",
+        "--topic",
+        "order.created",
+    ];
+    broker.run_tool(tool, &words).unwrap();
+    runtime().block_on(publish_row_1(&id(900)));
+
+    let clean = on(&shop, "order", &["verify"]);
+    assert_eq!(clean.exit.code(), 0, "{}", clean.all());
+    insta::assert_snapshot!("verify_clean", clean.all());
+    let status = on(&shop, "order", &["status"]);
+    insta::assert_snapshot!("status_with_Kafka", status.all());
+    assert_eq!(on(&shop, "order", &["source", "check"]).exit.code(), 0);
+    // The mirror was never written, so the row counts as pending until Kafka is asked.
+    shop.execute(
+        "order",
+        "insert into outbox_progress (id, epoch, cursor, position, passed, id_sum, \
+         progress_offset, topic_id, cluster_id, updated_at) values (1, 1, '{\"seq\":1}', 1, 1, \
+         id:1 , 0, 't', 'c', 0)",
+    );
+    let trace = on(&shop, "order", &["message", "trace", "order-1"]);
+    assert!(
+        trace.out.contains("topic   order.created/0@0"),
+        "{}",
+        trace.all()
+    );
+
+    // A row that the relay passed vanishes with its record: the database was swapped.
+    shop.execute("order", "delete from outbox where seq = 1");
+    let broken = on(&shop, "order", &["verify"]);
+    assert_eq!(broken.exit.code(), 1, "{}", broken.all());
+    insta::assert_snapshot!("verify_broken", broken.all());
+    let check = on(&shop, "order", &["source", "check"]);
+    assert_eq!(check.exit.code(), 1);
+    assert!(check.out.contains("here it is missing"), "{}", check.out);
+}
+
+fn resets(shop: &Shop, source: &str) {
+    let unsure = on(shop, source, &["source", "reset", source]);
+    assert_eq!(unsure.exit.code(), 1);
+    assert!(unsure.err.contains("--yes"), "{}", unsure.err);
+    let first = on(shop, source, &["source", "reset", source, "--yes"]);
+    assert_eq!(first.exit.code(), 0, "{}", first.all());
+    assert!(
+        first
+            .out
+            .starts_with(&format!("{source} is in epoch 2 now")),
+        "{}",
+        first.out
+    );
+    let check = on(shop, source, &["source", "check"]);
+    assert_eq!(check.exit.code(), 0, "{}", check.all());
+
+    // Died between Kafka and the database: the database is still in the old epoch.
+    shop.execute(source, "update outbox_source set epoch = 1");
+    shop.execute(source, "update outbox_progress set epoch = 1");
+    let half = on(shop, source, &["source", "check"]);
+    assert_eq!(half.exit.code(), 1);
+    assert!(half.out.contains("unfinished reset"), "{}", half.out);
+    let again = on(shop, source, &["source", "reset", source, "--yes"]);
+    assert!(again.out.contains("in epoch 2 now"), "{}", again.all());
+    assert!(
+        again.out.contains("an earlier reset was finished"),
+        "{}",
+        again.out
+    );
+    assert_eq!(on(shop, source, &["source", "check"]).exit.code(), 0);
+}
+
+#[test]
+fn a_reset_starts_a_new_epoch_and_finishes_what_a_crash_left() {
+    resets(&Shop::on_sqlite(), "inventory");
+    let (shop, source) = (Shop::on_postgres(), "saga-orchestrator");
+    resets(&shop, source);
+    // On SQLite a free lock file would tell that this owner is dead, and the source is taken.
+    shop.execute(
+        source,
+        "update outbox_source set owner = 'relay-1', lease_until = 9000000000000000",
+    );
+    let held = on(&shop, source, &["source", "reset", source, "--yes"]);
+    assert_eq!(held.exit.code(), 1);
+    assert!(held.err.contains("relay-1 owns"), "{}", held.err);
+}
