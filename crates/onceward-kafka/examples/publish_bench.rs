@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome, Publisher};
-use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, partition_for};
+use onceward::{
+    Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock, partition_for,
+};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker, RdKafkaPublisher};
 
 const TOPIC: &str = "publish-bench";
@@ -98,6 +100,6 @@ fn record(number: usize) -> OutgoingRecord {
             header("ce_specversion", b"1.0"),
             header("onceward-position", b"123456"),
         ],
-        timestamp_ms: 1_700_000_000_000,
+        timestamp_ms: SystemClock.now() / 1_000,
     }
 }

@@ -45,7 +45,7 @@ async fn a_compacted_progress_topic_still_reads_right() {
     loop {
         position += 1;
         committed(publisher.publish(vec![], &progress(position)).await);
-        let left = read_topic(&bootstrap, &topic, "read_committed").len();
+        let left = read_topic(&bootstrap, &topic, "read_uncommitted").len();
         if i64::try_from(left).unwrap() < position {
             println!("{left} of {position} records left");
             break;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome};
-use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor};
+use onceward::{Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -54,7 +54,8 @@ impl Place {
             key: Some(Bytes::from_static(b"key")),
             payload: Bytes::from(payload.into()),
             headers: vec![("ce_id".into(), Bytes::from_static(b"1"))],
-            timestamp_ms: 1_700_000_000_000,
+            // Not a fixed one: Kafka deletes by the records' own time.
+            timestamp_ms: SystemClock.now() / 1_000,
         }
     }
 
@@ -141,6 +142,22 @@ pub fn raw_producer(bootstrap: &str, transactional_id: &str) -> BaseProducer {
         .set("linger.ms", "0")
         .create()
         .unwrap()
+}
+
+/// Waits until `read_committed` readers see exactly this: a commit is answered before its markers are
+/// written to every partition.
+#[track_caller]
+pub fn sees<T: AsRef<str>>(bootstrap: &str, topic: &str, expected: &[T]) {
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + SOON;
+    while Instant::now() < deadline {
+        seen = read_committed(bootstrap, topic);
+        if seen == expected {
+            return;
+        }
+    }
+    assert_eq!(seen, expected, "in {topic}");
 }
 
 /// How long a test waits for what must come.

@@ -3,7 +3,7 @@
 use onceward::publisher::{Broker, PublishOutcome, Publisher, Refusal};
 use onceward_testkit::kafka::{self, Kafka};
 
-use crate::support::{Place, committed, progress, read_committed};
+use crate::support::{Place, committed, progress, sees};
 
 fn kafka() -> &'static Kafka {
     kafka::shared().unwrap()
@@ -23,8 +23,7 @@ async fn rows_and_progress_become_visible_together() {
     assert_eq!(committed(outcome), 2);
 
     assert_eq!(place.position().await, Some(2));
-    let seen = read_committed(&kafka().bootstrap(), &place.topic);
-    assert_eq!(seen, ["a", "b"]);
+    sees(&kafka().bootstrap(), &place.topic, &["a", "b"]);
     let known = place
         .broker
         .read_progress(&place.source, Some(2))
@@ -58,10 +57,7 @@ async fn a_second_open_fences_the_first() {
     assert!(matches!(outcome, PublishOutcome::Fenced), "{outcome:?}");
     committed(second.publish(vec![place.record("2")], &progress(2)).await);
 
-    assert_eq!(
-        read_committed(&kafka().bootstrap(), &place.topic),
-        ["1", "2"]
-    );
+    sees(&kafka().bootstrap(), &place.topic, &["1", "2"]);
     assert_eq!(place.position().await, Some(2));
 }
 
@@ -79,7 +75,7 @@ async fn an_oversized_record_is_named_and_the_producer_goes_on() {
             .publish(vec![place.record("next")], &progress(1))
             .await,
     );
-    assert_eq!(read_committed(&kafka().bootstrap(), &place.topic), ["next"]);
+    sees(&kafka().bootstrap(), &place.topic, &["next"]);
     assert_eq!(place.position().await, Some(1));
 }
 
@@ -115,7 +111,7 @@ async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker() {
             .publish(vec![place.record("next")], &progress(1))
             .await,
     );
-    assert_eq!(read_committed(&kafka().bootstrap(), &place.topic), ["next"]);
+    sees(&kafka().bootstrap(), &place.topic, &["next"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +137,7 @@ async fn a_missing_topic_is_named_and_the_producer_goes_on() {
             .publish(vec![place.record("next")], &progress(1))
             .await,
     );
-    assert_eq!(read_committed(&kafka().bootstrap(), &place.topic), ["next"]);
+    sees(&kafka().bootstrap(), &place.topic, &["next"]);
     let topics = place.broker.topics(vec!["nowhere".into()]).await.unwrap();
     assert!(topics.is_empty(), "asking must not make it");
 }
