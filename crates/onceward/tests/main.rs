@@ -6,5 +6,6 @@
     reason = "a failing test panics"
 )]
 
+mod consumer;
 mod source;
 mod unit_of_work;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use onceward::Backend;
 use onceward_testkit::kafka;
-use world::{World, until};
+use world::{World, header, until};
 
 async fn bootstrap() -> String {
     let broker = tokio::task::spawn_blocking(kafka::shared).await.unwrap();
@@ -65,4 +65,156 @@ async fn a_static_member_that_stops_leaves_its_partitions_to_others_at_once() {
     // The session time-out, after which a member that has not left is given up, is 10 s.
     assert!(taken < std::time::Duration::from_secs(5), "{taken:?}");
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_instances_come_and_go_in_the_middle_of_batches_and_nothing_is_doubled() {
+    let world = World::postgres(&bootstrap().await, 6).await;
+    let member = |name: &str| {
+        let mut options = world.options();
+        options.instance_id = Some(name.to_owned());
+        options.max_batch_records = 20;
+        options
+    };
+    world.publish(0..1_000);
+    let one = world.start(member("one"));
+    until("first effects", async || !world.effects().await.is_empty()).await;
+    let two = world.start(member("two"));
+    world.publish(1_000..2_000);
+    two.until("assignment", |s| s.partitions.len() == 3).await;
+    let three = world.start(member("three"));
+    world.publish(2_000..3_000);
+    three.until("assignment", |s| s.partitions.len() == 2).await;
+    // Dies in the middle; its successor has the same static id.
+    two.kill().await;
+    world.publish(3_000..4_000);
+    let two = world.start(member("two"));
+    world.all_once(0..4_000).await;
+    let spread: usize = [&one, &two, &three]
+        .map(|running| running.handle.status().partitions.len())
+        .iter()
+        .sum();
+    assert_eq!(spread, 6);
+    for running in [one, two, three] {
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_in_kafka_decide_nothing() {
+    let world = World::sqlite(&bootstrap().await, 3).await;
+    world.publish(0..200);
+    let running = world.start(world.options());
+    world.all_once(0..200).await;
+    running.stop().await;
+    // Kafka forgets the group altogether.
+    let (bootstrap, group) = (world.bootstrap.clone(), world.group.to_string());
+    let deleted = tokio::task::spawn_blocking(move || {
+        kafka::shared().unwrap().run_tool(
+            "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+            &[
+                "--bootstrap-server",
+                &bootstrap,
+                "--delete",
+                "--group",
+                &group,
+            ],
+        )
+    });
+    deleted.await.unwrap().unwrap();
+    world.publish(200..300);
+    let running = world.start(world.options());
+    world.all_once(0..300).await;
+    running.stop().await;
+    // The database's offsets are set back: everything is delivered again and skipped.
+    sqlx::query("update consumer_offset set next_offset = 0")
+        .execute(world.db.pool())
+        .await
+        .unwrap();
+    world.publish(300..301);
+    let running = world.start(world.options());
+    world.all_once(0..301).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_stops_loudly() {
+    let world = World::sqlite(&bootstrap().await, 1).await;
+    world.publish(0..10);
+    let running = world.start(world.options());
+    world.all_once(0..10).await;
+    running.stop().await;
+    world.delete_topic().await;
+    until("new topic", async || world.try_make_topic(1).await).await;
+    world.publish(10..100);
+    let running = world.start(world.options());
+    running.until("stop", |s| s.stopped().count() == 1).await;
+    let status = running.handle.status();
+    let reason = status.partitions[0].stopped.clone().unwrap();
+    assert!(reason.contains("made anew"), "{reason}");
+    assert_eq!(world.effects().await.len(), 10);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_gone_before_they_were_read_stop_their_partition_loudly() {
+    let world = World::sqlite(&bootstrap().await, 1).await;
+    world.publish(0..10);
+    let running = world.start(world.options());
+    world.all_once(0..10).await;
+    running.stop().await;
+    world.publish(10..50);
+    world.delete_records_before(30).await;
+    let running = world.start(world.options());
+    running.until("stop", |s| s.stopped().count() == 1).await;
+    let status = running.handle.status();
+    let reason = status.partitions[0].stopped.clone().unwrap();
+    assert!(reason.contains("gone from the log"), "{reason}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_the_groups_own_stops_loudly() {
+    let world = World::sqlite(&bootstrap().await, 1).await;
+    world.publish(0..10);
+    let running = world.start(world.options());
+    world.all_once(0..10).await;
+    running.stop().await;
+    let other = World::sqlite(&world.bootstrap, 1).await;
+    let running = other.start(world.options());
+    running.until("stop", |s| s.stopped().count() == 1).await;
+    let status = running.handle.status();
+    let reason = status.partitions[0].stopped.clone().unwrap();
+    assert!(reason.contains("belongs to database"), "{reason}");
+    assert!(other.effects().await.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_from_kafka_ends_as_dead_letters_and_the_rest_goes_on() {
+    let world = World::sqlite(&bootstrap().await, 1).await;
+    let bare = rdkafka::message::OwnedHeaders::new;
+    let typed = || header(bare(), "ce_type", "ping.v1");
+    let binary = bare().insert(rdkafka::message::Header {
+        key: "ce_type",
+        value: Some(&[0xff_u8, 0][..]),
+    });
+    let poison = [
+        ("a".to_owned(), b"no headers".to_vec(), bare()),
+        ("b".to_owned(), b"{".to_vec(), typed()),
+        (
+            "c".to_owned(),
+            b"{}".to_vec(),
+            header(bare(), "ce_type", "ping.v9"),
+        ),
+        ("d".to_owned(), b"{}".to_vec(), binary),
+        ("e".to_owned(), vec![b'x'; 900_000], typed()),
+    ];
+    world.publish_raw(poison.into_iter());
+    world.publish(0..10);
+    let running = world.start(world.options());
+    world.all_once(0..10).await;
+    let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
+    assert_eq!(letters.await.unwrap().len(), 5);
+    running.stop().await;
 }

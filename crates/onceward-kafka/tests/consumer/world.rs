@@ -10,8 +10,11 @@ use onceward::consumer::{
 };
 use onceward::{Backend, ConsumerName, Db, Event, MessageContext, SourceName, Tx};
 use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, Sqlite};
 use tokio::task::JoinHandle;
@@ -125,6 +128,42 @@ impl<B: Backend> World<B> {
             .unwrap();
     }
 
+    pub async fn try_make_topic(&self, partitions: i32) -> bool {
+        let topics = vec![self.topic.clone()];
+        self.broker()
+            .make_topics(topics, partitions, 1)
+            .await
+            .is_ok()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()
+            .unwrap()
+    }
+
+    pub async fn delete_topic(&self) {
+        let options = AdminOptions::new();
+        let deleted = self.admin();
+        let deleted = deleted.delete_topics(&[&self.topic], &options).await;
+        for outcome in deleted.unwrap() {
+            outcome.unwrap();
+        }
+    }
+
+    /// As retention does it.
+    pub async fn delete_records_before(&self, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, 0, Offset::Offset(offset))
+            .unwrap();
+        let admin = self.admin();
+        admin
+            .delete_records(&list, &AdminOptions::new())
+            .await
+            .unwrap();
+    }
+
     pub fn options(&self) -> ConsumerOptions {
         let mut options = ConsumerOptions::new(self.group.clone(), [self.topic.as_str()]);
         options.idle_advance_interval = Duration::from_millis(300);
@@ -234,6 +273,12 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Dies in the middle of whatever it does. Its Kafka client still leaves the group.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _aborted = self.task.await;
     }
 
     pub async fn until(&self, what: &str, state: impl Fn(&ConsumerStatus) -> bool) {
