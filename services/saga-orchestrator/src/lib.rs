@@ -4,6 +4,7 @@
 //! its end it says `order.completed` or `order.cancelled`.
 #![deny(missing_docs)]
 
+mod gauges;
 mod http;
 pub mod place_order;
 mod start;
@@ -81,7 +82,8 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
     });
     Ok(Service::new(http::router(app.clone()))
         .consuming(&TOPICS, handlers)
-        .with_background(timers))
+        .with_background(timers)
+        .with_background(gauges::task(app.db().clone())))
 }
 
 /// The sagas it runs, writing to `outbox`.

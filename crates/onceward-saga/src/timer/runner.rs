@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onceward::{Clock, Db, WriteError};
+use onceward::{Clock, Db, Write};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -93,35 +93,33 @@ impl<B: SagaBackend> TimerRunner<B> {
         let armed = rows::next_armed(self.db.pool(), limit).await?;
         let now = self.now().await?;
         let started = Instant::now();
-        let full = i64::try_from(armed.len()).unwrap_or(i64::MAX) >= limit;
-        let mut fired = 0_usize;
+        let mut pause = self.options.poll_interval;
+        // Handed over all at once, so that the writer can commit them together.
+        let mut firing = Vec::new();
         for timer in armed {
             if timer.fire_at > now {
                 let wait = u64::try_from(timer.fire_at - now).unwrap_or(0);
-                let wait = Duration::from_micros(wait).saturating_sub(started.elapsed());
-                return Ok(wait.min(self.options.poll_interval));
+                pause = pause.min(Duration::from_micros(wait).saturating_sub(started.elapsed()));
+                break;
             }
-            if self.held.contains_key(&timer) {
-                continue;
-            }
-            match self.fire(&timer).await {
-                Ok(_) => fired += 1,
-                Err(error) => {
-                    tracing::error!(
-                        saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
-                        "a timer could not be fired"
-                    );
-                    self.held
-                        .insert(timer, Instant::now() + self.options.retry_delay);
-                }
+            if !self.held.contains_key(&timer) {
+                let fired = self.fire(&timer);
+                firing.push((timer, fired));
             }
         }
-        let more = full && fired > 0;
-        Ok(if more {
-            Duration::ZERO
-        } else {
-            self.options.poll_interval
-        })
+        let any = !firing.is_empty();
+        for (timer, fired) in firing {
+            if let Err(error) = fired.await {
+                tracing::error!(
+                    saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
+                    "a timer could not be fired"
+                );
+                self.held
+                    .insert(timer, Instant::now() + self.options.retry_delay);
+            }
+        }
+        // Time went by, and there may be more than fitted in: look again at once.
+        Ok(if any { Duration::ZERO } else { pause })
     }
 
     async fn now(&self) -> Result<i64, SagaError> {
@@ -139,11 +137,10 @@ impl<B: SagaBackend> TimerRunner<B> {
 
     /// CRASH: died before the commit = the timer is still armed and fires after the restart; after
     /// it = fired, with everything that follows from it.
-    async fn fire(&self, timer: &ArmedTimer) -> Result<Fired, WriteError<SagaError>> {
+    fn fire(&self, timer: &ArmedTimer) -> Write<Fired, SagaError> {
         let (sagas, timer) = (self.sagas.clone(), timer.clone());
         self.db
             .write(async move |tx| sagas.fire(tx, timer.saga_id, &timer.name).await)
-            .await
     }
 }
 
