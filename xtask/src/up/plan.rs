@@ -194,6 +194,9 @@ impl Run {
             &database,
             "--listen",
             &listen,
+            // After kill -9 it gets its partitions back at once, not after a session time-out.
+            "--instance-id",
+            "dev",
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let mut spec = Spec::new(name, self.command("shop", arguments));
