@@ -22,6 +22,7 @@ mod progress;
 mod record;
 mod report;
 mod run;
+pub mod shop;
 
 pub use check::{ConsumerState, Evidence, InboxState, PartitionRange, SourceState, check};
 pub use database::{
