@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use onceward::publisher::Broker as _;
-use onceward::source::{Dialect, ProgressPlace, Severity, SourceStore};
+use onceward::source::{Dialect, Loss, ProgressPlace, Severity, SourceError, SourceStore};
 use onceward_kafka::RdKafkaBroker;
 use sqlx::{Postgres, Sqlite};
 
@@ -98,32 +98,33 @@ async fn look_at_progress<D: Dialect>(
         .map_err(|error| error.to_string())?;
     let mirror = store.mirror().await.map_err(|error| chain(&error))?;
     let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
-    let committed = if ids.is_empty() {
-        None
-    } else {
-        let committed = broker.look(&source.name, from).await;
-        Some(committed.map_err(|error| error.to_string())?)
-    };
-    let Some(committed) = committed else {
-        return store
-            .progress_may_be_missing()
-            .await
-            .map_err(|error| chain(&error));
-    };
-    let Some((offset, progress)) = committed.record else {
-        return store
-            .progress_may_be_missing()
-            .await
-            .map_err(|error| chain(&error));
+    let mut attempts = 0;
+    let progress = loop {
+        let committed = if ids.is_empty() {
+            None
+        } else {
+            let committed = broker.look(&source.name, from).await;
+            Some(committed.map_err(|error| error.to_string())?)
+        };
+        let found = committed.and_then(|c| Some((c.record?, c.topic_id, c.cluster_id)));
+        let Some(((offset, progress), topic_id, cluster_id)) = found else {
+            let fine = store.progress_may_be_missing().await;
+            return fine.map_err(|error| chain(&error));
+        };
+        let place = ProgressPlace {
+            offset,
+            topic_id: &topic_id,
+            cluster_id: &cluster_id,
+        };
+        attempts += 1;
+        match store.verify_between(&progress, place).await {
+            Ok(()) => break progress,
+            // A running relay wrote the mirror after we looked: look again.
+            Err(SourceError::Lost(Loss::KafkaBehindMirror { .. })) if attempts < 4 => {}
+            Err(error) => return Err(chain(&error)),
+        }
     };
     found.topics.extend(progress.partitions.keys().cloned());
-    let place = ProgressPlace {
-        offset,
-        topic_id: &committed.topic_id,
-        cluster_id: &committed.cluster_id,
-    };
-    let verified = store.verify_between(&progress, place).await;
-    verified.map_err(|error| chain(&error))?;
     let names = progress.partition_counts.keys().cloned().collect();
     let topics = broker
         .topics(names)

@@ -1,8 +1,9 @@
-//! Named points in the protocol at which a test can have the process killed.
+//! Named points in the protocol at which a test can have the process killed or frozen.
 //!
 //! With the feature `failpoints` and `ONCEWARD_FAILPOINT=name` (or `name:N` for the N-th pass) the
 //! process kills itself with SIGKILL at that line: no destructor, no flush, as a power cut of the
-//! process. Without the feature [`hit`] is an empty inline function.
+//! process. `name:N:stop` freezes it there with SIGSTOP until somebody sends SIGCONT. Without the
+//! feature [`hit`] is an empty inline function.
 
 /// Every point, in the order of the protocol.
 pub const POINTS: &[&str] = &[
@@ -13,6 +14,7 @@ pub const POINTS: &[&str] = &[
     GENESIS_MIRRORED,
     TAKEN_OVER,
     FETCHED,
+    PARKING,
     PARKED,
     PUBLISHING,
     COMMITTED,
@@ -40,6 +42,8 @@ pub const GENESIS_MIRRORED: &str = "genesis-mirrored";
 pub const TAKEN_OVER: &str = "taken-over";
 /// Rows are read; nothing is sent.
 pub const FETCHED: &str = "fetched";
+/// About to store rows as parked.
+pub const PARKING: &str = "parking";
 /// Rows are stored as parked; the cursor has not passed them.
 pub const PARKED: &str = "parked";
 /// About to publish a batch.
@@ -74,21 +78,42 @@ pub fn hit(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     static PASSES: AtomicU64 = AtomicU64::new(0);
 
-    let armed = ARMED.get_or_init(|| {
-        let text = std::env::var("ONCEWARD_FAILPOINT").ok()?;
-        let (name, pass) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), pass.parse().unwrap_or(1)))
-    });
-    if let Some((point, pass)) = armed
-        && point == name
-        && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == *pass
+    let armed =
+        ARMED.get_or_init(|| Some(Armed::parse(&std::env::var("ONCEWARD_FAILPOINT").ok()?)));
+    if let Some(armed) = armed
+        && armed.point == name
+        && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == armed.pass
     {
-        // A signal to oneself is delivered before `kill` returns, or at the latest never missed:
-        // the process runs no further line.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
-        std::process::abort();
+        // A signal to oneself is taken before `kill` returns: the process runs no further line.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), armed.signal);
+        if armed.signal == nix::sys::signal::Signal::SIGKILL {
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+struct Armed {
+    point: String,
+    pass: u64,
+    signal: nix::sys::signal::Signal,
+}
+
+#[cfg(feature = "failpoints")]
+impl Armed {
+    fn parse(text: &str) -> Self {
+        use nix::sys::signal::Signal;
+        let mut parts = text.split(':');
+        Self {
+            point: parts.next().unwrap_or_default().to_owned(),
+            pass: parts.next().and_then(|n| n.parse().ok()).unwrap_or(1),
+            signal: match parts.next() {
+                Some("stop") => Signal::SIGSTOP,
+                _ => Signal::SIGKILL,
+            },
+        }
     }
 }

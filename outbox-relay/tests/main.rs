@@ -7,6 +7,7 @@
 mod support;
 
 mod crash;
+mod frozen;
 mod parking;
 mod program;
 mod stops;

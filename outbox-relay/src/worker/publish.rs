@@ -264,6 +264,9 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         term: &mut Term<D, Br>,
         rows: &[Parking<'_>],
     ) -> Result<(), Exit> {
+        // CRASH: died here = Kafka refused the row and nothing is stored; the successor finds the
+        // culprit again.
+        failpoint::hit(failpoint::PARKING);
         loop {
             let stored = term.work.park(term.epoch, rows).await;
             if self.stored(term, stored).await?.is_some() {

@@ -152,6 +152,10 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 Err(exit) => exit,
             };
+            let exit = match exit {
+                Exit::Broken(stop) => self.believe(epoch, stop).await,
+                other => other,
+            };
             let Exit::Anew(reason) = exit else {
                 return exit;
             };
@@ -166,6 +170,21 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             if let Err(exit) = self.pause(wait).await {
                 return exit;
             }
+        }
+    }
+
+    /// Whether a stop found while owning is one. A relay that was replaced without noticing (frozen,
+    /// cut off) compares its old progress with what its successor wrote and swept since, which looks
+    /// like a loss. The successor claimed before it wrote: so the claim tells.
+    async fn believe(&mut self, epoch: RelayEpoch, stop: Stop) -> Exit {
+        let Ok(mut store) = SourceStore::<D>::open(&self.url, &self.name).await else {
+            return Exit::Broken(stop);
+        };
+        match store.identity().await {
+            Ok(identity) if identity.relay_epoch != epoch.0 => {
+                Exit::Lost("another relay owns this source now".into())
+            }
+            _ => Exit::Broken(stop),
         }
     }
 

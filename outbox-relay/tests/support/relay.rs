@@ -47,6 +47,13 @@ impl Start {
         self
     }
 
+    /// Freezes itself at this failpoint, at its first pass.
+    pub fn freezing_at(mut self, point: &str) -> Self {
+        self.command
+            .env("ONCEWARD_FAILPOINT", format!("{point}:1:stop"));
+        self
+    }
+
     pub fn go(self) -> Relay {
         let logs = tempfile::tempdir().unwrap();
         let process =
@@ -98,6 +105,23 @@ impl Relay {
             ended.is_some(),
             "the relay did not reach its failpoint:\n{}",
             self.process.log_tail(40)
+        );
+    }
+
+    /// Waits until it froze itself.
+    #[track_caller]
+    pub fn wait_for_frost(&self) {
+        let stat = format!("/proc/{}/stat", self.process.pid());
+        until(
+            &format!("frost, log:\n{}", self.process.log_tail(30)),
+            || {
+                let text = std::fs::read_to_string(&stat)?;
+                let state = text
+                    .rsplit(") ")
+                    .next()
+                    .and_then(|rest| rest.chars().next());
+                Ok((state == Some('T')).then_some(()))
+            },
         );
     }
 

@@ -15,6 +15,8 @@ pub trait Database: SchemaBackend {
     const LABEL: &str;
     fn make(name: &str) -> (String, Option<tempfile::TempDir>);
     fn connect(url: &str) -> impl Future<Output = Pool<Self>>;
+    /// Whether nobody holds the whole database's write lock.
+    fn is_writable(pool: &Pool<Self>) -> impl Future<Output = bool>;
 }
 
 impl Database for Sqlite {
@@ -34,6 +36,11 @@ impl Database for Sqlite {
             .busy_timeout(std::time::Duration::from_secs(20));
         Pool::connect_with(options).await.unwrap()
     }
+    async fn is_writable(pool: &Pool<Self>) -> bool {
+        let mut conn = pool.acquire().await.unwrap().detach();
+        let sql = "pragma busy_timeout = 500; begin immediate; rollback";
+        sqlx::raw_sql(sql).execute(&mut conn).await.is_ok()
+    }
 }
 
 impl Database for Postgres {
@@ -44,6 +51,9 @@ impl Database for Postgres {
     }
     async fn connect(url: &str) -> Pool<Self> {
         Pool::connect(url).await.unwrap()
+    }
+    async fn is_writable(_pool: &Pool<Self>) -> bool {
+        true
     }
 }
 
@@ -181,6 +191,11 @@ impl<B: Database> Source<B> {
         self.runtime
             .block_on(sqlx::query_scalar::<_, Option<String>>(sql).fetch_one(&self.pool))
             .unwrap()
+    }
+
+    /// Whether nobody holds the whole database's write lock.
+    pub fn is_writable(&self) -> bool {
+        self.runtime.block_on(B::is_writable(&self.pool))
     }
 
     /// Closes the application's connections.
