@@ -1,1 +1,12 @@
-//! Integration tests live in `tests/`.
+//! The whole shop as real processes, for tests that kill them: Kafka, relay and five services on
+//! SQLite files or one Postgres server, on free ports of 127.0.0.1.
+
+mod books;
+mod client;
+mod world;
+
+pub use client::{Client, Order};
+pub use world::{Database, SERVICES, Settings, World};
+
+/// The tests' fallible result.
+pub type Result<T> = anyhow::Result<T>;

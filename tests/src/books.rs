@@ -1,0 +1,34 @@
+//! Waiting until the shop is at rest and its books are closed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use auditor::shop::{Books, Shop, audit_shop};
+
+use crate::{Result, World};
+
+const REST_AT_MOST: Duration = Duration::from_secs(60);
+
+impl World {
+    /// Waits until every order has ended, and stock, money and deliveries add up; fails saying what
+    /// does not.
+    pub async fn closed_books(&self) -> Result<Books> {
+        let shop = Shop {
+            order: self.database("order").to_owned(),
+            inventory: self.database("inventory").to_owned(),
+            payment: self.database("payment").to_owned(),
+            delivery: self.database("delivery").to_owned(),
+        };
+        let deadline = Instant::now() + REST_AT_MOST;
+        loop {
+            let books = audit_shop(&shop).await?;
+            if books.closed() {
+                return Ok(books);
+            }
+            if Instant::now() > deadline {
+                bail!("not at rest after {REST_AT_MOST:?}: {books:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a person does with curl.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::Result;
+
+/// Speaks HTTP to the services.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    urls: BTreeMap<&'static str, String>,
+}
+
+/// A body for `POST /orders`.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Who orders.
+    pub user_id: String,
+    /// What.
+    pub product_id: String,
+    /// How many.
+    pub quantity: i64,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self {
+            user_id: "user_123".into(),
+            product_id: "product_1".into(),
+            quantity: 2,
+        }
+    }
+}
+
+/// What [`Order`]s cost, in minor units.
+const AMOUNT_MINOR: i64 = 19_999;
+
+impl Client {
+    pub(crate) fn new(urls: BTreeMap<&'static str, String>) -> Self {
+        Self {
+            http: reqwest::Client::new(),
+            urls,
+        }
+    }
+
+    /// Posts an order; with a key it may be posted again. Answers status and body.
+    pub async fn post_order(&self, order: &Order, key: Option<&str>) -> Result<(u16, Value)> {
+        let body = json!({
+            "user_id": order.user_id, "product_id": order.product_id,
+            "quantity": order.quantity, "amount": 199.99,
+        });
+        let mut request = self
+            .http
+            .post(format!("{}/orders", self.urls["order"]))
+            .json(&body);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// Posts an order that must be accepted and answers its id.
+    pub async fn order(&self, order: &Order) -> Result<String> {
+        let (status, body) = self.post_order(order, None).await?;
+        ensure!(
+            status == 201 && body["status"] == "pending",
+            "POST /orders: {status} {body}"
+        );
+        Ok(body["order_id"].as_str().context("order_id")?.to_owned())
+    }
+
+    /// GET of one service.
+    pub async fn get(&self, service: &str, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.urls[service]);
+        let answer = self.http.get(&url).send().await?;
+        ensure!(answer.status().is_success(), "{url}: {}", answer.status());
+        Ok(answer.json().await?)
+    }
+
+    /// Waits until an order has this status and answers it.
+    pub async fn wait_for(&self, order_id: &str, status: &str, at_most: Duration) -> Result<Value> {
+        let deadline = Instant::now() + at_most;
+        loop {
+            // The service may be down for the moment: that is what these tests are about.
+            let found = self
+                .get("order", &format!("/orders/{order_id}"))
+                .await
+                .unwrap_or(Value::Null);
+            if found["status"] == status {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                bail!("order {order_id} is not {status} after {at_most:?}: {found:#}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until an order has ended and answers it.
+    pub async fn wait_for_end(&self, order_id: &str, at_most: Duration) -> Result<Value> {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let found = self
+                .get("order", &format!("/orders/{order_id}"))
+                .await
+                .unwrap_or(Value::Null);
+            if found["status"] == "completed" || found["status"] == "failed" {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                bail!("order {order_id} has not ended after {at_most:?}: {found:#}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The amount every order of [`Self::post_order`] costs, in minor units.
+    pub fn amount_minor(&self) -> i64 {
+        AMOUNT_MINOR
+    }
+}

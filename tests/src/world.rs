@@ -1,0 +1,359 @@
+//! Starts, kills and restarts the processes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::Signal;
+use onceward_testkit::kafka::Kafka;
+use onceward_testkit::ports::Port;
+use onceward_testkit::postgres::{self, Postgres};
+use onceward_testkit::process::Process;
+use serde_json::json;
+
+use crate::{Client, Result};
+
+/// The services, in the order in which an order meets them.
+pub const SERVICES: [&str; 5] = [
+    "order",
+    "inventory",
+    "payment",
+    "delivery",
+    "saga-orchestrator",
+];
+
+const READY_AT_MOST: Duration = Duration::from_secs(30);
+const STOP_AT_MOST: Duration = Duration::from_secs(10);
+
+/// Where the services keep their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    /// A file per service.
+    Sqlite,
+    /// A database per service on one server.
+    Postgres,
+}
+
+/// What a test may set.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Payments that fail by chance, in percent.
+    pub payment_fail_percent: u8,
+    /// Deliveries that fail by chance, in percent.
+    pub delivery_fail_percent: u8,
+    /// How long the saga waits for a reply.
+    pub deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            payment_fail_percent: 0,
+            delivery_fail_percent: 0,
+            deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A running shop. Everything is killed and removed when it is dropped.
+#[derive(Debug)]
+pub struct World {
+    processes: BTreeMap<&'static str, Process>,
+    kafka: Kafka,
+    databases: BTreeMap<&'static str, String>,
+    ports: BTreeMap<&'static str, Port>,
+    settings: Settings,
+    // Dropped last: the processes write into them.
+    _postgres: Option<Postgres>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts everything and waits until every process is ready.
+    pub async fn start(database: Database, settings: Settings) -> Result<Self> {
+        let mut folder = tempfile::Builder::new()
+            .prefix("onceward-world-")
+            .tempdir()?;
+        // For the person who wants to read the logs of a test that failed.
+        if std::env::var_os("ONCEWARD_KEEP_WORLD").is_some() {
+            folder.disable_cleanup(true);
+            println!("kept: {}", folder.path().display());
+        }
+        let kafka = Kafka::start()?;
+        let postgres = match database {
+            Database::Sqlite => None,
+            Database::Postgres => Some(Postgres::start()?),
+        };
+        let mut databases = BTreeMap::new();
+        for service in SERVICES {
+            let url = match &postgres {
+                None => format!(
+                    "sqlite://{}",
+                    folder.path().join(service).with_extension("db").display()
+                ),
+                Some(server) => {
+                    postgres::create_database(&server.url("postgres"), service)?;
+                    server.url(service)
+                }
+            };
+            databases.insert(service, url);
+        }
+        let mut ports = BTreeMap::new();
+        for name in SERVICES.into_iter().chain(["relay"]) {
+            ports.insert(name, Port::take()?);
+        }
+        let mut world = Self {
+            processes: BTreeMap::new(),
+            kafka,
+            databases,
+            ports,
+            settings,
+            _postgres: postgres,
+            folder,
+        };
+        world.prepare()?;
+        for name in SERVICES.into_iter().chain(["relay"]) {
+            world.spawn(name)?;
+        }
+        for name in SERVICES.into_iter().chain(["relay"]) {
+            world.wait_ready(name).await?;
+        }
+        Ok(world)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        run(program("shop")?.args(["topics", "--kafka", &self.kafka.bootstrap()]))?;
+        for (service, url) in &self.databases {
+            run(program("shop")?.args(["migrate", service, "--database", url]))?;
+        }
+        let sources: Vec<_> = self
+            .databases
+            .iter()
+            .map(|(name, url)| json!({"name": name, "url": url}))
+            .collect();
+        let manifest = json!({
+            "format": 1,
+            "kafka": self.kafka.bootstrap(),
+            "relay": self.url("relay"),
+            "sources": sources,
+            "processes": [],
+        });
+        std::fs::write(
+            self.folder.path().join("onceward.json"),
+            manifest.to_string(),
+        )?;
+        Ok(())
+    }
+
+    /// Starts a process that is not running; does not wait until it is ready.
+    pub fn spawn(&mut self, name: &'static str) -> Result<()> {
+        let listen = format!("127.0.0.1:{}", self.port(name)?);
+        let mut command;
+        if name == "relay" {
+            command = program("outbox-relay")?;
+            command.args(["run", "--http", &listen]);
+            for (source, url) in &self.databases {
+                command.args(["--source", &format!("{source}={url}")]);
+            }
+        } else {
+            command = program("shop")?;
+            command.args([
+                name,
+                "--listen",
+                &listen,
+                "--database",
+                &self.databases[name],
+            ]);
+            match name {
+                "payment" => {
+                    command.args([
+                        "--fail-percent",
+                        &self.settings.payment_fail_percent.to_string(),
+                    ]);
+                }
+                "delivery" => {
+                    command.args([
+                        "--fail-percent",
+                        &self.settings.delivery_fail_percent.to_string(),
+                    ]);
+                }
+                "saga-orchestrator" => {
+                    command.args([
+                        "--deadline-ms",
+                        &self.settings.deadline.as_millis().to_string(),
+                    ]);
+                }
+                _ => {}
+            }
+        }
+        command.args(["--kafka", &self.kafka.bootstrap()]);
+        let process = Process::spawn(name, command, &self.log_file(name))?;
+        self.processes.insert(name, process);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says so.
+    pub async fn wait_ready(&mut self, name: &'static str) -> Result<()> {
+        let url = format!("{}/readyz", self.url(name));
+        let deadline = tokio::time::Instant::now() + READY_AT_MOST;
+        let mut last = String::from("no answer");
+        while tokio::time::Instant::now() < deadline {
+            let process = self.processes.get_mut(name).context("not started")?;
+            if !process.is_running() {
+                bail!("{name} ended:\n{}", process.log_tail(20));
+            }
+            match reqwest::get(&url).await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => last = answer.text().await.unwrap_or_default(),
+                Err(error) => last = error.to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!(
+            "{name} is not ready after {READY_AT_MOST:?}: {last}\n{}",
+            self.log_tail(name, 20)
+        )
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self, name: &'static str) -> Result<()> {
+        if name == "kafka" {
+            return self.kafka.kill9();
+        }
+        let mut process = self
+            .processes
+            .remove(name)
+            .with_context(|| format!("{name} is not running"))?;
+        process.kill9()?;
+        Ok(())
+    }
+
+    /// `kill -9`, then a start, as a supervisor does it.
+    pub fn kill9_and_restart(&mut self, name: &'static str) -> Result<()> {
+        self.kill9(name)?;
+        if name == "kafka" {
+            self.kafka.start_again()
+        } else {
+            self.spawn(name)
+        }
+    }
+
+    /// SIGTERM, and an end within ten seconds.
+    pub fn stop(&mut self, name: &'static str) -> Result<Duration> {
+        let mut process = self
+            .processes
+            .remove(name)
+            .with_context(|| format!("{name} is not running"))?;
+        let start = std::time::Instant::now();
+        let status = process.stop(Signal::SIGTERM, STOP_AT_MOST)?;
+        ensure!(
+            status.success(),
+            "{name} ended with {status}:\n{}",
+            process.log_tail(20)
+        );
+        Ok(start.elapsed())
+    }
+
+    /// The real broker.
+    pub fn kafka(&mut self) -> &mut Kafka {
+        &mut self.kafka
+    }
+
+    /// A client of the order service and its neighbours.
+    pub fn client(&self) -> Client {
+        Client::new(
+            self.ports
+                .iter()
+                .map(|(name, port)| (*name, url(port.number())))
+                .collect(),
+        )
+    }
+
+    /// `onceward ARGUMENTS` on this shop: exit code, output, errors.
+    pub fn onceward(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let output = program("onceward")?
+            .arg("--data")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .context("running onceward")?;
+        Ok((
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    }
+
+    /// Fails unless `onceward verify` finds everything in order.
+    pub fn verify(&self) -> Result<()> {
+        let (code, out, err) = self.onceward(&["verify"])?;
+        ensure!(
+            code == 0,
+            "onceward verify ended with {code}:\n{out}\n{err}"
+        );
+        Ok(())
+    }
+
+    /// The last lines of a process's log.
+    pub fn log_tail(&self, name: &str, lines: usize) -> String {
+        let text = std::fs::read_to_string(self.log_file(name)).unwrap_or_default();
+        onceward_testkit::process::tail(&text, lines)
+    }
+
+    /// URL of a service's database.
+    pub fn database(&self, service: &str) -> &str {
+        &self.databases[service]
+    }
+
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name).with_extension("log")
+    }
+
+    fn port(&self, name: &str) -> Result<u16> {
+        Ok(self
+            .ports
+            .get(name)
+            .with_context(|| format!("no process {name}"))?
+            .number())
+    }
+
+    fn url(&self, name: &str) -> String {
+        url(self.ports[name].number())
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// A binary of the workspace, built before the tests (`./dev test` does).
+fn program(name: &str) -> Result<Command> {
+    let test = std::env::current_exe()?;
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .context("test binary stands in target/PROFILE/deps")?;
+    let path: &Path = &folder.join(name);
+    ensure!(
+        path.exists(),
+        "{} is missing: run `cargo build --bins` first",
+        path.display()
+    );
+    Ok(Command::new(path))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

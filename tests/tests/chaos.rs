@@ -1,0 +1,113 @@
+//! Orders keep coming while everything is killed, one after the other.
+
+use std::time::{Duration, Instant};
+
+use integration_tests::{Client, Database, Order, Result, Settings, World};
+
+const PER_SECOND: u64 = 20;
+const END_AT_MOST: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_anything_loses_and_doubles_nothing_on_sqlite() -> Result<()> {
+    kill_9_of_anything_loses_and_doubles_nothing(Database::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_anything_loses_and_doubles_nothing_on_postgres() -> Result<()> {
+    kill_9_of_anything_loses_and_doubles_nothing(Database::Postgres).await
+}
+
+async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Result<()> {
+    let settings = Settings {
+        payment_fail_percent: 20,
+        delivery_fail_percent: 5,
+        ..Settings::default()
+    };
+    let mut world = World::start(database, settings).await?;
+    let client = world.client();
+
+    // Whatever is killed beside the order service, every POST is answered at once.
+    let posting = tokio::spawn(post_orders(client.clone(), 120, Retry::Never));
+    for name in [
+        "kafka",
+        "relay",
+        "inventory",
+        "payment",
+        "delivery",
+        "saga-orchestrator",
+    ] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.kill9_and_restart(name)?;
+    }
+    let mut posted = posting.await??;
+
+    // The order service itself: the client tries again with its Idempotency-Key.
+    let posting = tokio::spawn(post_orders(client.clone(), 60, Retry::WithKey));
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        world.kill9_and_restart("order")?;
+    }
+    posted.extend(posting.await??);
+
+    for id in &posted {
+        client.wait_for_end(id, END_AT_MOST).await?;
+    }
+    let books = world.closed_books().await?;
+    assert_eq!(
+        books.orders,
+        u64::try_from(posted.len())?,
+        "an order was doubled or lost"
+    );
+    assert!(books.completed > 0 && books.failed > 0, "{books:?}");
+    world.verify()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Retry {
+    Never,
+    WithKey,
+}
+
+/// Posts at a fixed rate, not waiting for answers, and gives the ids of the orders.
+async fn post_orders(client: Client, count: u64, retry: Retry) -> Result<Vec<String>> {
+    let start = Instant::now();
+    let mut posts = tokio::task::JoinSet::new();
+    for n in 0..count {
+        let due = start + Duration::from_millis(1000 * n / PER_SECOND);
+        tokio::time::sleep_until(due.into()).await;
+        posts.spawn(post_one(client.clone(), n, retry));
+    }
+    let mut ids = Vec::new();
+    let mut slowest = Duration::ZERO;
+    while let Some(post) = posts.join_next().await {
+        let (id, took) = post??;
+        slowest = slowest.max(took);
+        ids.push(id);
+    }
+    println!("{count} orders posted, the slowest POST took {slowest:?}");
+    Ok(ids)
+}
+
+async fn post_one(client: Client, n: u64, retry: Retry) -> Result<(String, Duration)> {
+    let order = Order {
+        user_id: format!("user_{n}"),
+        quantity: 1,
+        ..Order::default()
+    };
+    let key = format!("chaos-{n}");
+    let start = Instant::now();
+    loop {
+        let key = (retry == Retry::WithKey).then_some(key.as_str());
+        match client.post_order(&order, key).await {
+            Ok((201, body)) => {
+                let id = body["order_id"].as_str().unwrap_or_default().to_owned();
+                return Ok((id, start.elapsed()));
+            }
+            answer if retry == Retry::Never => anyhow::bail!("POST /orders: {answer:?}"),
+            _ if start.elapsed() > Duration::from_secs(20) => {
+                anyhow::bail!("order {n} was not accepted within 20 s")
+            }
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The shop as a user runs it, on both databases, with real processes that are killed.
+
+mod chaos;
+mod scenarios;

@@ -1,0 +1,128 @@
+//! What the README promises, word for word.
+
+use std::time::Duration;
+
+use integration_tests::{Client, Database, Order, Result, Settings, World};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_end_as_the_readme_says_on_sqlite() -> Result<()> {
+    orders_end_as_the_readme_says(Database::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_end_as_the_readme_says_on_postgres() -> Result<()> {
+    orders_end_as_the_readme_says(Database::Postgres).await
+}
+
+async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
+    let settings = Settings {
+        deadline: Duration::from_secs(3),
+        ..Settings::default()
+    };
+    let mut world = World::start(database, settings).await?;
+    let client = world.client();
+    completes(&client).await?;
+    fails_for(
+        &client,
+        Order {
+            product_id: "product_3".into(),
+            quantity: 100,
+            ..Order::default()
+        },
+        "insufficient inventory",
+    )
+    .await?;
+    fails_for(
+        &client,
+        Order {
+            user_id: "user_declined".into(),
+            ..Order::default()
+        },
+        "declined",
+    )
+    .await?;
+    fails_for(
+        &client,
+        Order {
+            user_id: "user_undeliverable".into(),
+            ..Order::default()
+        },
+        "undeliverable",
+    )
+    .await?;
+    the_same_key_is_one_order(&client).await?;
+    a_silent_payment_is_undone(&mut world, &client).await?;
+
+    let books = world.closed_books().await?;
+    // The plain one and the one with a key; short stock, declined, undeliverable and silent.
+    assert_eq!((books.completed, books.failed), (2, 4));
+    world.verify()?;
+
+    let stopped = world.stop("relay")?;
+    assert!(
+        stopped < Duration::from_secs(2),
+        "the relay took {stopped:?} to stop"
+    );
+    Ok(())
+}
+
+async fn completes(client: &Client) -> Result<()> {
+    let id = client.order(&Order::default()).await?;
+    let order = client.wait_for(&id, "completed", SOON).await?;
+    let steps: Vec<&str> = order["steps"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|step| step["step"].as_str())
+        .collect();
+    for step in [
+        "inventory.reserved",
+        "payment.completed",
+        "delivery.scheduled",
+    ] {
+        assert!(steps.contains(&step), "{step} is missing: {order:#}");
+    }
+    assert_eq!(order["amount"].to_string(), "199.99");
+    Ok(())
+}
+
+async fn fails_for(client: &Client, order: Order, reason: &str) -> Result<()> {
+    let id = client.order(&order).await?;
+    let ended = client.wait_for(&id, "failed", SOON).await?;
+    let said = ended["reason"].as_str().unwrap_or_default();
+    assert!(said.contains(reason), "expected {reason:?} in {ended:#}");
+    Ok(())
+}
+
+async fn the_same_key_is_one_order(client: &Client) -> Result<()> {
+    let key = Some("a-key-of-the-client");
+    let (status, first) = client.post_order(&Order::default(), key).await?;
+    let (again, second) = client.post_order(&Order::default(), key).await?;
+    assert_eq!((status, again, &first), (201, 201, &second));
+    let other = Order {
+        quantity: 3,
+        ..Order::default()
+    };
+    assert_eq!(
+        client.post_order(&other, key).await?.0,
+        422,
+        "another body under the same key"
+    );
+    let id = first["order_id"].as_str().unwrap_or_default();
+    client.wait_for(id, "completed", SOON).await?;
+    Ok(())
+}
+
+async fn a_silent_payment_is_undone(world: &mut World, client: &Client) -> Result<()> {
+    world.stop("payment")?;
+    let id = client.order(&Order::default()).await?;
+    let waiting: Value = client.wait_for(&id, "cancelling", SOON).await?;
+    assert_eq!(waiting["reason"], "timed out", "{waiting:#}");
+    world.spawn("payment")?;
+    let ended = client.wait_for(&id, "failed", SOON).await?;
+    assert_eq!(ended["reason"], "timed out", "{ended:#}");
+    Ok(())
+}
