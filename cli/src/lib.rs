@@ -1,7 +1,7 @@
 //! The command `onceward`: looks into the outboxes, inboxes, dead letters, sagas and topics of an
 //! installation, and mends what needs a person.
 //!
-//! Every command makes one [`outcome::Outcome`]: data for stdout as text and as JSON, talk for
+//! Every command makes one `Outcome`: data for stdout as text and as JSON, talk for
 //! stderr, an exit code. Only [`run`] prints. Databases are opened for reading unless the command
 //! writes; Kafka is asked where it helps and is not needed otherwise.
 #![deny(missing_docs)]

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -38,22 +39,43 @@ struct Answer {
     text: String,
 }
 
+/// Whether orders are still being answered. Without waiting for it, the process would end between
+/// "all is stopped" and telling so.
+pub struct Answering {
+    listener: tokio::task::JoinHandle<()>,
+    // Every order under way holds a sender; nothing is ever sent.
+    under_way: tokio::sync::mpsc::Receiver<std::convert::Infallible>,
+}
+
+impl Answering {
+    /// Takes no more orders and waits until those under way are answered, at most a second.
+    pub async fn finish(mut self) {
+        self.listener.abort();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.under_way.recv()).await;
+    }
+}
+
 /// Listens for orders; `started` resolves when the start of everything has ended, well or not.
-pub fn listen(data: &Data, handle: Handle, started: Started) -> Result<()> {
+pub fn listen(data: &Data, handle: Handle, started: Started) -> Result<Answering> {
     let path = data.socket();
     let _ = std::fs::remove_file(&path); // a killed supervisor's; the lock says that none runs
     let listener = UnixListener::bind(&path)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
-    tokio::spawn(async move {
+    let (sender, under_way) = tokio::sync::mpsc::channel(1);
+    let listener = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (handle, started) = (handle.clone(), started.clone());
+            let (handle, started, sender) = (handle.clone(), started.clone(), sender.clone());
             tokio::spawn(async move {
                 // A client that went away needs no answer.
                 let _ = serve(stream, handle, started).await;
+                drop(sender);
             });
         }
     });
-    Ok(())
+    Ok(Answering {
+        listener,
+        under_way,
+    })
 }
 
 /// How the start of everything went, once it is known.

@@ -7,7 +7,7 @@
 //! * [`TimerRunner`]: fires deadlines.
 //! * [`Participant`]: the other side; write `perform` and `undo`, the rest is done.
 //! * [`inspect`]: lists and shows sagas.
-//! * [`SagaScript`](script::SagaScript) (feature `test-util`): unit tests as dialogue.
+//! * `script::SagaScript` (feature `test-util`): unit tests as dialogue.
 #![deny(missing_docs)]
 
 pub mod decide;

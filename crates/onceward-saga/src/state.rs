@@ -68,7 +68,7 @@ impl std::str::FromStr for SagaStatus {
 #[error("{0:?} is not one of running, compensating, completed, compensated, stuck")]
 pub struct UnknownStatus(String);
 
-/// Where one step stands. The arrows are drawn in [`crate::decide`].
+/// Where one step stands. The arrows are drawn in [`decide`](mod@crate::decide).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepStatus {
     /// The command is out, no answer yet.

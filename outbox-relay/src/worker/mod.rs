@@ -240,16 +240,17 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     }
 
     fn broken(&mut self, stop: &Stop) {
-        let _ = self.step(Input::Broken);
-        self.meter.alarm(true);
-        tracing::error!(source = %self.name, reason = %stop.reason, way_out = %stop.way_out,
-            "source stopped; it needs a person");
+        // The reason first: whoever sees the state must find it.
         self.board.write(|status| {
             status.relay_epoch = None;
             status.alarm = true;
             status.last_error = Some(stop.reason.clone());
             status.way_out = Some(stop.way_out.clone());
         });
+        let _ = self.step(Input::Broken);
+        self.meter.alarm(true);
+        tracing::error!(source = %self.name, reason = %stop.reason, way_out = %stop.way_out,
+            "source stopped; it needs a person");
     }
 
     /// Sleeps, or leaves when the process stops.

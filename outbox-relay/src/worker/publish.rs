@@ -295,16 +295,17 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     /// The source can't go on until something is mended: says so, and waits a second.
     pub(super) async fn hold(&mut self, why: &str, way_out: &str) -> Result<(), Exit> {
-        if self.phase != crate::Phase::Hold {
-            self.step(Input::Blocked)?;
-            self.meter.alarm(true);
-            tracing::error!(source = %self.name, reason = why, way_out, "source holds");
-        }
+        // The reason first: whoever sees the state must find it.
         self.board.write(|status| {
             status.alarm = true;
             status.last_error = Some(why.to_owned());
             status.way_out = Some(way_out.to_owned());
         });
+        if self.phase != crate::Phase::Hold {
+            self.step(Input::Blocked)?;
+            self.meter.alarm(true);
+            tracing::error!(source = %self.name, reason = why, way_out, "source holds");
+        }
         self.pause(Duration::from_secs(1)).await
     }
 

@@ -205,7 +205,7 @@ async fn supervise(options: Options, data: Data) -> Result<()> {
     );
     let supervisor = tokio::spawn(supervisor.run());
     let (started, outcome) = watch::channel(None);
-    control::listen(&data, handle.clone(), outcome)?;
+    let answering = control::listen(&data, handle.clone(), outcome)?;
     let mut signals = Signals::new()?;
 
     let result = tokio::select! {
@@ -230,6 +230,7 @@ async fn supervise(options: Options, data: Data) -> Result<()> {
             started.send_replace(Some(Err(format!("{error:#}"))));
             stop(&handle, &mut signals, &say).await;
             supervisor.await?;
+            answering.finish().await;
             bail!(
                 "nothing runs any more; logs are in {}",
                 data.logs().display()
@@ -238,6 +239,7 @@ async fn supervise(options: Options, data: Data) -> Result<()> {
     }
     stop(&handle, &mut signals, &say).await;
     supervisor.await?;
+    answering.finish().await;
     Ok(())
 }
 
