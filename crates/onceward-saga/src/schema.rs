@@ -17,6 +17,10 @@ pub const LINE: Line = Line {
 
 /// What sagas need to know of a database.
 pub trait SagaBackend: SchemaBackend {
+    /// Timers fired at the same time: on Postgres as many as a [`onceward::Db`] has connections to
+    /// write on, on SQLite as many as one group commits together.
+    const TIMERS_AT_ONCE: usize;
+
     /// The one clock timers go by: Postgres' own, because the hosts of two runners disagree; for
     /// SQLite this host's, because there is no other.
     fn timer_now(
@@ -26,6 +30,8 @@ pub trait SagaBackend: SchemaBackend {
 }
 
 impl SagaBackend for Postgres {
+    const TIMERS_AT_ONCE: usize = 8;
+
     async fn timer_now(
         conn: &mut Self::Connection,
         _clock: &dyn Clock,
@@ -39,6 +45,8 @@ impl SagaBackend for Postgres {
 }
 
 impl SagaBackend for Sqlite {
+    const TIMERS_AT_ONCE: usize = 1_000;
+
     async fn timer_now(
         _conn: &mut Self::Connection,
         clock: &dyn Clock,

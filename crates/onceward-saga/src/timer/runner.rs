@@ -8,16 +8,22 @@
 //! Several runners may run on one database: each firing locks the saga's row first, and only one
 //! of them finds the timer still armed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use onceward::{Clock, Db, Write};
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::FuturesUnordered;
+use onceward::{Clock, Db, Write, WriteError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::timer::rows::{self, ArmedTimer};
 use crate::{Fired, SagaBackend, SagaError, Sagas};
+
+/// A timer that is being fired, and what came of it.
+type Firing = BoxFuture<'static, (ArmedTimer, Result<Fired, WriteError<SagaError>>)>;
 
 /// How often and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +47,19 @@ impl Default for TimerOptions {
     }
 }
 
-/// Fires the timers of the sagas in one database.
+/// Fires the timers of the sagas in one database, several at a time: one that waits for its saga's
+/// lock holds up no other.
 #[derive(Debug)]
 pub struct TimerRunner<B: SagaBackend> {
     db: Db<B>,
     sagas: Sagas,
     options: TimerOptions,
+    /// Due, and waiting for one of those in `firing` to end.
+    due: VecDeque<ArmedTimer>,
+    firing: FuturesUnordered<Firing>,
+    /// Those in `due` or `firing`: a look finds them again as long as they are armed.
+    taken: HashSet<ArmedTimer>,
+    /// Could not be fired, and left alone until then.
     held: HashMap<ArmedTimer, Instant>,
 }
 
@@ -57,72 +70,113 @@ impl<B: SagaBackend> TimerRunner<B> {
             db,
             sagas,
             options,
+            due: VecDeque::new(),
+            firing: FuturesUnordered::new(),
+            taken: HashSet::new(),
             held: HashMap::new(),
         }
     }
 
-    /// Fires timers until stopped. An error is logged and the work goes on: a timer is a row, it
-    /// fires later.
+    /// Fires timers until stopped; those that were begun are finished. An error is logged and the
+    /// work goes on: a timer is a row, it fires later.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut next_look = Instant::now();
         while !stop.is_cancelled() {
-            let pause = match self.fire_due().await {
-                Ok(pause) => pause,
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), "timers could not be read");
-                    self.options.retry_delay
-                }
-            };
+            if self.due.is_empty() && next_look <= Instant::now() {
+                let pause = match self.look().await {
+                    Ok(pause) => pause,
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), "timers could not be read");
+                        self.options.retry_delay
+                    }
+                };
+                next_look = Instant::now() + pause;
+                self.launch();
+            }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
+                Some((timer, fired)) = self.firing.next() => {
+                    self.ended(timer, fired);
+                    self.launch();
+                }
+                () = tokio::time::sleep_until(next_look), if self.due.is_empty() => {}
             }
+        }
+        while let Some((timer, fired)) = self.firing.next().await {
+            self.ended(timer, fired);
         }
     }
 
-    /// Fires every timer whose time has come; says how long nothing is due.
+    /// Fires every timer whose time has come, and returns when all of them are done; says how long
+    /// nothing is due.
     ///
     /// # Errors
     /// When the timers can't be read. A single one that can't be fired is logged, left alone for
     /// a while, and holds up no other.
     pub async fn fire_due(&mut self) -> Result<Duration, SagaError> {
-        let started = Instant::now();
-        self.held.retain(|_, until| *until > started);
-        // Those that are left alone must not crowd out the others.
-        let held = i64::try_from(self.held.len()).unwrap_or(0);
-        let limit = self.options.batch.saturating_add(held);
-        let armed = rows::next_armed(self.db.pool(), limit).await?;
-        let now = self.now().await?;
-        let started = Instant::now();
-        let mut pause = self.options.poll_interval;
-        // Handed over all at once, so that the writer can commit them together.
-        let mut firing = Vec::new();
-        for timer in armed {
-            if timer.fire_at > now {
-                let wait = u64::try_from(timer.fire_at - now).unwrap_or(0);
-                pause = pause.min(Duration::from_micros(wait).saturating_sub(started.elapsed()));
-                break;
-            }
-            if !self.held.contains_key(&timer) {
-                let fired = self.fire(&timer);
-                firing.push((timer, fired));
-            }
-        }
-        let any = !firing.is_empty();
-        for (timer, fired) in firing {
-            if let Err(error) = fired.await {
-                tracing::error!(
-                    saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
-                    "a timer could not be fired"
-                );
-                self.held
-                    .insert(timer, Instant::now() + self.options.retry_delay);
-            }
+        let pause = self.look().await?;
+        self.launch();
+        let any = !self.firing.is_empty();
+        while let Some((timer, fired)) = self.firing.next().await {
+            self.ended(timer, fired);
+            self.launch();
         }
         // Time went by, and there may be more than fitted in: look again at once.
         Ok(if any { Duration::ZERO } else { pause })
     }
 
-    async fn now(&self) -> Result<i64, SagaError> {
+    /// Puts what is due into `due`; says when to look again.
+    async fn look(&mut self) -> Result<Duration, SagaError> {
+        let started = Instant::now();
+        self.held.retain(|_, until| *until > started);
+        // Those that are known already must not crowd out the others.
+        let known = i64::try_from(self.held.len() + self.taken.len()).unwrap_or(0);
+        let limit = self.options.batch.saturating_add(known);
+        let armed = rows::next_armed(self.db.pool(), limit).await?;
+        let now = self.now().await?;
+        let started = Instant::now();
+        let mut pause = self.options.poll_interval;
+        if i64::try_from(armed.len()).unwrap_or(i64::MAX) >= limit {
+            pause = Duration::ZERO; // There may be more than fitted in.
+        }
+        for timer in armed {
+            if timer.fire_at > now {
+                let wait = u64::try_from(timer.fire_at - now).unwrap_or(0);
+                let wait = Duration::from_micros(wait).saturating_sub(started.elapsed());
+                return Ok(wait.min(self.options.poll_interval));
+            }
+            if !self.held.contains_key(&timer) && self.taken.insert(timer.clone()) {
+                self.due.push_back(timer);
+            }
+        }
+        Ok(pause)
+    }
+
+    /// Begins to fire as many as go at the same time.
+    fn launch(&mut self) {
+        while self.firing.len() < B::TIMERS_AT_ONCE {
+            let Some(timer) = self.due.pop_front() else {
+                break;
+            };
+            let fired = self.fire(&timer);
+            self.firing
+                .push(fired.map(move |fired| (timer, fired)).boxed());
+        }
+    }
+
+    fn ended(&mut self, timer: ArmedTimer, fired: Result<Fired, WriteError<SagaError>>) {
+        self.taken.remove(&timer);
+        if let Err(error) = fired {
+            tracing::error!(
+                saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
+                "a timer could not be fired"
+            );
+            self.held
+                .insert(timer, Instant::now() + self.options.retry_delay);
+        }
+    }
+
+    async fn now(&mut self) -> Result<i64, SagaError> {
         let mut conn = self
             .db
             .pool()

@@ -21,6 +21,7 @@ on_both!(
     a_saga_is_started_once_and_shown_with_all_its_events_and_timers,
     timers_fire_once_with_two_runners_and_never_early,
     a_timer_is_at_most_a_tenth_of_a_second_late,
+    timers_due_together_fire_side_by_side,
     a_reply_disarms_the_deadline_and_a_fired_deadline_outdoes_the_reply,
     a_timer_that_cannot_fire_holds_up_no_other,
     a_timer_survives_its_runner,
@@ -210,6 +211,44 @@ async fn a_timer_is_at_most_a_tenth_of_a_second_late<B: SagaBackend>(db: Db<B>) 
     );
 }
 
+/// Forty at the same moment, twice: the second time the connections are open and warm.
+async fn timers_due_together_fire_side_by_side<B: SagaBackend>(db: Db<B>) {
+    let trips = sagas(Duration::from_secs(600));
+    let stop = CancellationToken::new();
+    let runner = TimerRunner::new(db.clone(), trips.0.clone(), TimerOptions::default());
+    let runner = tokio::spawn(runner.run(stop.clone()));
+    for round in ["first", "second"] {
+        for n in 0..40 {
+            start(&db, &trips, &format!("{round} {n}")).await;
+        }
+        let soon = SystemClock.now() + 300_000;
+        let together = "update timer set fire_at = $1 where state = 'armed' and name = $2";
+        sqlx::query(together)
+            .bind(soon)
+            .bind(DEADLINE)
+            .execute(db.pool())
+            .await
+            .unwrap();
+        when("all timers fire", || async {
+            count(&db, "select count(*) from timer where state = 'armed'").await == 0
+        })
+        .await;
+        let (half, most) = lateness(&db).await;
+        println!("40 timers at once, {round} round: {half} us (median), {most} us (most) late");
+        assert!(most < 5_000_000, "a timer was {most} us late");
+        let early = "select count(*) from timer where finished_at < fire_at";
+        assert_eq!(count(&db, early).await, 0);
+        sqlx::query("delete from timer")
+            .execute(db.pool())
+            .await
+            .unwrap();
+    }
+    stop.cancel();
+    runner.await.unwrap();
+    let passed = "select count(*) from saga_event where kind = 'deadline_passed'";
+    assert_eq!(count(&db, passed).await, 80, "each once");
+}
+
 /// Median and maximum, in microseconds.
 async fn lateness<B: Backend>(db: &Db<B>) -> (i64, i64) {
     let late: Vec<i64> =
@@ -312,6 +351,56 @@ async fn a_timer_survives_its_runner<B: SagaBackend>(db: Db<B>) {
     runner.fire_due().await.unwrap();
     assert_eq!(status(&db, id).await, SagaStatus::Compensating);
     assert_eq!(sent(&db).await.len(), 2);
+}
+
+/// On SQLite there is one writer, and nobody can hold a saga's lock beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_postgres_a_timer_that_waits_for_its_saga_holds_up_no_other() {
+    let db: Db<Postgres> = fixture::postgres().await;
+    let trips = sagas(Duration::from_secs(600));
+    for n in 0..20 {
+        start(&db, &trips, &n.to_string()).await;
+    }
+    let mut reply = begin(&db).await;
+    sqlx::query("update saga_instance set version = version where subject = '0'")
+        .execute(&mut *reply)
+        .await
+        .unwrap();
+    // The locked one is the first that is due.
+    sqlx::query(
+        "update timer set fire_at = case when owner_id = $1 then 1 else 2 end where state = 'armed'",
+    )
+    .bind(trips.1.saga_id("0").0)
+    .execute(db.pool())
+    .await
+    .unwrap();
+    let stop = CancellationToken::new();
+    let runner = TimerRunner::new(db.clone(), trips.0.clone(), TimerOptions::default());
+    let runner = tokio::spawn(runner.run(stop.clone()));
+    somebody_waits_for_a_lock(&db).await;
+    when("the others fire", || async {
+        count(&db, "select count(*) from timer where state = 'fired'").await == 19
+    })
+    .await;
+    // One that comes later is not held up either.
+    start(&db, &trips, "later").await;
+    sqlx::query("update timer set fire_at = 3 where owner_id = $1")
+        .bind(trips.1.saga_id("later").0)
+        .execute(db.pool())
+        .await
+        .unwrap();
+    when("a later one fires", || async {
+        status(&db, trips.1.saga_id("later")).await == SagaStatus::Compensating
+    })
+    .await;
+    assert_eq!(status(&db, trips.1.saga_id("0")).await, SagaStatus::Running);
+    reply.rollback().await.unwrap();
+    when("the locked one fires", || async {
+        status(&db, trips.1.saga_id("0")).await == SagaStatus::Compensating
+    })
+    .await;
+    stop.cancel();
+    runner.await.unwrap();
 }
 
 /// Reply and deadline at the same time: the second waits for the first and then sees it.
