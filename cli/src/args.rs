@@ -288,6 +288,15 @@ pub(crate) enum SourceCommand {
         /// Only this source
         source: Option<String>,
     },
+    /// Accept that the database was moved with all its rows: nothing comes twice
+    #[command(after_help = ADOPT)]
+    Adopt {
+        /// The source; its URL is that of the new place
+        source: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
     /// Accept the database as it is, after a restore or a lost progress topic
     #[command(after_help = RESET)]
     Reset {
@@ -301,6 +310,16 @@ pub(crate) enum SourceCommand {
         yes: bool,
     },
 }
+
+const ADOPT: &str = "\
+For a database that was moved while nobody wrote: a copied SQLite file, a Postgres database renamed,
+cloned, upgraded, or dumped and loaded into another server. Fences the relays, checks that every row
+published is there, and starts a new epoch at the same position, so that the old place is shut out.
+Rows loaded into another Postgres get transaction ids of that server. May be run again after a crash.
+Refuses where rows are missing or cannot be told apart: then only `source reset` helps.
+
+Example:
+  onceward source adopt order --database order=postgres://me@new/order --kafka h:9092 --yes";
 
 const RESET: &str = "\
 Fences the running relay, writes the progress record with a new epoch to Kafka, then the database's
@@ -318,13 +337,27 @@ pub(crate) enum ResetFrom {
     End,
 }
 
+const MIGRATE: &str = "\
+Makes, in this database:
+  outbox           outbox, outbox_source, outbox_progress, outbox_parked_key, outbox_dead_letter,
+                   outbox_dead_letter_request
+  inbox            consumer_offset, inbox, inbox_waiting, inbox_dead_letter,
+                   inbox_dead_letter_request
+  Idempotency-Key  idempotency_key
+  to look at       outbox_view, inbox_view
+  bookkeeping      _onceward_migrations
+
+Not the tables of sagas and timers (saga_instance, saga_event, saga_step, timer): a service that uses
+them makes them itself (onceward_saga::schema::migrate).
+
+Example:
+  onceward schema migrate postgres://me@db/shop --source order";
+
 /// `onceward schema …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemaCommand {
     /// Make or update the library's tables, and name the source; may be run again
-    #[command(
-        after_help = "Example:\n  onceward schema migrate postgres://me@db/shop --source order"
-    )]
+    #[command(after_help = MIGRATE)]
     Migrate {
         /// sqlite:… (made if missing) or postgres:…
         url: String,

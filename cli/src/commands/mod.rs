@@ -9,7 +9,7 @@ mod saga;
 mod schema;
 mod source;
 mod source_check;
-mod source_reset;
+mod source_epoch;
 mod status;
 mod trace;
 mod trace_tree;
@@ -17,6 +17,7 @@ mod verify;
 
 use anyhow::Result;
 
+use self::source_epoch::Wish;
 use crate::World;
 use crate::args::{
     Cli, Command, DeadLetterCommand, InboxCommand, MessageCommand, SagaCommand, SchemaCommand,
@@ -67,7 +68,10 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
             source_check::check(&place, source.as_deref()).await
         }
         Command::Source(SourceCommand::Reset { source, from, yes }) => {
-            source_reset::reset(&place, &source, from, yes).await
+            source_epoch::new_epoch(&place, &source, Wish::Reset(from), yes).await
+        }
+        Command::Source(SourceCommand::Adopt { source, yes }) => {
+            source_epoch::new_epoch(&place, &source, Wish::Adopt, yes).await
         }
         Command::Verify(args) => verify::verify(&place, &args).await,
         // Answered above.

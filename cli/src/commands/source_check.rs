@@ -124,6 +124,7 @@ async fn one(
     if name != reading.source.name {
         out.add(Level::Error, format!("this database is source {name}"));
     }
+    moved(connection, out).await?;
     let mirror = cursor::mirror(connection).await?;
     if let Some(mirror) = mirror.as_ref().filter(|m| m.epoch != epoch) {
         out.add(
@@ -165,6 +166,41 @@ async fn one(
     settings(connection, out).await
 }
 
+/// The outbox stays on the server and in the database where its relay found it.
+async fn moved(connection: &mut Connection, out: &mut Findings<'_>) -> Result<()> {
+    const STORED: &str = "select coalesce(system_identifier, ''), \
+         coalesce(database_name, current_database()), current_database()::text \
+         from outbox_source where id = 1";
+    const MAY_ASK: &str =
+        "select has_function_privilege('pg_catalog.pg_control_system()', 'execute')";
+    const SYSTEM: &str = "select system_identifier::text from pg_control_system()";
+    let Connection::Postgres(c) = connection else {
+        return Ok(());
+    };
+    let (stored, database, here): (String, String, String) =
+        sqlx::query_as(STORED).fetch_one(&mut *c).await?;
+    let system = match sqlx::query_scalar(MAY_ASK).fetch_one(&mut *c).await? {
+        true => sqlx::query_scalar(SYSTEM).fetch_one(&mut *c).await?,
+        false => stored.clone(),
+    };
+    let other_server = !stored.is_empty() && stored != system;
+    if other_server || database != here {
+        let on = if other_server {
+            "another server"
+        } else {
+            "this server"
+        };
+        out.add(
+            Level::Error,
+            format!(
+                "it was database {database} on {on}, this is {here}: moved with all its rows? \
+                 `source adopt`; restored? `source reset`"
+            ),
+        );
+    }
+    Ok(())
+}
+
 fn against_kafka(
     source_id: Uuid,
     epoch: i64,
@@ -187,8 +223,8 @@ fn against_kafka(
         out.add(
             Level::Error,
             format!(
-                "epoch {epoch}, Kafka's progress has {}: an unfinished reset (run it again), \
-                 or a restored database",
+                "epoch {epoch}, Kafka's progress has {}: an unfinished reset or adoption (run it \
+                 again), a restored database, or one whose copy was adopted",
                 progress.epoch
             ),
         );

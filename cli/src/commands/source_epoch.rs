@@ -1,14 +1,19 @@
-//! `onceward source reset`: the way out after a restored database or a lost progress topic.
+//! `onceward source reset`, the way out after a restored database or a lost progress topic, and
+//! `onceward source adopt`, for a database that was moved with all its rows.
 //!
-//! Spans Kafka and the database; each step may be repeated, and what was done is found again:
-//! claim and fence, progress of a new epoch into Kafka, then the database's epoch.
+//! Both start a new epoch, which spans Kafka and the database: claim and fence, progress of the new
+//! epoch into Kafka, then the database's epoch. Each step may be repeated, and what was done is found
+//! again.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use onceward::publisher::{Broker as _, CommittedProgress, PublishOutcome, Publisher as _};
+use onceward::publisher::{
+    Broker as _, BrokerError, CommittedProgress, PublishOutcome, Publisher as _,
+};
 use onceward::source::{
-    Claim, DatabaseKind, Dialect, ProgressPlace, RelayEpoch, ResetPlan, ResetTo, SourceStore,
+    Claim, DatabaseKind, Dialect, EpochPlan, ProgressPlace, RelayEpoch, ResetTo, SourceError,
+    SourceStore,
 };
 use onceward::{ProgressRecord, SourceName};
 use onceward_kafka::RdKafkaBroker;
@@ -19,15 +24,25 @@ use super::cursor;
 use crate::args::ResetFrom;
 use crate::locate::Place;
 use crate::outcome::{Outcome, refused, usage};
+use crate::render::redacted;
 
-/// Who owns the source while it is reset.
-const INSTANCE: &str = "onceward-source-reset";
+/// Who owns the source meanwhile.
+const INSTANCE: &str = "onceward-source";
 
-/// `source reset`.
-pub(crate) async fn reset(
+/// What the new epoch is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wish {
+    /// `source reset`.
+    Reset(ResetFrom),
+    /// `source adopt`.
+    Adopt,
+}
+
+/// `source reset` and `source adopt`.
+pub(crate) async fn new_epoch(
     place: &Place,
     source: &str,
-    from: ResetFrom,
+    wish: Wish,
     yes: bool,
 ) -> Result<Outcome> {
     let found = place.only(Some(source))?;
@@ -37,18 +52,26 @@ pub(crate) async fn reset(
     let kafka = place
         .kafka
         .clone()
-        .ok_or_else(|| usage("a reset needs Kafka: --kafka HOST:PORT"))?;
+        .ok_or_else(|| usage("this needs Kafka: --kafka HOST:PORT"))?;
     if !yes {
-        return Err(refused(format!(
-            "resetting {source} {}. Stop its relays, look at `onceward source check`, then: --yes",
-            consequence(from)
-        )));
+        return Err(refused(match wish {
+            Wish::Reset(from) => format!(
+                "resetting {source} {}. Stop its relays, look at `onceward source check`, then: \
+                 --yes",
+                consequence(from)
+            ),
+            Wish::Adopt => format!(
+                "adopting {source} makes {} its only database: a relay at the place it came from \
+                 will stop. Stop its relays and writers there, then: --yes",
+                redacted(&found.url)
+            ),
+        }));
     }
     let name = SourceName::new(source).map_err(|e| usage(e.to_string()))?;
     let broker = RdKafkaBroker::new(kafka).map_err(|e| usage(e.to_string()))?;
     match DatabaseKind::of(&found.url)? {
-        DatabaseKind::Sqlite => run::<Sqlite>(&found.url, &name, &broker, from).await,
-        DatabaseKind::Postgres => run::<Postgres>(&found.url, &name, &broker, from).await,
+        DatabaseKind::Sqlite => run::<Sqlite>(&found.url, &name, &broker, wish).await,
+        DatabaseKind::Postgres => run::<Postgres>(&found.url, &name, &broker, wish).await,
     }
 }
 
@@ -67,9 +90,9 @@ async fn run<B: Dialect>(
     url: &str,
     name: &SourceName,
     broker: &RdKafkaBroker,
-    from: ResetFrom,
+    wish: Wish,
 ) -> Result<Outcome> {
-    let mut store = SourceStore::<B>::open(url, name).await?;
+    let mut store = SourceStore::<B>::open_moved(url, name).await?;
     let epoch = match store.claim(INSTANCE, true).await? {
         Claim::Owned(epoch) => epoch,
         Claim::Held { owner, expires_in } => {
@@ -79,7 +102,7 @@ async fn run<B: Dialect>(
         }
     };
     // CRASH: from here to the release = an owner that does nothing; its lease ends after 3 s.
-    let done = fenced(&mut store, epoch, name, broker, from).await;
+    let done = fenced(&mut store, epoch, name, broker, wish).await;
     store.release(epoch).await?;
     let (progress, written) = done?;
     let cursor = cursor::said(&serde_json::to_value(&progress.cursor)?);
@@ -90,7 +113,10 @@ async fn run<B: Dialect>(
         if written {
             ""
         } else {
-            " (an earlier reset was finished)"
+            match wish {
+                Wish::Reset(_) => " (an earlier reset was finished)",
+                Wish::Adopt => " (an earlier adoption was finished)",
+            }
         }
     );
     let data = json!({ "source": name, "epoch": progress.epoch, "position": progress.position,
@@ -106,32 +132,63 @@ async fn fenced<B: Dialect>(
     epoch: RelayEpoch,
     name: &SourceName,
     broker: &RdKafkaBroker,
-    from: ResetFrom,
+    wish: Wish,
 ) -> Result<(ProgressRecord, bool)> {
-    broker.ensure_progress_topic(name).await?;
+    match wish {
+        Wish::Reset(_) => broker.ensure_progress_topic(name).await?,
+        // A look before anything is fenced: a stranger's progress is nobody's to adopt.
+        Wish::Adopt => {
+            let looked = match broker.look(name, None).await {
+                Ok(looked) => looked.record,
+                Err(BrokerError::Configuration(_)) => None,
+                Err(other) => return Err(other.into()),
+            };
+            adoptable(name, looked.as_ref().map(|(_, record)| record))?;
+        }
+    }
     // Fences every relay of this source and aborts what it left open: from here on nothing but
     // this producer writes progress.
     let mut publisher = broker.open(name).await?;
     let before = broker.read_progress(name, None).await?;
-    let to = match from {
-        ResetFrom::Mirror => ResetTo::Mirror,
-        ResetFrom::Start => ResetTo::Start,
-        ResetFrom::End => ResetTo::End,
-    };
     let kafka = before.record.as_ref().map(|(_, record)| record);
-    let plan = store.plan_reset(to, kafka).await?;
+    let plan = match wish {
+        Wish::Reset(from) => {
+            let to = match from {
+                ResetFrom::Mirror => ResetTo::Mirror,
+                ResetFrom::Start => ResetTo::Start,
+                ResetFrom::End => ResetTo::End,
+            };
+            store.plan_reset(to, kafka).await?
+        }
+        Wish::Adopt => {
+            let place = ProgressPlace {
+                offset: before.record.as_ref().map_or(0, |(offset, _)| *offset),
+                topic_id: &before.topic_id,
+                cluster_id: &before.cluster_id,
+            };
+            let kafka = adoptable(name, kafka)?;
+            let planned = store.plan_adoption(epoch, kafka, place).await;
+            planned.map_err(|error| match error {
+                SourceError::Lost(loss) => refused(format!(
+                    "{name} can't be adopted: {loss}; {}",
+                    loss.way_out()
+                )),
+                other => other.into(),
+            })?
+        }
+    };
     store.renew(epoch).await?;
     let (record, written) = match plan {
-        ResetPlan::Written(record) => (record, false),
-        ResetPlan::Write(record) => {
+        EpochPlan::Written(record) => (record, false),
+        EpochPlan::Write(record) => {
             // CRASH: not committed = nothing happened; committed = the next run finds it written.
             let publishing = publisher.publish(vec![], &record);
             let outcome = tokio::time::timeout(Duration::from_secs(30), publishing).await;
-            match outcome.context("Kafka did not answer in 30 s; run the reset again")? {
+            match outcome.context("Kafka did not answer in 30 s; run this again")? {
                 PublishOutcome::Committed { .. } => {}
                 other => {
                     return Err(refused(format!(
-                        "the new epoch was not written ({other:?}); run the reset again"
+                        "the new epoch was not written ({other:?}); run this again"
                     )));
                 }
             }
@@ -148,7 +205,7 @@ async fn fenced<B: Dialect>(
         Some((offset, found)) if found.epoch == record.epoch => offset,
         _ => {
             return Err(refused(
-                "the new epoch is not what Kafka holds: another reset is under way",
+                "the new epoch is not what Kafka holds: another reset or adoption is under way",
             ));
         }
     };
@@ -157,6 +214,19 @@ async fn fenced<B: Dialect>(
         topic_id: &topic_id,
         cluster_id: &cluster_id,
     };
-    store.finish_reset(epoch, &record, place).await?;
+    store.finish_epoch(epoch, &record, place).await?;
     Ok((record, written))
+}
+
+/// What can be adopted is what was published before.
+fn adoptable<'r>(
+    name: &SourceName,
+    kafka: Option<&'r ProgressRecord>,
+) -> Result<&'r ProgressRecord> {
+    kafka.ok_or_else(|| {
+        refused(format!(
+            "{name} can't be adopted: Kafka has no progress of it. If it never published, start \
+             its relay; else `onceward source reset`"
+        ))
+    })
 }

@@ -109,6 +109,9 @@ fn with_kafka_status_counts_lag_and_trace_finds_records_and_verify_judges() {
 }
 
 fn resets(shop: &Shop, source: &str) {
+    let early = on(shop, source, &["source", "adopt", source, "--yes"]);
+    assert_eq!(early.exit.code(), 1, "{}", early.all());
+    assert!(early.err.contains("no progress of it"), "{}", early.err);
     let unsure = on(shop, source, &["source", "reset", source]);
     assert_eq!(unsure.exit.code(), 1);
     assert!(unsure.err.contains("--yes"), "{}", unsure.err);
@@ -140,11 +143,49 @@ fn resets(shop: &Shop, source: &str) {
     assert_eq!(on(shop, source, &["source", "check"]).exit.code(), 0);
 }
 
+/// Epoch 2 is there, nothing was published in it.
+fn adopts(shop: &Shop, source: &str) {
+    let unsure = on(shop, source, &["source", "adopt", source]);
+    assert_eq!(unsure.exit.code(), 1);
+    assert!(unsure.err.contains("--yes"), "{}", unsure.err);
+    let first = on(shop, source, &["source", "adopt", source, "--yes"]);
+    assert_eq!(first.exit.code(), 0, "{}", first.all());
+    assert!(first.out.contains("in epoch 3 now"), "{}", first.out);
+    let check = on(shop, source, &["source", "check"]);
+    assert_eq!(check.exit.code(), 0, "{}", check.all());
+
+    // Died between Kafka and the database.
+    shop.execute(source, "update outbox_source set epoch = 2");
+    shop.execute(source, "update outbox_progress set epoch = 2");
+    assert_eq!(on(shop, source, &["source", "check"]).exit.code(), 1);
+    let again = on(shop, source, &["source", "adopt", source, "--yes"]);
+    assert!(
+        again.out.contains("in epoch 3 now") && again.out.contains("an earlier adoption"),
+        "{}",
+        again.all()
+    );
+    assert_eq!(on(shop, source, &["source", "check"]).exit.code(), 0);
+}
+
 #[test]
-fn a_reset_starts_a_new_epoch_and_finishes_what_a_crash_left() {
-    resets(&Shop::on_sqlite(), "inventory");
+fn resets_and_adoptions_start_a_new_epoch_and_finish_what_a_crash_left() {
+    let shop = Shop::on_sqlite();
+    resets(&shop, "inventory");
+    adopts(&shop, "inventory");
     let (shop, source) = (Shop::on_postgres(), "saga-orchestrator");
     resets(&shop, source);
+    shop.execute(
+        source,
+        "update outbox_source set system_identifier = '1', database_name = 'old'",
+    );
+    let moved = on(&shop, source, &["source", "check"]);
+    assert_eq!(moved.exit.code(), 1);
+    assert!(
+        moved.out.contains("it was database old on another server"),
+        "{}",
+        moved.out
+    );
+    adopts(&shop, source);
     // On SQLite a free lock file would tell that this owner is dead, and the source is taken.
     shop.execute(
         source,

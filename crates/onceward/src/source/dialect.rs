@@ -25,6 +25,17 @@ impl Passed {
     }
 }
 
+/// What a cursor made by [`Dialect::renumbered`] has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassedRows {
+    /// Nothing.
+    None,
+    /// What the mirror has passed.
+    Mirrored,
+    /// Everything up to the record's last row.
+    All,
+}
+
 /// Whether the lock file says that the owner is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnerSign {
@@ -60,7 +71,13 @@ pub trait Dialect: SchemaBackend {
     /// After a reconnect: keeps what must outlive a connection (the lock file).
     fn adopt_local(kept: &mut Self::Local, fresh: Self::Local);
 
-    /// Refuses a standby, another cluster and a replaced file. Called on each new connection.
+    /// Refuses a standby, and a replaced file.
+    fn check_primary(
+        conn: &mut Self::Connection,
+        local: &Self::Local,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// [`Self::check_primary`], and refuses another cluster. Called on each new connection.
     fn check_identity(
         conn: &mut Self::Connection,
         local: &Self::Local,
@@ -71,6 +88,36 @@ pub trait Dialect: SchemaBackend {
     fn server_identity(
         conn: &mut Self::Connection,
     ) -> impl Future<Output = Result<(Option<String>, Option<String>), SourceError>> + Send;
+
+    /// Whether the rows' transaction ids may be those of another server, so that a cursor says
+    /// nothing about rows written from now on: see [`Self::renumber`].
+    fn rows_are_foreign(
+        conn: &mut Self::Connection,
+        identity: &Identity,
+        cursor: &Cursor,
+    ) -> impl Future<Output = Result<bool, SourceError>> + Send;
+
+    /// The cursor that means `passed` once the rows are renumbered.
+    fn renumbered(passed: PassedRows) -> Cursor;
+
+    /// Gives the rows transaction ids that any server has given out long ago, so that `cursor`, one
+    /// of [`Self::renumbered`], has passed those that it should. `mirror` is the one in the
+    /// database, and `last` the last row that `cursor` has passed. May be repeated. Does nothing
+    /// for any other cursor.
+    fn renumber(
+        tx: &mut Tx<'_, Self>,
+        cursor: &Cursor,
+        mirror: Option<&Mirror>,
+        last: Option<LastRow>,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Rows that look as if `cursor` had passed them although they came after `last`: written on
+    /// this server, under ids that the other server had given out before.
+    fn hidden_rows(
+        conn: &mut Self::Connection,
+        cursor: &Cursor,
+        last: Option<LastRow>,
+    ) -> impl Future<Output = Result<i64, SourceError>> + Send;
 
     /// Takes the lock file, if there is one and it is free. `current` is the epoch in the database.
     fn owner_sign(local: &mut Self::Local, current: RelayEpoch) -> OwnerSign;

@@ -153,6 +153,19 @@ pub enum Loss {
         /// Rows passed in the mirror.
         passed: i64,
     },
+    /// Kafka tells of published rows, but the database never heard of any.
+    #[error("{passed} rows were published, but the database has no mirror of any")]
+    MirrorMissing {
+        /// Rows passed in Kafka.
+        passed: i64,
+    },
+    /// Rows came after the last one published, under transaction ids that count as published: most
+    /// likely they were written on the new server before the adoption.
+    #[error("{rows} rows behind the last one published can't be told from published ones")]
+    HiddenRows {
+        /// How many.
+        rows: i64,
+    },
     /// The mirror was written against another Kafka cluster or another topic of the same name.
     #[error("the progress was kept in Kafka cluster {expected}, this is {found}")]
     OtherKafka {
@@ -171,7 +184,15 @@ impl Loss {
                 "restart the relay on the right file; if it was restored, `onceward source reset`"
             }
             Self::EpochMismatch { .. } => {
-                "run the interrupted `onceward source reset` again, it finishes what is left"
+                "run the interrupted `onceward source reset` or `adopt` again, it finishes what is \
+                 left; if this database was moved and its copy adopted, start the relay there"
+            }
+            Self::OtherCluster { .. } => {
+                "if the database was moved with all its rows, `onceward source adopt`; if it was \
+                 restored, `onceward source reset`"
+            }
+            Self::MirrorMissing { .. } | Self::HiddenRows { .. } => {
+                "`onceward source reset` goes on from what the database knows"
             }
             Self::OtherSourceId { .. } => {
                 "give this outbox a name of its own, or `onceward source reset` to take the name over"
@@ -181,7 +202,7 @@ impl Loss {
             }
             _ => {
                 "compare what is published with what is there (`onceward verify`), then \
-                 `onceward source adopt` or `onceward source reset`"
+                 `onceward source reset`"
             }
         }
     }

@@ -25,14 +25,14 @@ mod sqlite;
 mod takeover;
 
 pub use check::{Finding, Severity};
-pub use dialect::{Dialect, OwnerSign, Passed, Wake, Woken};
+pub use dialect::{Dialect, OwnerSign, Passed, PassedRows, Wake, Woken};
 pub use error::{Loss, Remedy, SourceError};
 pub use janitor::JanitorChunk;
 pub use lease::{Claim, LEASE_RENEW, LEASE_TTL, RelayEpoch};
 pub use mirror::{Identity, Mirror, ProgressPlace};
 pub use parking::{ParkedKeys, Parking, Request, RequestKind};
 pub use postgres::{HINT_CHANNEL, PostgresLocal, PostgresWake};
-pub use reset::{ResetPlan, ResetTo};
+pub use reset::{EpochPlan, ResetTo};
 pub use row::{Backlog, Batch, FetchLimits, OutboxRow};
 pub use sqlite::{SqliteLocal, SqliteWake};
 

@@ -5,6 +5,7 @@
 //! [`super::snapshot`] for why a snapshot is lowered before it is stored.
 
 mod fetch;
+mod moved;
 mod wake;
 
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Executor, Postgres};
 use uuid::Uuid;
 
-use super::dialect::{Dialect, OwnerSign, Passed};
+use super::dialect::{Dialect, OwnerSign, Passed, PassedRows};
 use super::mirror::corrupt;
 use super::snapshot::Snapshot;
 use super::{
@@ -36,6 +37,11 @@ const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set max_parallel_workers_per_gather = 0; set enable_seqscan = off; \
      set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
      set work_mem = '16MB'; set synchronous_commit = on";
+
+/// What is not known on either side can't be compared.
+fn differs(stored: &Option<String>, found: &Option<String>) -> bool {
+    matches!((stored, found), (Some(stored), Some(found)) if stored != found)
+}
 
 /// A stored cursor, parsed.
 struct Parsed<'a> {
@@ -105,10 +111,9 @@ impl Dialect for Postgres {
         *kept = fresh;
     }
 
-    async fn check_identity(
+    async fn check_primary(
         conn: &mut PgConnection,
         _local: &PostgresLocal,
-        identity: &Identity,
     ) -> Result<(), SourceError> {
         let standby: bool = sqlx::query_scalar("select pg_is_in_recovery()")
             .fetch_one(&mut *conn)
@@ -117,9 +122,16 @@ impl Dialect for Postgres {
         if standby {
             return Err(SourceError::NotPrimary);
         }
+        Ok(())
+    }
+
+    async fn check_identity(
+        conn: &mut PgConnection,
+        local: &PostgresLocal,
+        identity: &Identity,
+    ) -> Result<(), SourceError> {
+        Self::check_primary(conn, local).await?;
         let (system, database) = Self::server_identity(conn).await?;
-        // What is not known on either side can't be compared.
-        let differs = |stored: &Option<String>, found: &Option<String>| matches!((stored, found), (Some(stored), Some(found)) if stored != found);
         if differs(&identity.system_identifier, &system)
             || differs(&identity.database_name, &database)
         {
@@ -166,6 +178,32 @@ impl Dialect for Postgres {
             .await
             .map_err(failed())?;
         Ok((system, Some(database)))
+    }
+
+    async fn rows_are_foreign(
+        conn: &mut PgConnection,
+        identity: &Identity,
+        cursor: &Cursor,
+    ) -> Result<bool, SourceError> {
+        moved::rows_are_foreign(conn, identity, cursor).await
+    }
+    fn renumbered(passed: PassedRows) -> Cursor {
+        moved::renumbered(passed)
+    }
+    async fn renumber(
+        tx: &mut Tx<'_, Self>,
+        cursor: &Cursor,
+        mirror: Option<&Mirror>,
+        last: Option<LastRow>,
+    ) -> Result<(), SourceError> {
+        moved::renumber(tx, cursor, mirror, last).await
+    }
+    async fn hidden_rows(
+        conn: &mut PgConnection,
+        cursor: &Cursor,
+        last: Option<LastRow>,
+    ) -> Result<i64, SourceError> {
+        moved::hidden_rows(conn, cursor, last).await
     }
 
     // Postgres has no lock file: the session's end tells the server at once, and the lease decides.

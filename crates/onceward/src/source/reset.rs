@@ -1,18 +1,25 @@
-//! The way out after a loss: start a new epoch.
+//! The ways out after a loss or a move: start a new epoch.
 //!
-//! A reset spans Kafka and the database, in this order, each step safe to repeat:
-//! 1. [`SourceStore::claim`] and fence the old producers;
-//! 2. [`SourceStore::plan_reset`] makes the progress record of the new epoch (the same one again
-//!    if Kafka already holds it), and it is written to the progress topic;
-//! 3. [`SourceStore::finish_reset`] raises the database's epoch and replaces the mirror.
+//! Both span Kafka and the database, in this order, each step safe to repeat:
+//! 1. [`SourceStore::open_moved`], [`SourceStore::claim`] and fence the old producers;
+//! 2. [`SourceStore::plan_reset`] or [`SourceStore::plan_adoption`] makes the progress record of the
+//!    new epoch (the same one again if Kafka already holds it), and it is written to the progress
+//!    topic;
+//! 3. [`SourceStore::finish_epoch`] raises the database's epoch, replaces the mirror, notes the
+//!    server that the database is on, and renumbers rows that came from another one.
 //!
-//! CRASH: between 2 and 3 = Kafka is one epoch ahead; relays refuse to start and name the reset,
+//! A reset takes the database as it is, and says where to go on. An adoption changes nothing but the
+//! place: it demands that every row published is there, so nothing comes twice and nothing is missed.
+//! The new epoch shuts the old place out: a relay that is started there stops.
+//!
+//! CRASH: between 2 and 3 = Kafka is one epoch ahead; relays refuse to start and name the command,
 //! which, run again, skips step 2.
 
+use super::dialect::PassedRows;
 use super::lease::{clock, commit};
-use super::mirror::write_mirror;
-use super::{Dialect, Loss, ProgressPlace, RelayEpoch, SourceError, SourceStore};
-use crate::{IdSum, PROGRESS_FORMAT, ProgressRecord};
+use super::mirror::{read_mirror, write_mirror};
+use super::{Dialect, Identity, Loss, Mirror, ProgressPlace, RelayEpoch, SourceError, SourceStore};
+use crate::{IdSum, PROGRESS_FORMAT, ProgressRecord, SourceName, schema};
 
 /// Where a source goes on after a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub enum ResetTo {
 
 /// What step 2 has to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ResetPlan {
+pub enum EpochPlan {
     /// Write this record to the progress topic, then finish.
     Write(ProgressRecord),
     /// An earlier run wrote it: only finish.
@@ -36,30 +43,57 @@ pub enum ResetPlan {
 }
 
 impl<B: Dialect> SourceStore<B> {
+    /// [`Self::open`] of a database that may have come to another server or under another name:
+    /// for a reset or an adoption, not for publishing. Still refuses a standby, another source, and
+    /// a schema that is not this version's.
+    pub async fn open_moved(url: &str, name: &SourceName) -> Result<Self, SourceError> {
+        let (conn, local) = Self::connect(url, name).await?;
+        let mut store = Self {
+            conn,
+            local,
+            url: url.to_owned(),
+            name: name.clone(),
+        };
+        schema::check_connection::<B>(&mut store.conn, &store.name).await?;
+        B::check_primary(&mut store.conn, &store.local).await?;
+        Ok(store)
+    }
+
     /// Makes the progress of the new epoch from what Kafka holds (`kafka`, if anything).
     pub async fn plan_reset(
         &mut self,
         to: ResetTo,
         kafka: Option<&ProgressRecord>,
-    ) -> Result<ResetPlan, SourceError> {
+    ) -> Result<EpochPlan, SourceError> {
         let identity = self.identity().await?;
         let mirror = self.mirror().await?;
-        if let Some(ahead) = kafka
-            && ahead.source_id == identity.source_id
-            && ahead.epoch == identity.epoch.saturating_add(1)
-        {
-            return Ok(ResetPlan::Written(ahead.clone()));
-        }
-        let (cursor, last) = match (to, &mirror) {
-            (ResetTo::End, _) => B::end(&mut self.conn).await?,
-            (ResetTo::Mirror, Some(mirror)) => (mirror.cursor.clone(), mirror.last),
-            (ResetTo::Start, _) | (ResetTo::Mirror, None) => (B::genesis(), None),
+        // Only what nothing was published after: else that epoch was finished and lived on, and this
+        // database is older.
+        let unfinished = |k: &&ProgressRecord| {
+            let reset = k.passed == 0 && k.id_sum == IdSum::default();
+            is_next(&identity, k) && (reset || adopts(mirror.as_ref(), k))
         };
+        if let Some(ahead) = kafka.filter(unfinished) {
+            return Ok(EpochPlan::Written(ahead.clone()));
+        }
+        let (mut cursor, last, passed) = match (to, &mirror) {
+            (ResetTo::End, _) => {
+                let (cursor, last) = B::end(&mut self.conn).await?;
+                (cursor, last, PassedRows::All)
+            }
+            (ResetTo::Mirror, Some(mirror)) => {
+                (mirror.cursor.clone(), mirror.last, PassedRows::Mirrored)
+            }
+            (ResetTo::Start, _) | (ResetTo::Mirror, None) => (B::genesis(), None, PassedRows::None),
+        };
+        if B::rows_are_foreign(&mut self.conn, &identity, &cursor).await? {
+            cursor = B::renumbered(passed);
+        }
         let last_epoch = kafka.map_or(0, |k| k.epoch).max(identity.epoch);
         let position = kafka
             .map_or(0, |k| k.position)
             .max(mirror.map_or(0, |m| m.position));
-        Ok(ResetPlan::Write(ProgressRecord {
+        Ok(EpochPlan::Write(ProgressRecord {
             format: PROGRESS_FORMAT,
             source_id: identity.source_id,
             epoch: last_epoch.saturating_add(1),
@@ -78,16 +112,66 @@ impl<B: Dialect> SourceStore<B> {
         }))
     }
 
+    /// Makes the progress of the new epoch of a database that was moved with all its rows, from what
+    /// Kafka holds (`kafka`, at `place`). Refuses as a take-over does, and finishes what a take-over
+    /// would: a replay's clean-up. Afterwards the mirror stands where Kafka stands.
+    ///
+    /// # Errors
+    /// [`SourceError::Lost`] if rows are missing, replaced, or can't be told apart: then only a reset
+    /// helps. [`SourceError::Fenced`] if `epoch` is not the last claim.
+    pub async fn plan_adoption(
+        &mut self,
+        epoch: RelayEpoch,
+        kafka: &ProgressRecord,
+        place: ProgressPlace<'_>,
+    ) -> Result<EpochPlan, SourceError> {
+        let identity = self.identity().await?;
+        let mirror = self.mirror().await?;
+        if is_next(&identity, kafka) {
+            if adopts(mirror.as_ref(), kafka) {
+                return Ok(EpochPlan::Written(kafka.clone()));
+            }
+            return Err(Loss::EpochMismatch {
+                database: identity.epoch,
+                kafka: kafka.epoch,
+            }
+            .into());
+        }
+        if mirror.is_none() && kafka.passed > 0 {
+            return Err(Loss::MirrorMissing {
+                passed: kafka.passed,
+            }
+            .into());
+        }
+        // CRASH: after this = the mirror stands where Kafka stands, as after any take-over.
+        self.take_over(epoch, kafka, place).await?;
+        let mut record = ProgressRecord {
+            epoch: identity.epoch.saturating_add(1),
+            replay: None,
+            ..kafka.clone()
+        };
+        if B::rows_are_foreign(&mut self.conn, &identity, &kafka.cursor).await? {
+            let hidden = B::hidden_rows(&mut self.conn, &kafka.cursor, kafka.last).await?;
+            if hidden > 0 {
+                return Err(Loss::HiddenRows { rows: hidden }.into());
+            }
+            record.cursor = B::renumbered(PassedRows::Mirrored);
+        }
+        Ok(EpochPlan::Write(record))
+    }
+
     /// Step 3: the database enters the epoch of `progress`, which Kafka holds at `place`.
-    pub async fn finish_reset(
+    pub async fn finish_epoch(
         &mut self,
         epoch: RelayEpoch,
         progress: &ProgressRecord,
         place: ProgressPlace<'_>,
     ) -> Result<(), SourceError> {
         let (system, database) = B::server_identity(&mut self.conn).await?;
-        let mut tx = self.begin_guarded(epoch, "reset").await?;
+        let mut tx = self.begin_guarded(epoch, "new epoch").await?;
         let now = clock::<B>(&mut tx).await?;
+        let mirror = read_mirror::<B>(&mut tx).await?;
+        B::renumber(&mut tx, &progress.cursor, mirror.as_ref(), progress.last).await?;
         sqlx::query(
             "update outbox_source set epoch = $1, system_identifier = $2, database_name = $3 \
              where id = 1",
@@ -97,11 +181,21 @@ impl<B: Dialect> SourceStore<B> {
         .bind(database)
         .execute(&mut *tx)
         .await
-        .map_err(SourceError::database("reset"))?;
+        .map_err(SourceError::database("new epoch"))?;
         write_mirror::<B>(&mut tx, progress, place, now, true).await?;
-        // CRASH: before this commit = Kafka is one epoch ahead, the reset run again finishes it.
-        commit(tx, "reset").await
+        // CRASH: before this commit = Kafka is one epoch ahead, the command run again finishes it.
+        commit(tx, "new epoch").await
     }
+}
+
+/// Whether this progress is of the epoch after the database's.
+fn is_next(identity: &Identity, kafka: &ProgressRecord) -> bool {
+    kafka.source_id == identity.source_id && kafka.epoch == identity.epoch.saturating_add(1)
+}
+
+/// Whether an adoption wrote this progress: it passes on what it found in the mirror.
+fn adopts(mirror: Option<&Mirror>, kafka: &ProgressRecord) -> bool {
+    mirror.is_some_and(|m| (m.passed, m.id_sum, m.last) == (kafka.passed, kafka.id_sum, kafka.last))
 }
 
 /// Whether this progress belongs to this database's outbox and epoch.

@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions, Sqlite};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::dialect::{Dialect, OwnerSign, Passed, Wake, Woken};
+use super::dialect::{Dialect, OwnerSign, Passed, PassedRows, Wake, Woken};
 use super::mirror::corrupt;
 use super::parking::read_row;
 use super::row::BatchEnd;
@@ -146,12 +146,46 @@ impl Dialect for Sqlite {
 
     fn adopt_local(_kept: &mut SqliteLocal, _fresh: SqliteLocal) {}
 
-    async fn check_identity(
+    async fn check_primary(
         _conn: &mut SqliteConnection,
+        local: &SqliteLocal,
+    ) -> Result<(), SourceError> {
+        Self::check_place(local)
+    }
+
+    async fn check_identity(
+        conn: &mut SqliteConnection,
         local: &SqliteLocal,
         _identity: &Identity,
     ) -> Result<(), SourceError> {
-        Self::check_place(local)
+        Self::check_primary(conn, local).await
+    }
+
+    // Rows are numbered by the file itself: nothing about them changes with its place.
+    async fn rows_are_foreign(
+        _conn: &mut SqliteConnection,
+        _identity: &Identity,
+        _cursor: &Cursor,
+    ) -> Result<bool, SourceError> {
+        Ok(false)
+    }
+    fn renumbered(_passed: PassedRows) -> Cursor {
+        Self::genesis()
+    }
+    async fn renumber(
+        _tx: &mut Tx<'_, Self>,
+        _cursor: &Cursor,
+        _mirror: Option<&Mirror>,
+        _last: Option<LastRow>,
+    ) -> Result<(), SourceError> {
+        Ok(())
+    }
+    async fn hidden_rows(
+        _conn: &mut SqliteConnection,
+        _cursor: &Cursor,
+        _last: Option<LastRow>,
+    ) -> Result<i64, SourceError> {
+        Ok(0)
     }
 
     async fn server_identity(

@@ -5,6 +5,7 @@ mod support;
 mod conformance;
 mod lease;
 mod loss;
+mod moved;
 mod parking;
 mod postgres;
 mod snapshot;

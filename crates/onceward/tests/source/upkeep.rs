@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onceward::source::{Loss, ResetPlan, ResetTo, Wake, Woken};
+use onceward::source::{EpochPlan, Loss, ResetTo, Wake, Woken};
 
 use super::support::*;
 
@@ -88,7 +88,7 @@ async fn a_reset_can_be_run_again_after_a_crash<B: Fixture>() {
         .plan_reset(ResetTo::End, Some(&kafka))
         .await
         .unwrap();
-    let ResetPlan::Write(record) = plan else {
+    let EpochPlan::Write(record) = plan else {
         panic!("{plan:?}")
     };
     assert_eq!((record.epoch, record.position, record.passed), (2, 5, 0));
@@ -113,10 +113,10 @@ async fn a_reset_can_be_run_again_after_a_crash<B: Fixture>() {
         .plan_reset(ResetTo::End, Some(&record))
         .await
         .unwrap();
-    assert_eq!(plan, ResetPlan::Written(record.clone()));
+    assert_eq!(plan, EpochPlan::Written(record.clone()));
     follower
         .store
-        .finish_reset(follower.epoch, &record, place(9))
+        .finish_epoch(follower.epoch, &record, place(9))
         .await
         .unwrap();
 
@@ -146,12 +146,12 @@ async fn a_reset_to_the_mirror_publishes_what_the_database_knows_to_be_unpublish
         .plan_reset(ResetTo::Mirror, Some(&follower.progress))
         .await
         .unwrap();
-    let ResetPlan::Write(record) = plan else {
+    let EpochPlan::Write(record) = plan else {
         panic!("{plan:?}")
     };
     follower
         .store
-        .finish_reset(follower.epoch, &record, place(9))
+        .finish_epoch(follower.epoch, &record, place(9))
         .await
         .unwrap();
     (follower.progress, follower.offset) = (record, 9);
@@ -163,7 +163,7 @@ async fn a_reset_to_the_mirror_publishes_what_the_database_knows_to_be_unpublish
         .plan_reset(ResetTo::Start, Some(&follower.progress))
         .await
         .unwrap();
-    let ResetPlan::Write(record) = start else {
+    let EpochPlan::Write(record) = start else {
         panic!("{start:?}")
     };
     assert_eq!((record.epoch, record.cursor), (3, follower.store.genesis()));
