@@ -143,7 +143,7 @@ pub(crate) struct MessageList {
     /// Only what the relay has not passed yet
     #[arg(long)]
     pub unpublished: bool,
-    /// At most so many per source
+    /// At most so many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
 }
@@ -170,7 +170,7 @@ pub(crate) struct InboxList {
     /// Only this state
     #[arg(long, value_enum)]
     pub state: Option<InboxStateArg>,
-    /// At most so many per database
+    /// At most so many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
 }
@@ -211,6 +211,9 @@ pub(crate) enum DeadLetterCommand {
     Show {
         /// Message id, or TOPIC/PARTITION@OFFSET
         letter: String,
+        /// Only this consumer's, if several have it
+        #[arg(long)]
+        consumer: Option<String>,
     },
     /// Ask its owner to try it again, in the order of its key
     #[command(after_help = "Example:\n  onceward dead-letter replay 0198c0de-… --wait")]

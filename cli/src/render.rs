@@ -64,6 +64,15 @@ pub(crate) fn age(micros: i64) -> String {
     }
 }
 
+/// `+20 ms`, `+1.913 s`, `+5 min`: exact enough to see what came first.
+pub(crate) fn after(micros: i64) -> String {
+    let ms = micros / 1000;
+    match ms {
+        1_000..60_000 => format!("+{}.{:03} s", ms / 1000, ms % 1000),
+        _ => format!("+{}", age(micros)),
+    }
+}
+
 /// `-` for nothing.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
@@ -108,7 +117,7 @@ pub(crate) fn redacted(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{age, redacted};
+    use super::{after, age, redacted};
 
     #[test]
     fn passwords_are_never_printed() {
@@ -124,5 +133,7 @@ mod tests {
     fn ages_read_like_a_person_says_them() {
         let said = [5_000, 1_240_000, 61_000_000, 7_200_000_000].map(age);
         assert_eq!(said, ["5 ms", "1.2 s", "1 min", "2 h"]);
+        let said = [5_000, 1_013_000, 61_000_000].map(after);
+        assert_eq!(said, ["+5 ms", "+1.013 s", "+1 min"]);
     }
 }

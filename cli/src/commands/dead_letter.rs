@@ -260,9 +260,12 @@ pub(super) async fn find(
         .collect();
     if found.len() > 1 {
         let who: Vec<String> = found.iter().map(Letter::who).collect();
+        let more = match found.iter().all(|letter| letter.place() == wanted) {
+            true => "",
+            false => ", or TOPIC/PARTITION@OFFSET",
+        };
         return Err(refused(format!(
-            "{} dead letters match {wanted}, of {}; say which: --consumer NAME, or \
-             TOPIC/PARTITION@OFFSET",
+            "{} dead letters match {wanted}, of {}; say which: --consumer NAME{more}",
             found.len(),
             who.join(", ")
         )));
@@ -316,8 +319,8 @@ struct Shown {
 }
 
 /// `dead-letter show`.
-pub(crate) async fn show(place: &Place, wanted: &str) -> Result<Outcome> {
-    let (letter, notes) = find(place, wanted, None).await?;
+pub(crate) async fn show(place: &Place, wanted: &str, consumer: Option<&str>) -> Result<Outcome> {
+    let (letter, notes) = find(place, wanted, consumer).await?;
     let body = payload(&letter.payload);
     let mut text = format!(
         "message  {}\ntype     {}\nrefused  by {} of {}\nwhere    {}\nkey      {}\nstate    {}, since {}\n\

@@ -182,20 +182,18 @@ pub(crate) async fn list(place: &Place, args: &InboxList) -> Result<Outcome> {
             std::cmp::Reverse(r.offset),
         )
     });
+    found.truncate(usize::try_from(args.limit).unwrap_or(usize::MAX));
     let lines = found.iter().map(|r| {
         vec![
             time(r.received_at),
             r.consumer.clone(),
             r.place(),
-            or_dash(r.message_type.clone()),
             or_dash(r.message_key.clone()),
             r.ce_id.clone(),
             r.state.clone(),
         ]
     });
-    let headings = [
-        "RECEIVED", "CONSUMER", "RECORD", "TYPE", "KEY", "MESSAGE", "STATE",
-    ];
+    let headings = ["RECEIVED", "CONSUMER", "RECORD", "KEY", "MESSAGE", "STATE"];
     let text = table(&headings, lines.collect());
     Ok(Outcome::new(text, &found)?.with_notes(database::talk(&failed)))
 }

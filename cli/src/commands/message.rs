@@ -191,6 +191,8 @@ pub(crate) async fn list(place: &Place, args: &MessageList) -> Result<Outcome> {
         found.extend(rows(&mut reading.connection, &reading.source.name, &filter).await?);
     }
     found.sort_by_key(|m| (std::cmp::Reverse(m.occurred_at), std::cmp::Reverse(m.seq)));
+    // The newest of all: more of a busy source than of a quiet one.
+    found.truncate(usize::try_from(args.limit).unwrap_or(usize::MAX));
     let lines = found.iter().map(|m| {
         vec![
             time(m.occurred_at),

@@ -49,7 +49,9 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
             DeadLetterCommand::List { source, all } => {
                 dead_letter::list(&place, source.as_deref(), all).await
             }
-            DeadLetterCommand::Show { letter } => dead_letter::show(&place, &letter).await,
+            DeadLetterCommand::Show { letter, consumer } => {
+                dead_letter::show(&place, &letter, consumer.as_deref()).await
+            }
             DeadLetterCommand::Replay(request) => {
                 dead_letter_request::replay(&place, world, &request).await
             }

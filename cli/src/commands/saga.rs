@@ -10,7 +10,7 @@ use super::message::as_time;
 use crate::database::{self, has_table, on};
 use crate::locate::Place;
 use crate::outcome::{Outcome, not_found, usage};
-use crate::render::{age, exact_time, or_dash, short, table, time};
+use crate::render::{after, age, exact_time, or_dash, short, table, time};
 
 #[derive(Debug, Clone, Serialize)]
 struct Saga {
@@ -109,6 +109,8 @@ pub(crate) async fn list(place: &Place, status: Option<&str>, limit: i64) -> Res
         })?;
         found.extend(rows.into_iter().map(|row| saga(&reading.source.name, row)));
     }
+    found.sort_by_key(|s| std::cmp::Reverse(s.started_at));
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let lines = found.iter().map(|s| {
         vec![
             time(s.started_at),
@@ -264,7 +266,7 @@ fn text(shown: &Shown) -> String {
     let events = shown.events.iter().map(|e| {
         vec![
             e.seq.to_string(),
-            format!("+{}", age(e.occurred_at - saga.started_at)),
+            after(e.occurred_at - saga.started_at),
             e.kind.clone(),
             or_dash(e.step.clone()),
             if e.attempt > 0 {

@@ -6,7 +6,7 @@ use onceward::Micros;
 use uuid::Uuid;
 
 use super::trace::{Node, Story};
-use crate::render::{age, exact_time};
+use crate::render::{after, age, exact_time};
 
 /// When a message was written, or first seen.
 pub(super) fn began(node: &Node) -> Micros {
@@ -73,7 +73,7 @@ fn branch(
     } else {
         "│  "
     };
-    let after = |at: Micros| format!("+{}", age(at - start));
+    let after = |at: Micros| after(at - start);
     out.push_str(&format!("{first}{}  {id}\n", node.message_type));
     let outbox = match &node.outbox {
         Some(row) => format!(
