@@ -9,9 +9,12 @@ use crate::control::{self, Order};
 use crate::layout::Data;
 use crate::{Result, deps, logs, ps, test, up};
 
+/// `./dev` prints it itself, before anything is built.
+const HELP: &str = include_str!("help.txt");
+
 /// Starts the whole shop on real Kafka and real databases, and runs the tests.
 #[derive(Debug, Parser)]
-#[command(name = "./dev", disable_help_subcommand = true)]
+#[command(name = "./dev", disable_help_subcommand = true, override_help = HELP, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +64,10 @@ enum Command {
         name: String,
     },
     /// Run every check and every test; ends with a line "N passed, N failed"
-    Test,
+    Test {
+        /// Only the tests whose names contain this, and no checks
+        name: Option<String>,
+    },
     /// Check one rule of the project
     #[command(subcommand)]
     Check(Check),
@@ -77,11 +83,19 @@ enum Check {
 pub fn run() -> ExitCode {
     match execute(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // `./dev logs | head`: whoever reads has enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -109,7 +123,7 @@ fn execute(cli: Cli) -> Result<()> {
             order(Order::Stop { name: name.clone() })?;
             order(Order::Start { name })
         }
-        Command::Test => test::run(),
+        Command::Test { name } => test::run(name.as_deref()),
         Command::Check(Check::Deps) => {
             deps::check()?;
             println!("all dependencies are allowed");
@@ -131,4 +145,24 @@ fn down(data: &Data) -> Result<()> {
         std::time::Duration::from_secs(10),
         || Ok(control::running(data)?.is_none().then_some(())),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Cli, HELP};
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_command() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(HELP.contains(&format!("./dev {name}")), "{name}");
+        }
+    }
 }

@@ -89,7 +89,10 @@ async fn serve(stream: tokio::net::UnixStream, handle: Handle, started: Started)
         .await?;
     let outcome = match serde_json::from_str::<Order>(&line)? {
         Order::Ready => ready(started).await,
-        Order::Start { name } => handle.start(&name).await,
+        Order::Start { name } => {
+            let started = handle.start(&name).await;
+            started.map(|line| format!("{line} is ready"))
+        }
         Order::Stop { name } => handle.stop(&name).await,
         Order::Down => handle.shutdown().await,
     };

@@ -1,15 +1,34 @@
 //! The broker of `./dev up`: Apache Kafka from Maven Central, else its docker image.
 
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use onceward_testkit::kafka::{Kafka, KafkaOptions, VERSION};
+use onceward_testkit::kafka::{Distribution, Kafka, KafkaOptions, VERSION};
 
 use crate::Result;
 use crate::layout::{Data, Ports};
 use crate::probe::Ready;
 use crate::supervisor::Spec;
+
+/// Fetches Kafka's jars, which may take a minute the first time: on a thread, so that the build goes on.
+/// `None` if they are there. Fails at once if Java is missing and docker is, too.
+pub fn fetch() -> Result<Option<JoinHandle<Result<()>>>> {
+    let or_docker = |error| match docker_works() {
+        true => Ok(()),
+        false => Err(error),
+    };
+    match Distribution::find() {
+        Ok(Some(_)) => Ok(None),
+        Err(error) => or_docker(error).map(|()| None),
+        Ok(None) => {
+            println!("fetching Apache Kafka {VERSION} from Maven Central (54 MB, once)");
+            let work = move || Distribution::find_or_fetch().map_or_else(or_docker, |_| Ok(()));
+            Ok(Some(std::thread::spawn(work)))
+        }
+    }
+}
 
 /// Prepares Kafka's data and gives the process to supervise. Blocks, on the first time for a
 /// download.

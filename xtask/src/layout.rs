@@ -41,6 +41,14 @@ pub const SERVICES: [Service; 5] = [
 /// The name under which the relay runs.
 pub const RELAY: &str = "outbox-relay";
 
+/// The one of `names` that is called so: its whole name, or one of its words (`relay`, `saga`).
+pub fn called<'a>(given: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    names.clone().find(|name| *name == given).or_else(|| {
+        let mut found = names.filter(|name| name.split('-').any(|word| word == given));
+        found.next().filter(|_| found.next().is_none())
+    })
+}
+
 /// The ports of one run: the usual ones plus an offset, so that two runs can share a machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
@@ -162,5 +170,20 @@ impl Data {
             "sqlite://{}",
             self.folder.join(format!("{service}.db")).display()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::called;
+
+    #[test]
+    fn a_process_is_called_by_its_name_or_a_word_of_it() {
+        let names = || ["kafka", "outbox-relay", "order", "saga-orchestrator"].into_iter();
+        assert_eq!(called("order", names()), Some("order"));
+        assert_eq!(called("relay", names()), Some("outbox-relay"));
+        assert_eq!(called("saga", names()), Some("saga-orchestrator"));
+        assert_eq!(called("ord", names()), None);
+        assert_eq!(called("a", ["a-b", "a-c"].into_iter()), None);
     }
 }

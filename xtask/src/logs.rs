@@ -1,7 +1,7 @@
 //! `./dev logs`: the end of the log files, and what is added to them.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use anyhow::bail;
 use onceward_testkit::process::tail;
 
 use crate::Result;
-use crate::layout::Data;
+use crate::layout::{Data, called};
 
 /// Prints the last `lines` lines of one log, or of each; with `follow` goes on for ever.
 pub fn print(data: &Data, name: Option<&str>, lines: usize, follow: bool) -> Result<()> {
     let mut logs = find(data, name)?;
     for log in logs.values_mut() {
         let text = log.read_new()?;
-        log.print(&tail(&text, lines));
+        log.print(&tail(&text, lines))?;
     }
     if !follow {
         return Ok(());
@@ -30,7 +30,7 @@ pub fn print(data: &Data, name: Option<&str>, lines: usize, follow: bool) -> Res
         }
         for log in logs.values_mut() {
             let text = log.read_new()?;
-            log.print(&text);
+            log.print(&text)?;
         }
     }
 }
@@ -51,13 +51,17 @@ fn find(data: &Data, only: Option<&str>) -> Result<BTreeMap<String, Log>> {
         .collect();
     names.sort();
     if let Some(only) = only {
-        if !names.iter().any(|name| name == only) {
+        if names.is_empty() {
+            bail!("there are no logs yet: start with ./dev up");
+        }
+        let known = names.iter().map(String::as_str);
+        let Some(found) = called(only, known).map(str::to_owned) else {
             bail!(
                 "there is no log of {only:?}; there are {}",
                 names.join(", ")
             );
-        }
-        names.retain(|name| name == only);
+        };
+        names = vec![found];
     }
     let width = names.iter().map(String::len).max().unwrap_or(0);
     Ok(names
@@ -91,10 +95,12 @@ impl Log {
         Ok(String::from_utf8_lossy(&bytes[..whole]).into_owned())
     }
 
-    fn print(&self, text: &str) {
+    fn print(&self, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
         for line in text.lines() {
-            println!("{}{line}", self.prefix);
+            writeln!(out, "{}{line}", self.prefix)?;
         }
+        out.flush()
     }
 }
 

@@ -78,6 +78,23 @@ pub fn disk_has_room(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// `host:port` in a URL of PostgreSQL; `None` if it names a socket or nothing.
+pub fn address_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    let address = authority.rsplit('@').next()?;
+    if address.is_empty() || address.starts_with('%') {
+        return None;
+    }
+    let has_port = address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    Some(match has_port {
+        true => address.to_owned(),
+        false => format!("{address}:5432"),
+    })
+}
+
 /// Fails if nobody listens at `address` (`host:port`).
 pub fn is_reachable(what: &str, address: &str) -> Result<()> {
     let target = address
@@ -88,4 +105,23 @@ pub fn is_reachable(what: &str, address: &str) -> Result<()> {
     std::net::TcpStream::connect_timeout(&target, Duration::from_secs(5))
         .with_context(|| format!("nobody answers at {what} {address}"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address_of;
+
+    #[test]
+    fn the_address_is_read_from_a_url() {
+        let all = [
+            ("postgres://u:p@h:5/db", Some("h:5")),
+            ("postgres://u:p%40x@h/db", Some("h:5432")),
+            ("postgres://[::1]/db?sslmode=disable", Some("[::1]:5432")),
+            ("postgres:///db?host=/run/postgresql", None),
+            ("postgres://%2Frun%2Fpostgresql/db", None),
+        ];
+        for (url, wanted) in all {
+            assert_eq!(address_of(url).as_deref(), wanted, "{url}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `./dev ps`: what runs.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use crate::Result;
 use crate::control;
@@ -20,13 +21,18 @@ pub fn print(data: &Data, json: bool) -> Result<()> {
             (process.pid, process.state) = (None, State::Stopped);
         }
     }
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string_pretty(&processes)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&processes)?)?;
     } else if let Some(pid) = runs {
-        print!("{}", table(&processes));
-        println!("supervisor: pid {pid}; logs in {}", data.logs().display());
+        out.write_all(table(&processes).as_bytes())?;
+        writeln!(
+            out,
+            "supervisor: pid {pid}; logs in {}",
+            data.logs().display()
+        )?;
     } else {
-        println!("nothing runs here: start it with ./dev up");
+        writeln!(out, "nothing runs here: start it with ./dev up")?;
     }
     Ok(())
 }

@@ -55,15 +55,24 @@ pub struct Distribution {
 }
 
 impl Distribution {
+    /// Finds the jars in the user's cache; `None` if they have not been fetched yet. Fails with one
+    /// clear line if Java is missing.
+    pub fn find() -> Result<Option<Self>> {
+        let java = find_java()?;
+        let libs = cache_folder()?.join(format!("kafka-{VERSION}/libs"));
+        let complete = libs.join("complete").exists();
+        Ok(complete.then_some(Self { java, libs }))
+    }
+
     /// Finds the jars in the user's cache or fetches them with Maven (54 MB, once). Safe when several
     /// processes call it at the same time. Fails with one clear line if Java or Maven is missing.
     pub fn find_or_fetch() -> Result<Self> {
+        if let Some(found) = Self::find()? {
+            return Ok(found);
+        }
         let java = find_java()?;
         let home = cache_folder()?.join(format!("kafka-{VERSION}"));
         let libs = home.join("libs");
-        if libs.join("complete").exists() {
-            return Ok(Self { java, libs });
-        }
         std::fs::create_dir_all(&home).with_context(|| format!("creating {home:?}"))?;
         let lock = std::fs::File::create(home.join("lock"))?;
         lock.lock().with_context(|| format!("locking {home:?}"))?;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::Result;
+use crate::layout::called;
 use crate::manifest::{Manifest, Process, State};
 
 mod entry;
@@ -242,7 +243,8 @@ impl Supervisor {
         let name = &entry.spec.name;
         let mut text = format!("{name} ended by itself ({cause}); {when}");
         let last = tail(lines.trim_end(), 8);
-        if !killed && !last.is_empty() {
+        // The same lines again and again help nobody; a start that has failed repeats them.
+        if !killed && entry.failures <= 1 {
             for line in last.lines() {
                 text.push_str("\n    ");
                 text.push_str(line);
@@ -310,18 +312,16 @@ impl Supervisor {
     }
 
     fn find(&self, name: &str) -> Result<usize> {
-        if let Some(index) = self
-            .entries
-            .iter()
-            .position(|entry| entry.spec.name == name)
-        {
-            return Ok(index);
-        }
         let names: Vec<&str> = self
             .entries
             .iter()
             .map(|entry| entry.spec.name.as_str())
             .collect();
+        if let Some(found) = called(name, names.iter().copied())
+            && let Some(index) = names.iter().position(|name| *name == found)
+        {
+            return Ok(index);
+        }
         bail!(
             "there is no process {name:?}; there are {}",
             names.join(", ")

@@ -1,6 +1,7 @@
 //! `./dev up`: builds, starts everything in order, keeps it running, stops it in order.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,13 +13,13 @@ use tokio::sync::watch;
 use crate::control::{self, Lock, Order};
 use crate::layout::{Data, Ports, RELAY, SERVICES, root};
 use crate::supervisor::{Handle, Supervisor};
-use crate::{Result, databases, preflight, ps};
+use crate::{Result, databases, kafka, preflight, ps};
 
 mod plan;
 
 use plan::Run;
 
-/// Everything must be ready after so long (a first download of Kafka not counted).
+/// Everything must be ready after so long.
 const READY_AT_MOST: Duration = Duration::from_secs(120);
 
 /// How to start everything.
@@ -48,6 +49,9 @@ pub struct Options {
     /// Build and run optimised binaries
     #[arg(long)]
     release: bool,
+    /// Run the binaries that are there, without a build
+    #[arg(long)]
+    no_build: bool,
     /// Added to every port, so that two runs can share a machine
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..40_000))]
     port_offset: u16,
@@ -76,8 +80,17 @@ pub fn run(options: Options, data: &Data) -> Result<()> {
     let lock = Lock::take(data)?;
     check(&options, data)?;
     drop(lock);
-    if !options.only_kafka {
+    // Kafka's jars come while the compiler works.
+    let fetching = match options.kafka {
+        None => kafka::fetch()?,
+        Some(_) => None,
+    };
+    if !options.only_kafka && !options.no_build {
         build(options.release)?;
+    }
+    if let Some(fetching) = fetching {
+        let outcome = fetching.join();
+        outcome.unwrap_or_else(|_| Err(anyhow!("fetching Apache Kafka has panicked")))?;
     }
     match options.detach {
         true => background(data),
@@ -112,6 +125,9 @@ fn check(options: &Options, data: &Data) -> Result<()> {
     }
     if let Some(url) = &options.database {
         databases::parse_server(url)?;
+        if let Some(address) = preflight::address_of(url) {
+            preflight::is_reachable("PostgreSQL", &address)?;
+        }
     }
     Ok(())
 }
@@ -165,11 +181,11 @@ fn background(data: &Data) -> Result<()> {
         print!("{}", &text[shown..]);
         shown = text.len();
         if ready {
-            println!("it runs in the background: ./dev ps, ./dev logs -f, ./dev down");
             return Ok(());
         }
         if ended.is_some() {
-            bail!("not started; what had been started is stopped again");
+            // It has said why; the reason stays the last line.
+            std::process::exit(1);
         }
     }
 }
@@ -194,7 +210,11 @@ fn front(options: Options, data: &Data) -> Result<()> {
 
 async fn supervise(options: Options, data: Data) -> Result<()> {
     let begun = Instant::now();
-    let say = move |text: &str| println!("{:6.1} s  {text}", begun.elapsed().as_secs_f32());
+    let say = move |text: &str| {
+        // Not println: a closed terminal is no reason to die before all have stopped.
+        let line = format!("{:6.1} s  {text}\n", begun.elapsed().as_secs_f32());
+        let _ = std::io::stdout().write_all(line.as_bytes());
+    };
     let run = Run::new(options, data.clone())?;
     rotate_logs(&data)?;
     let (supervisor, handle) = Supervisor::new(
@@ -216,31 +236,26 @@ async fn supervise(options: Options, data: Data) -> Result<()> {
     };
     match result {
         Ok(()) => {
-            say("everything is ready\n");
-            print!("{}", ps::table(&handle.list().await));
-            println!("{}", run.hint());
+            let list = ps::table(&handle.list().await);
+            say(&format!("everything is ready\n\n{list}{}", run.hint()));
             started.send_replace(Some(Ok("everything is ready".to_owned())));
             tokio::select! {
-                () = signals.next() => {}
-                () = handle.ended() => {}
+                () = signals.next() => stop(&handle, &mut signals, &say).await,
+                () = handle.ended() => say("stopped by ./dev down; the data is kept"),
             }
+            supervisor.await?;
+            answering.finish().await;
+            Ok(())
         }
         Err(error) => {
-            println!("error: {error:#}");
             started.send_replace(Some(Err(format!("{error:#}"))));
             stop(&handle, &mut signals, &say).await;
             supervisor.await?;
             answering.finish().await;
-            bail!(
-                "nothing runs any more; logs are in {}",
-                data.logs().display()
-            );
+            // After what was said while stopping, so that it is the last that is seen.
+            Err(error.context(format!("not started (logs in {})", data.logs().display())))
         }
     }
-    stop(&handle, &mut signals, &say).await;
-    supervisor.await?;
-    answering.finish().await;
-    Ok(())
 }
 
 /// Stops all in order; a second Ctrl-C kills.

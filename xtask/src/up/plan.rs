@@ -11,7 +11,7 @@ use super::Options;
 use crate::Result;
 use crate::databases::{self, Databases};
 use crate::kafka;
-use crate::layout::{Data, Ports, RELAY, SERVICES};
+use crate::layout::{Data, Ports, RELAY, SERVICES, root};
 use crate::manifest::{Manifest, Source};
 use crate::probe::Ready;
 use crate::supervisor::{Handle, Spec};
@@ -221,14 +221,34 @@ impl Run {
     }
 
     pub(super) fn hint(&self) -> String {
+        // Found by itself in the usual place only.
+        let data = match self.data.folder() == root().join("data") {
+            true => String::new(),
+            false => format!(" --data {}", self.data.folder().display()),
+        };
+        let end = match self.options.in_background {
+            true => format!(
+                "Running in the background: ./dev ps{data}, ./dev logs{data} -f, ./dev down{data}"
+            ),
+            false => "Ctrl-C stops everything and keeps the data.".to_owned(),
+        };
         if self.options.only_kafka {
-            return format!("\nKafka is at {}", self.kafka_address());
+            return format!("\nKafka is at {}. {end}", self.kafka_address());
         }
         let order = self.ports.service(SERVICES[0]);
+        let onceward = self.binaries.join("onceward");
+        let onceward = onceward.strip_prefix(root()).unwrap_or(&onceward).display();
         format!(
-            "\nTry it:\n  curl -i http://127.0.0.1:{order}/orders -H 'content-type: application/json' \\\n    \
-             -d '{{\"user_id\":\"user_123\",\"product_id\":\"product_1\",\"quantity\":2,\"amount\":199.99}}'\n  \
-             curl http://127.0.0.1:{order}/orders\n"
+            "
+Try it:
+  curl -i http://127.0.0.1:{order}/orders -H 'content-type: application/json' \\
+    -d '{{\"user_id\":\"user_123\",\"product_id\":\"product_1\",\"quantity\":2,\"amount\":199.99}}'
+  curl http://127.0.0.1:{order}/orders
+Look inside:
+  {onceward}{data} status
+  {onceward}{data} message trace ORDER_ID
+  {onceward}{data} verify
+{end}"
         )
     }
 }

@@ -1,5 +1,6 @@
-//! The supervisor keeps its word about real processes.
+//! `./dev` keeps its word about real processes.
 #![expect(clippy::unwrap_used, reason = "a failing test panics")]
 
+mod shop;
 mod supervisor;
 mod up;

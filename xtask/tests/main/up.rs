@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use onceward_testkit::{Result, kafka, ports::Port, wait};
+use onceward_testkit::{Result, kafka, ports::Port, process::Process, wait};
 use std::path::Path;
 use std::time::Duration;
 
@@ -76,6 +76,56 @@ fn missing_java_is_one_clear_line() -> Result<()> {
         line, "error: Java 17 or newer is missing: it runs Apache Kafka",
         "{said}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_kafka_or_a_database_that_does_not_answer_is_one_clear_line() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (offset, port) = free_offset()?;
+    let (number, nobody) = (offset.to_string(), format!("127.0.0.1:{}", port.number()));
+    let url = format!("postgres://me@{nobody}/shop");
+    for (option, value, what) in [
+        ("--kafka", &nobody, "Kafka"),
+        ("--database", &url, "PostgreSQL"),
+    ] {
+        let output = dev(
+            folder.path(),
+            &["up", "--port-offset", &number, option, value],
+        )?;
+        assert!(!output.status.success());
+        let said = text(&output);
+        let wanted = format!("error: nobody answers at {what} {nobody}: ");
+        assert!(
+            said.starts_with(&wanted) && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn in_front_a_signal_stops_all_in_order_and_keeps_the_data() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (offset, port) = free_offset()?;
+    let log = folder.path().join("said");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["kafka", "--port-offset", &offset.to_string(), "--data"]);
+    command.arg(folder.path());
+    let mut front = Process::spawn("dev", command, &log)?;
+    wait::until("a ready Kafka", Duration::from_secs(60), || {
+        Ok(front.log().contains("everything is ready").then_some(()))
+    })?;
+    let status = front.stop(Signal::SIGINT, Duration::from_secs(30))?;
+    assert!(status.success(), "{}", front.log());
+    let said = front.log();
+    assert!(said.contains("Ctrl-C stops everything"), "{said}");
+    assert!(
+        said.trim_end().ends_with("all stopped; the data is kept"),
+        "{said}"
+    );
+    assert!(!kafka::answers(&format!("127.0.0.1:{}", port.number())));
+    assert!(folder.path().join("kafka").exists());
     Ok(())
 }
 
