@@ -193,11 +193,23 @@ impl Broker for RdKafkaBroker {
     }
 }
 
-/// Off the async threads.
+/// Off the async threads, on a thread of its own: a dead broker keeps a call waiting for 10 s and
+/// more, and a runtime's end would wait for its own blocking threads, so that no program with a relay
+/// inside could stop quickly.
 async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
 ) -> Result<T, BrokerError> {
-    tokio::task::spawn_blocking(call)
+    let runtime = tokio::runtime::Handle::current();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("kafka call".to_owned())
+        .spawn(move || {
+            let _entered = runtime.enter();
+            // Nobody may wait any more.
+            let _ = answer.send(call());
+        })
+        .map_err(|error| BrokerError::Unavailable(format!("starting a thread: {error}")))?;
+    answered
         .await
-        .unwrap_or_else(|error| Err(BrokerError::Unavailable(format!("call ended: {error}"))))
+        .unwrap_or_else(|_| Err(BrokerError::Unavailable("the call ended".into())))
 }

@@ -29,7 +29,6 @@ pub(crate) fn fault(code: RDKafkaErrorCode) -> Fault {
         | C::InvalidMessageSize
         | C::MessageBatchTooLarge
         | C::InvalidRecord
-        | C::InvalidTimestamp
         | C::BadMessage => Fault::Record,
         C::UnknownTopic
         | C::UnknownTopicOrPartition
@@ -46,6 +45,8 @@ pub(crate) fn fault(code: RDKafkaErrorCode) -> Fault {
         | C::UnsupportedSASLMechanism
         | C::IllegalSASLState
         | C::SSL
+        // Records carry the relay's own clock: no record is to blame for it.
+        | C::InvalidTimestamp
         | C::InvalidTransactionTimeout
         | C::InvalidReplicationFactor
         | C::InvalidConfig
@@ -81,6 +82,10 @@ pub(crate) fn in_words(code: RDKafkaErrorCode, doing: &str) -> String {
             format!("{doing}: Kafka refused the user name or password")
         }
         C::SSL => format!("{doing}: TLS handshake failed"),
+        C::InvalidTimestamp => format!(
+            "{doing}: Kafka refuses the time of publishing; the clocks of relay and broker differ, or \
+             message.timestamp.before.max.ms or …after.max.ms is too small"
+        ),
         _ => format!("{doing}: {code}"),
     }
 }

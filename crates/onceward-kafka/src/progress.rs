@@ -91,9 +91,16 @@ fn watermarks(
     topic: &str,
     doing: &str,
 ) -> Result<(i64, i64), BrokerError> {
+    use RDKafkaErrorCode as C;
     consumer
         .fetch_watermarks(topic, 0, QUERY_AT_MOST)
-        .map_err(|error| kafka_error(&error, doing))
+        .map_err(|error| match error.rdkafka_error_code() {
+            // Existed a moment ago: not every broker knows a new topic yet.
+            Some(C::UnknownTopic | C::UnknownTopicOrPartition | C::UnknownPartition) => {
+                BrokerError::Unavailable(format!("{doing}: {error}"))
+            }
+            _ => kafka_error(&error, doing),
+        })
 }
 
 /// A record's offset and value.
@@ -115,7 +122,6 @@ fn last_record(
         .and_then(|()| consumer.assign(&assignment))
         .map_err(|error| kafka_error(&error, doing))?;
     let mut last = None;
-    let mut stable = start;
     let mut trouble = None;
     let mut deadline = Instant::now() + END_AT_MOST;
     loop {
@@ -127,10 +133,7 @@ fn last_record(
                 continue;
             }
             Polled::End { offset } if offset >= end => return Ok(last),
-            Polled::End { offset } => {
-                stable = offset;
-                trouble = None;
-            }
+            Polled::End { .. } => trouble = None,
             Polled::Nothing => {}
             Polled::Failed(code, text) => match (fault(code), code) {
                 (Fault::Transient, RDKafkaErrorCode::AutoOffsetReset)
@@ -138,18 +141,27 @@ fn last_record(
                     // Compaction or retention moved the log's start while we looked.
                     return Err(BrokerError::Unavailable(format!("{doing}: {text}")));
                 }
-                (Fault::Transient, _) => trouble = Some(text),
+                // The topic was there a moment ago: a broker that is coming up, or a topic just made.
+                (Fault::Transient, _) | (_, RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                    trouble = Some(text);
+                }
                 _ => return Err(broker_error(code, doing)),
             },
         }
         if Instant::now() > deadline {
-            return Err(match trouble {
-                Some(text) => BrokerError::Unavailable(format!("{doing}: {text}")),
-                None => BrokerError::HangingTransaction {
-                    topic: topic.to_owned(),
-                    stable,
-                    end,
-                },
+            if let Some(text) = trouble {
+                return Err(BrokerError::Unavailable(format!("{doing}: {text}")));
+            }
+            // A broker that froze says nothing either, and that passes: ask it before a stop for good.
+            let stable = watermarks(consumer, topic, doing)?.1;
+            if stable >= end {
+                let text = format!("{doing}: the broker stopped sending");
+                return Err(BrokerError::Unavailable(text));
+            }
+            return Err(BrokerError::HangingTransaction {
+                topic: topic.to_owned(),
+                stable,
+                end,
             });
         }
     }

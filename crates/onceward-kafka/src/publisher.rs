@@ -125,7 +125,7 @@ fn run(
             Err(RecvTimeoutError::Timeout) => {
                 producer.poll(Duration::from_millis(1));
                 let context = producer.context();
-                // Statistics come once a second: what they tell may be that much older.
+                // Statistics tell of what was up to some time ago.
                 if context.idle_since().elapsed() > Duration::from_secs(3) {
                     context.in_use.store(false, Ordering::Release);
                 }
@@ -154,7 +154,8 @@ fn open(
         .set("topic.metadata.propagation.max.ms", "2000")
         .set("retry.backoff.ms", RETRY_BACKOFF_MS.to_string())
         .set("retry.backoff.max.ms", "1000")
-        .set("statistics.interval.ms", "1000")
+        // A slow commit waits for the next ones.
+        .set("statistics.interval.ms", "250")
         // Lost connections are logged at this level; the watch needs every one of them.
         .set("log.connection.close", "true")
         .set_log_level(RDKafkaLogLevel::Info);

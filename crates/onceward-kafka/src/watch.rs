@@ -3,9 +3,9 @@
 //! transaction of the same epoch (KAFKA-17754). So whatever looks like one makes the producer dirty.
 //!
 //! Three independent signals, because each can miss one: librdkafka suppresses identical log and
-//! error events for 30 s, statistics come once a second, and neither says anything of a resend as
-//! such. The third is time: a resend waits for [`RETRY_BACKOFF_MS`] first, so a transaction that was
-//! ended faster was ended by one request.
+//! error events for 30 s, statistics come late, and neither says anything of a resend as such. The
+//! third is time: a resend waits for [`RETRY_BACKOFF_MS`] first, so a transaction that was ended faster
+//! was ended by one request; one that took longer waits for the next statistics.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

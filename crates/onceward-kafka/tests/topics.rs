@@ -86,3 +86,20 @@ async fn an_unreachable_cluster_is_a_finding() {
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].severity, Severity::Error);
 }
+
+#[test]
+fn a_program_ends_at_once_while_a_call_waits_for_a_silent_broker() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let broker = broker_at(&address);
+        let asking = tokio::spawn(async move { broker.topics(vec!["a".into()]).await });
+        let connected = tokio::task::spawn_blocking(move || silent.accept());
+        connected.await.unwrap().unwrap();
+        assert!(!asking.is_finished());
+    });
+    let begun = std::time::Instant::now();
+    drop(runtime);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+}
