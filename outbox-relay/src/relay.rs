@@ -1,5 +1,6 @@
 //! The component: many sources, one worker each.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::janitor::{Appointments, Schedule};
 use crate::options::{RelayOptions, SourceOptions};
+use crate::phase::Phase;
 use crate::status::{Board, Handle};
 use crate::worker::{Parts, SourceWorker};
 
@@ -71,6 +73,7 @@ impl<Br: Broker> Relay<Br> {
             .await
             .map_err(RelayError::Schedule)?;
         let mut workers = JoinSet::new();
+        let mut boards = HashMap::new();
         for (source, board) in self.options.sources.iter().zip(self.handle.boards()) {
             let parts = Common {
                 options: self.options.clone(),
@@ -80,15 +83,24 @@ impl<Br: Broker> Relay<Br> {
                 stop: stop.clone(),
             };
             // The URL decides here, once.
-            match kind(&source.url) {
+            let worker = match kind(&source.url) {
                 "sqlite" => workers.spawn(boxed::<Sqlite, Br>(source.clone(), parts)),
                 _ => workers.spawn(boxed::<Postgres, Br>(source.clone(), parts)),
             };
+            boards.insert(worker.id(), board);
         }
         let mut outcome = Ok(());
         while let Some(ended) = workers.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(error = %error, "a worker panicked");
+                if let Some(board) = boards.get(&error.id()) {
+                    board.write(|status| {
+                        status.state = Phase::Stopped;
+                        status.alarm = true;
+                        status.last_error = Some(format!("bug: the worker ended: {error}"));
+                        status.way_out = Some("restart the relay, and report this line".to_owned());
+                    });
+                }
                 outcome = Err(RelayError::Panicked(error));
             }
         }

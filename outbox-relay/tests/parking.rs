@@ -188,3 +188,25 @@ fn a_refused_row_without_a_key_is_parked_alone_and_can_be_discarded() {
     topic.wait_for(3, || relay.process.log_tail(60));
     assert_eq!(topic.read().len(), 3);
 }
+
+#[test]
+fn a_row_for_a_topic_that_can_never_exist_is_parked_and_the_others_go_on() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<Sqlite>::new("nameless");
+    let topic = Topic::new(&kafka, "nameless", 1);
+    source.write(&[
+        a_row(&topic.name, Some("good"), "good:0".into()),
+        a_row("not a topic", Some("bad"), "bad:0".into()),
+        a_row(&topic.name, Some("good"), "good:1".into()),
+    ]);
+    let relay = Start::new(&kafka, &[source.option()]).go();
+    topic.wait_for_key("good", 2);
+    assert_eq!(relay.wait_for_state(Phase::Tail).parked_keys, 1);
+    source.ask("replay", "not a topic", "bad");
+    until("the refusal", || {
+        Ok((source.open_requests() == 0).then_some(()))
+    });
+    assert_eq!(source.parked_rows(), 1);
+    source.write_key(&topic.name, "good", 2..4);
+    topic.wait_for_key("good", 4);
+}

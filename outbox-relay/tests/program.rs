@@ -190,3 +190,20 @@ fn headers_follow_cloudevents_and_metrics_tell_what_was_done() {
         Ok(metrics.filter(|text| text.contains(&counted)))
     });
 }
+
+#[test]
+fn a_row_published_days_late_is_dated_by_its_publishing_and_not_refused() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<Sqlite>::new("late");
+    let an_hour = [("message.timestamp.before.max.ms", "3600000")];
+    let topic = Topic::with(&kafka, "late", 1, &an_hour);
+    source.write_key(&topic.name, "a", 0..3);
+    source.execute("update outbox set occurred_at = occurred_at - 30 * 86400000000");
+    let relay = Start::new(&kafka, &[source.option()]).go();
+    let seen = topic.wait_for(3, || relay.process.log_tail(30));
+    let happened = &seen[0].headers["ce_time"];
+    let at: jiff::Timestamp = happened.parse().unwrap();
+    let days = jiff::Timestamp::now().duration_since(at).as_hours() / 24;
+    assert!((29..=31).contains(&days), "{happened}");
+    assert_exactly_once(&seen, &[("a", 3)]);
+}

@@ -166,6 +166,10 @@ fn rows_flow_again_after_postgres_crashed_and_came_back() {
     source.write_key(&topic.name, "a", 0..10);
     topic.wait_for(10, || relay.process.log_tail(30));
     server.stop_immediate().unwrap();
+    until("the relay not to be ready", || {
+        let ready = relay.get("/readyz").map(|(code, _)| code);
+        Ok((ready == Some(503)).then_some(()))
+    });
     server.start_again().unwrap();
     until("the application to write again", || {
         Ok(source.try_write_key(&topic.name, "a", 10..20).ok())
@@ -225,4 +229,28 @@ fn a_stop_while_kafka_is_frozen_takes_less_than_two_and_a_half_seconds() {
     let relay = Start::new(&kafka.bootstrap(), &[source.option()]).go();
     topic.wait_for(6, || relay.process.log_tail(30));
     assert_exactly_once(&topic.read(), &[("a", 6)]);
+}
+
+#[test]
+fn a_stop_while_a_frozen_kafka_is_asked_for_topics_leaves_the_lease_in_order() {
+    let kafka = Kafka::start().unwrap();
+    let source = Source::<Sqlite>::new("asked");
+    let topic = Topic::new(&kafka.bootstrap(), "asked", 1);
+    let mut relay = Start::new(&kafka.bootstrap(), &[source.option()])
+        .arg("--topics-refresh-ms", "100")
+        .go();
+    source.write_key(&topic.name, "a", 0..3);
+    topic.wait_for(3, || relay.process.log_tail(30));
+    kafka.pause().unwrap();
+    // Renewed twice: many times the interval at which an idle source asks for its topics.
+    let lease = || source.number("select lease_until from outbox_source");
+    let begun = lease();
+    until("the lease to be renewed", || {
+        Ok((lease() > begun + 2_000_000).then_some(()))
+    });
+    let took = relay.stop();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(source.text("select owner from outbox_source"), None);
+    assert_eq!(source.number("select passed from outbox_progress"), 3);
+    kafka.resume().unwrap();
 }

@@ -23,7 +23,8 @@ pub struct OutgoingRecord {
     pub payload: Bytes,
     /// Headers in order.
     pub headers: Vec<(Arc<str>, Bytes)>,
-    /// Record timestamp, milliseconds since the Unix epoch.
+    /// Record timestamp, milliseconds since the Unix epoch: when it is published. Kafka's retention
+    /// counts from it, so it must not be the time of the event, which may be days ago.
     pub timestamp_ms: i64,
 }
 
@@ -54,7 +55,7 @@ pub enum Refusal {
     /// batch of several this blames nobody, because the batch's size may be at fault.
     #[error("record {index} refused: {reason}")]
     Record {
-        /// Index into the batch; `None` where Kafka did not say.
+        /// Index into the batch: the lowest one that Kafka named.
         index: usize,
         /// What Kafka said.
         reason: String,
@@ -78,8 +79,8 @@ pub enum Refusal {
 /// A transactional producer of one source. Owned by one relay worker at a time.
 pub trait Publisher: Send + 'static {
     /// Publishes `records` in this order and then `progress`, in one Kafka transaction.
-    /// Returns when the outcome is known, or known to be unknown. Never retried inside across a
-    /// transaction's end.
+    /// Returns when the outcome is known, or known to be unknown. Never retried inside across an end
+    /// that is not known; behind a known, clean abort an implementation may begin once more by itself.
     fn publish(
         &mut self,
         records: Vec<OutgoingRecord>,

@@ -38,6 +38,9 @@ use topics::Topics;
 /// Losing the source more often than this within a minute is an alarm: two relays fight.
 const LOSSES_A_MINUTE: usize = 3;
 
+/// Time between two tries where a person must mend something first.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+
 /// Why a loop ended.
 #[derive(Debug)]
 pub(crate) enum Exit {
@@ -49,6 +52,9 @@ pub(crate) enum Exit {
     Anew(String),
     /// Kafka or the database did not answer while nothing was owned.
     Unreachable(String),
+    /// Kafka refused this relay while nothing was owned: rights, passwords, settings of the progress
+    /// topic. A person must mend it, and nothing is at risk meanwhile: so it is tried again.
+    Refused(Stop),
     /// Only a person can help.
     Broken(Stop),
 }
@@ -143,6 +149,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Exit::Lost(reason) => self.lost(&reason).await,
                 // `own` goes on by itself after these; out here nothing is owned.
                 Exit::Anew(reason) | Exit::Unreachable(reason) => self.unreachable(&reason).await,
+                Exit::Refused(stop) => {
+                    let _ = self.step(Input::Unreachable);
+                    self.board.write(|status| status.owner = None);
+                    self.refused(&stop);
+                    let _ = self.pause(REFUSED_PAUSE).await;
+                }
                 Exit::Broken(stop) => {
                     self.broken(&stop);
                     self.stop.clone().cancelled_owned().await;
@@ -189,20 +201,21 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// A commit went through: whatever was wrong is over.
     fn calm(&mut self) {
         if self.phase == Phase::Hold && self.step(Input::Unblocked).is_ok() {
-            self.meter.alarm(false);
             tracing::info!(source = %self.name, "source goes on");
         }
+        let mut alarmed = false;
         self.board.write(|status| {
-            status.alarm = false;
+            alarmed = std::mem::take(&mut status.alarm);
             status.way_out = None;
         });
+        if alarmed {
+            self.meter.alarm(false);
+        }
     }
 
-    async fn lost(&mut self, reason: &str) {
-        let _ = self.step(Input::Lost);
-        self.meter.count(names::LOST);
+    /// Whether the source was lost so often of late that two relays must be fighting for it.
+    fn is_fought_for(&mut self) -> bool {
         let now = Instant::now();
-        self.losses.push_back(now);
         while self
             .losses
             .front()
@@ -210,7 +223,14 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         {
             self.losses.pop_front();
         }
-        let fight = self.losses.len() > LOSSES_A_MINUTE;
+        self.losses.len() > LOSSES_A_MINUTE
+    }
+
+    async fn lost(&mut self, reason: &str) {
+        let _ = self.step(Input::Lost);
+        self.meter.count(names::LOST);
+        self.losses.push_back(Instant::now());
+        let fight = self.is_fought_for();
         self.meter.alarm(fight);
         if fight {
             tracing::error!(source = %self.name, reason, times = self.losses.len(),
@@ -219,6 +239,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             tracing::warn!(source = %self.name, reason, "source lost; waiting as standby");
         }
         self.board.write(|status| {
+            status.owner = None;
             status.relay_epoch = None;
             status.last_error = Some(reason.to_owned());
             status.alarm = fight;
@@ -230,6 +251,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     async fn unreachable(&mut self, reason: &str) {
         let _ = self.step(Input::Unreachable);
         self.board.write(|status| {
+            // Nothing is known of an owner, so nothing says that the source works.
+            status.owner = None;
             status.relay_epoch = None;
             if status.last_error.as_deref() != Some(reason) {
                 tracing::warn!(source = %self.name, reason, "waiting");
@@ -242,6 +265,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     fn broken(&mut self, stop: &Stop) {
         // The reason first: whoever sees the state must find it.
         self.board.write(|status| {
+            status.owner = None;
             status.relay_epoch = None;
             status.alarm = true;
             status.last_error = Some(stop.reason.clone());
@@ -250,7 +274,22 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let _ = self.step(Input::Broken);
         self.meter.alarm(true);
         tracing::error!(source = %self.name, reason = %stop.reason, way_out = %stop.way_out,
-            "source stopped; it needs a person");
+            "source stopped, and stays stopped until this relay is restarted; it needs a person");
+    }
+
+    /// Kafka refuses this relay: says so, and the caller tries again. Most often a password or a right
+    /// that is being changed; stopping for good would cost all sources at once.
+    fn refused(&self, stop: &Stop) {
+        self.meter.alarm(true);
+        self.board.write(|status| {
+            if status.last_error.as_ref() != Some(&stop.reason) {
+                tracing::error!(source = %self.name, reason = %stop.reason, way_out = %stop.way_out,
+                    "Kafka refuses this relay");
+            }
+            status.alarm = true;
+            status.last_error = Some(stop.reason.clone());
+            status.way_out = Some(stop.way_out.clone());
+        });
     }
 
     /// Sleeps, or leaves when the process stops.
@@ -288,9 +327,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 self.pause(Duration::from_millis(250)).await
             }
             BrokerError::Fenced => Err(Exit::Lost("fenced by a newer relay".into())),
-            other @ (BrokerError::Configuration(_)
-            | BrokerError::HangingTransaction { .. }
-            | BrokerError::Unreadable { .. }) => Err(Exit::Broken(Stop::broker(&other))),
+            refused @ BrokerError::Configuration(_) => {
+                self.refused(&Stop::broker(&refused));
+                self.pause(REFUSED_PAUSE).await
+            }
+            other @ (BrokerError::HangingTransaction { .. } | BrokerError::Unreadable { .. }) => {
+                Err(Exit::Broken(Stop::broker(&other)))
+            }
         }
     }
 }

@@ -13,9 +13,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use onceward::ProgressRecord;
-use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome, Publisher, Refusal};
+use onceward::publisher::{
+    Broker, BrokerError, OutgoingRecord, PublishOutcome, Publisher, Refusal,
+};
 use onceward::source::{Batch, Dialect, OutboxRow, Parking};
+use onceward::{Clock, ProgressRecord, SystemClock};
 
 use super::records::{self, Unready};
 use super::{Exit, SourceWorker, Stop, Term};
@@ -100,6 +102,18 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Part, Exit> {
         let rows = batch.rows.get(part.clone()).unwrap_or_default();
         self.withhold(term, rows).await?;
+        // No topic of that name can ever exist, so waiting for it would hold the source for good.
+        let nameless = |row: &OutboxRow| !records::is_topic_name(&row.topic);
+        if let Some(row) = rows
+            .iter()
+            .position(|row| nameless(row) && !term.parked.contains(row))
+        {
+            return Ok(Part::Refused {
+                row: part.start + row,
+                among: 1,
+                reason: records::NO_TOPIC_NAME.to_owned(),
+            });
+        }
         loop {
             let missing = term
                 .topics
@@ -113,6 +127,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 rows.iter(),
                 |row| !term.parked.contains(row),
                 &term.topics,
+                SystemClock.now(),
             );
             let mut prepared = match prepared {
                 Ok(prepared) => prepared,
@@ -181,6 +196,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 // CRASH: died here = rows and cursor are in Kafka together; the successor reads
                 // that progress and resumes after these rows.
                 failpoint::hit(failpoint::COMMITTED);
+                if progress_offset <= term.standing.offset {
+                    // Nothing else writes there: only a topic made anew begins again. Taking over
+                    // compares its id.
+                    return Err(Exit::Anew("the progress topic was made anew".into()));
+                }
                 term.standing.progress = progress;
                 term.standing.offset = progress_offset;
                 term.standing.mirrored = false;
@@ -286,8 +306,21 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         missing: Vec<String>,
     ) -> Result<(), Exit> {
         loop {
-            match term.topics.refresh(&self.broker, missing.clone()).await {
+            let stop = self.stop.clone();
+            let refreshed = tokio::select! {
+                refreshed = term.topics.refresh(&self.broker, missing.clone()) => refreshed,
+                // A dead broker lets the question wait for many seconds.
+                () = stop.cancelled_owned() => return Err(Exit::Stop),
+            };
+            match refreshed {
                 Ok(()) => return Ok(()),
+                Err(BrokerError::Configuration(reason)) => {
+                    self.hold(
+                        &reason,
+                        "grant the relay the rights it asks for; the source goes on by itself",
+                    )
+                    .await?;
+                }
                 Err(error) => self.broker_trouble(error).await?,
             }
         }

@@ -32,16 +32,20 @@ pub(super) enum Unready {
     },
 }
 
-/// Makes records of the rows that `goes_out` says yes to. `advance` tells whether the rows count
-/// as passed (a batch) or were passed long ago (a replay).
+/// Makes records of the rows that `goes_out` says yes to, dated `now`: were they dated by
+/// `occurred_at` (which travels as `ce_time`), retention would delete a row that is published late, and
+/// `message.timestamp.before.max.ms` would refuse it.
 pub(super) fn prepare<'a>(
     source: &SourceName,
     standing: &ProgressRecord,
     rows: impl Iterator<Item = &'a OutboxRow>,
     goes_out: impl Fn(&OutboxRow) -> bool,
     topics: &Topics,
+    now: Micros,
 ) -> Result<Prepared, Unready> {
     let mut progress = standing.clone();
+    // A replay's clean-up is done before anything else is published (see `replay`), so only its own
+    // transactions need to tell of it.
     progress.replay = None;
     let mut records = Vec::new();
     let mut row_of = Vec::new();
@@ -75,7 +79,7 @@ pub(super) fn prepare<'a>(
                 .as_ref()
                 .map(|key| Bytes::copy_from_slice(key.as_bytes())),
             payload: Bytes::copy_from_slice(&row.payload),
-            timestamp_ms: row.occurred_at.div_euclid(1000),
+            timestamp_ms: now.div_euclid(1000),
         });
         row_of.push(index);
     }
@@ -84,6 +88,19 @@ pub(super) fn prepare<'a>(
         row_of,
         progress,
     })
+}
+
+/// Why a row is parked that [`is_topic_name`] says no to.
+pub(super) const NO_TOPIC_NAME: &str = "Kafka allows no topic of that name";
+
+/// Whether Kafka would allow a topic of this name.
+pub(super) fn is_topic_name(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Lets the progress pass `rows`, to `cursor`.

@@ -4,9 +4,9 @@
 //! each one's progress says how far the replay came, and only after a known commit are the copies
 //! deleted. While it runs no batch is published, so the key's later rows can't overtake.
 
-use onceward::ReplayProgress;
 use onceward::publisher::Broker;
 use onceward::source::{Dialect, FetchLimits, OutboxRow, Request, RequestKind};
+use onceward::{Clock, ReplayProgress, SystemClock};
 
 use super::publish::Sent;
 use super::records::{self, Unready};
@@ -114,6 +114,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         copies: &[OutboxRow],
         replay: &ReplayProgress,
     ) -> Result<Sent, Exit> {
+        let nameless = |copy: &OutboxRow| !records::is_topic_name(&copy.topic);
+        if let Some(record) = copies.iter().position(nameless) {
+            return Ok(Sent::Refused {
+                record,
+                reason: records::NO_TOPIC_NAME.to_owned(),
+            });
+        }
         let missing = term.topics.missing(copies.iter());
         if !missing.is_empty() {
             self.learn_topics(term, missing).await?;
@@ -124,6 +131,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             copies.iter(),
             |_| true,
             &term.topics,
+            SystemClock.now(),
         );
         let mut prepared = match prepared {
             Ok(prepared) => prepared,

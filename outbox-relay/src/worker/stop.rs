@@ -11,7 +11,8 @@ pub(crate) struct Stop {
 }
 
 const RESET: &str = "find out what happened to the database or to Kafka; then `onceward source \
-                     check`, and `onceward source reset` starts a new epoch from what the database holds";
+                     check`, and `onceward source reset` starts a new epoch from what the database holds; then \
+                     restart the relay";
 
 impl Stop {
     pub(super) fn new(reason: impl Into<String>, way_out: impl Into<String>) -> Self {
@@ -57,7 +58,7 @@ impl Stop {
                 "run a relay at least as new as the one that wrote it"
             }
             BrokerError::Configuration(_) | BrokerError::Unavailable(_) | BrokerError::Fenced => {
-                "mend what `outbox-relay check` shows, then restart the relay"
+                "mend what `outbox-relay check` shows; the source goes on by itself"
             }
         };
         Self::new(error.to_string(), way_out)
@@ -65,7 +66,10 @@ impl Stop {
 
     pub(super) fn source(error: &SourceError) -> Self {
         match error {
-            SourceError::Lost(loss) => Self::new(loss.to_string(), loss.way_out()),
+            SourceError::Lost(loss) => Self::new(
+                loss.to_string(),
+                format!("{}; then restart the relay", loss.way_out()),
+            ),
             other => Self::new(
                 super::chain(other),
                 "mend what `outbox-relay check` shows, then restart the relay",

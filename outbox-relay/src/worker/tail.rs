@@ -4,11 +4,13 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use onceward::publisher::Broker;
-use onceward::source::{Batch, Dialect, FetchLimits, Remedy, SourceError, Wake, Woken};
+use onceward::source::{
+    Batch, Dialect, FetchLimits, Remedy, SourceError, SourceStore, Wake, Woken,
+};
 use onceward::{Clock, LastRow, SystemClock};
 
 use super::take_over::owned;
-use super::{Exit, Reader, SourceWorker, Stop, Term};
+use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
 use crate::failpoint;
 use crate::metrics as names;
 
@@ -130,11 +132,24 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
     }
 
-    /// A fetch failed: a new connection, which must show the same rows, or the end of the term.
+    /// A fetch failed: a new connection, or the end of the term.
     async fn read_trouble(
         &mut self,
         term: &mut Term<D, Br>,
         reader: &mut Reader<D>,
+        error: SourceError,
+    ) -> Result<(), Exit> {
+        self.reconnect(&mut reader.store, &term.standing, error)
+            .await
+    }
+
+    /// A new connection in place of one that broke. What it leads to may be another server by now
+    /// (a failover), so it is held against the progress before it is read or written: a mirror
+    /// written first would hide what that server has lost.
+    async fn reconnect(
+        &mut self,
+        store: &mut SourceStore<D>,
+        standing: &Standing,
         error: SourceError,
     ) -> Result<(), Exit> {
         let mut error = error;
@@ -143,11 +158,10 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 return Err(owned(error));
             }
             self.database_trouble(&error).await?;
-            let standing = &term.standing;
-            let outcome = match reader.store.reconnect().await {
+            let outcome = match store.reconnect().await {
                 Ok(()) => {
                     let place = standing.place();
-                    reader.store.verify_between(&standing.progress, place).await
+                    store.verify_between(&standing.progress, place).await
                 }
                 Err(error) => Err(error),
             };
@@ -225,7 +239,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     async fn refresh_topics(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
         // Not reachable now: the next batch will tell; the old counts still hold.
-        if let Err(error) = term.topics.refresh(&self.broker, None).await {
+        let stop = self.stop.clone();
+        let refreshed = tokio::select! {
+            refreshed = term.topics.refresh(&self.broker, None) => refreshed,
+            // A dead broker lets the question wait for many seconds.
+            () = stop.cancelled_owned() => return Err(Exit::Stop),
+        };
+        if let Err(error) = refreshed {
             tracing::debug!(source = %self.name, error = %error, "partition counts not refreshed");
             term.topics.postpone();
             return Ok(());
@@ -281,16 +301,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Option<T>, Exit> {
         match outcome {
             Ok(value) => Ok(Some(value)),
-            Err(error) if error.remedy() == Remedy::Reconnect => {
-                self.database_trouble(&error).await?;
-                if let Err(error) = term.work.reconnect().await
-                    && error.remedy() != Remedy::Reconnect
-                {
-                    return Err(owned(error));
-                }
+            Err(error) => {
+                let standing = &term.standing;
+                self.reconnect(&mut term.work, standing, error).await?;
                 Ok(None)
             }
-            Err(error) => Err(owned(error)),
         }
     }
 

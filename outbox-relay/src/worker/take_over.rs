@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use onceward::ProgressRecord;
 use onceward::publisher::{Broker, PublishOutcome, Publisher};
 use onceward::source::{
-    Claim, Dialect, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
+    Claim, Dialect, Loss, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
 };
 
 use super::lease::Lease;
@@ -17,6 +17,10 @@ use crate::phase::Input;
 
 /// How long a standby waits between two asks for the lease.
 const ASK: Duration = Duration::from_millis(250);
+/// How long a database may take to answer a standby; longer than it may wait for a lock.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Terms in a row that published nothing before it is an alarm.
+const FRUITLESS: u32 = 5;
 /// How long a look is good for.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -59,10 +63,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 looked = Some(Instant::now());
             }
             self.step(Input::Ours)?;
-            let claim = store
-                .claim(&self.options.instance_id, self.may_retake)
-                .await
-                .map_err(unowned)?;
+            let claim = store.claim(&self.options.instance_id, self.may_retake);
+            let claim = in_time(claim).await?;
             self.may_retake = false;
             match claim {
                 Claim::Owned(epoch) => {
@@ -79,13 +81,16 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 Claim::Held { owner, expires_in } => {
                     self.step(Input::NotClaimed)?;
+                    let fight = self.is_fought_for();
+                    self.meter.alarm(fight);
                     self.board.write(|status| {
                         status.owner = Some(owner);
                         status.relay_epoch = None;
                         status.unpublished_rows = None;
                         status.oldest_age_ms = None;
-                        status.alarm = false;
+                        status.alarm = fight;
                         status.last_error = None;
+                        status.way_out = None;
                     });
                     self.pause(expires_in.clamp(Duration::from_millis(20), ASK))
                         .await?;
@@ -101,8 +106,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             .ensure_progress_topic(&self.name)
             .await
             .map_err(unreachable)?;
-        let identity = store.identity().await.map_err(unowned)?;
-        let mirror = store.mirror().await.map_err(unowned)?;
+        let identity = in_time(store.identity()).await?;
+        let mirror = in_time(store.mirror()).await?;
         let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
         let found = self
             .broker
@@ -126,8 +131,14 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 Ok(())
             }
-            // A look may lag behind an open transaction, but never back to nothing.
-            None => store.progress_may_be_missing().await.map_err(unowned),
+            // A look may lag behind an open transaction, but never back to nothing. The mirror as read
+            // *before* it: another relay's first start may have written both since.
+            None => match mirror {
+                None => Ok(()),
+                Some(mirror) => Err(unowned(SourceError::Lost(Loss::ProgressMissing {
+                    passed: mirror.passed,
+                }))),
+            },
         }
     }
 
@@ -142,8 +153,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             };
             let exit = match outcome {
                 Ok((mut term, mut reader)) => {
-                    anew = 0;
+                    let (begun, offset) = (Instant::now(), term.standing.offset);
+                    if anew >= FRUITLESS {
+                        self.alarm_fruitless(anew);
+                    }
                     let exit = Box::pin(self.tail(&mut term, &mut reader)).await;
+                    // What failed at once fails again at once: not a reason to try faster.
+                    if term.standing.offset > offset || begun.elapsed() > LOOK {
+                        anew = 0;
+                    }
                     if matches!(exit, Exit::Stop) && !term.standing.mirrored {
                         let write = self.write_mirror(&mut term);
                         let _ = tokio::time::timeout(Duration::from_millis(400), write).await;
@@ -173,12 +191,26 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
     }
 
+    fn alarm_fruitless(&self, times: u32) {
+        self.meter.alarm(true);
+        self.board.write(|status| {
+            tracing::error!(source = %self.name, times, reason = status.last_error,
+                "taking over anew again and again without publishing anything");
+            status.alarm = true;
+            status.way_out = Some(
+                "the reason tells what Kafka answers; the source goes on by itself".to_owned(),
+            );
+        });
+    }
+
     /// Whether a stop found while owning is one. A relay that was replaced without noticing (frozen,
     /// cut off) compares its old progress with what its successor wrote and swept since, which looks
     /// like a loss. The successor claimed before it wrote: so the claim tells.
     async fn believe(&mut self, epoch: RelayEpoch, stop: Stop) -> Exit {
-        let Ok(mut store) = SourceStore::<D>::open(&self.url, &self.name).await else {
-            return Exit::Broken(stop);
+        let mut store = match self.reach().await {
+            Ok(store) => store,
+            Err(Exit::Stop) => return Exit::Stop,
+            Err(_) => return Exit::Broken(stop),
         };
         match store.identity().await {
             Ok(identity) if identity.relay_epoch != epoch.0 => {
@@ -273,11 +305,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             .map_err(owned)?;
         self.step(Input::TakenOver)?;
         self.meter.count(names::TAKE_OVERS);
-        self.meter.alarm(false);
+        let fight = self.is_fought_for();
+        self.meter.alarm(fight);
         self.show_standing(&term);
         self.board.write(|status| {
             status.parked_keys = term.parked.len();
-            status.alarm = false;
+            status.alarm = fight;
             status.way_out = None;
         });
         tracing::info!(
@@ -315,9 +348,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     /// A connection while nothing is owned: one try.
     async fn open_store(&mut self) -> Result<SourceStore<D>, Exit> {
-        SourceStore::open(&self.url, &self.name)
-            .await
-            .map_err(unowned)
+        in_time(SourceStore::open(&self.url, &self.name)).await
     }
 
     /// A connection while the source is owned: tries until the lease is gone.
@@ -331,6 +362,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Err(error) => return Err(owned(error)),
             }
         }
+    }
+}
+
+/// What the database answers while nothing is owned; an owner is watched by its lease instead. A
+/// connection that a network lost without a word must not keep a standby from taking over.
+async fn in_time<T>(asked: impl Future<Output = Result<T, SourceError>>) -> Result<T, Exit> {
+    match tokio::time::timeout(ANSWER, asked).await {
+        Ok(answer) => answer.map_err(unowned),
+        Err(_) => Err(Exit::Unreachable("the database does not answer".into())),
     }
 }
 
@@ -356,9 +396,10 @@ fn unreachable(error: onceward::publisher::BrokerError) -> Exit {
     use onceward::publisher::BrokerError;
     match error {
         BrokerError::Unavailable(_) | BrokerError::Fenced => Exit::Unreachable(error.to_string()),
-        BrokerError::Configuration(_)
-        | BrokerError::HangingTransaction { .. }
-        | BrokerError::Unreadable { .. } => Exit::Broken(Stop::broker(&error)),
+        BrokerError::Configuration(_) => Exit::Refused(Stop::broker(&error)),
+        BrokerError::HangingTransaction { .. } | BrokerError::Unreadable { .. } => {
+            Exit::Broken(Stop::broker(&error))
+        }
     }
 }
 

@@ -325,8 +325,8 @@ pub(super) async fn clean_up_replay<B: Dialect>(
             .fetch_optional(&mut **tx)
             .await
             .map_err(SourceError::database("replay clean-up"))?;
-    // Progress keeps the last replay until the next one. Once its clean-up is done it must not be
-    // done again: the key may have been parked anew since.
+    // Progress keeps the replay until the next transaction, which may be a long time. Once its
+    // clean-up is done it must not be done again: the key may have been parked anew since.
     if state.as_deref() != Some("running") {
         return Ok(());
     }
