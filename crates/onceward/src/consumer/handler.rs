@@ -119,13 +119,10 @@ impl<B: Backend> Handlers<B> {
             .and_then(|t| self.by_type.get(t));
         match known {
             Some(handler) => handler(tx, envelope).await,
-            None => Err(HandlerError::Reject(
-                format!(
-                    "no handler for message type {}",
-                    envelope.message_type.as_deref().unwrap_or("none")
-                )
-                .into(),
-            )),
+            None => Err(HandlerError::Reject(match &envelope.message_type {
+                Some(unknown) => format!("no handler for message type {unknown}").into(),
+                None => "the record has no message type (header ce_type)".into(),
+            })),
         }
     }
 }
