@@ -113,6 +113,8 @@ mod sealed {
         const GROUP_COMMIT: bool;
         /// A statement that fails in a transaction that has failed, if COMMIT does not tell.
         const BEFORE_COMMIT: Option<&'static str>;
+        /// Whether `sqlx`'s migrator keeps others out while it runs.
+        const MIGRATOR_LOCKS: bool;
         /// Whether this failure of COMMIT is certain to have committed nothing.
         fn refuses_commit(error: &sqlx::Error) -> bool;
         /// A pool of one connection whose commits go through the gate.
@@ -125,11 +127,19 @@ mod sealed {
     impl Sealed for Postgres {
         const GROUP_COMMIT: bool = false;
         const BEFORE_COMMIT: Option<&'static str> = Some("select 1");
-        /// The server's own word, unless it was being shut down (class 57) or lost its
-        /// connection (08): then the commit record may have been written first.
+        const MIGRATOR_LOCKS: bool = true;
+        /// The server's own word that it rolled back and lives on. FATAL and PANIC (it is being
+        /// shut down, it can't write its log) end the session, and the commit record may have
+        /// been written first.
         fn refuses_commit(error: &sqlx::Error) -> bool {
-            let code = error.as_database_error().and_then(|e| e.code());
-            code.is_some_and(|code| !code.starts_with("57") && !code.starts_with("08"))
+            let said = error
+                .as_database_error()
+                .and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>());
+            said.is_some_and(|said| {
+                said.severity() == sqlx::postgres::PgSeverity::Error
+                    && !said.code().starts_with("57")
+                    && !said.code().starts_with("08")
+            })
         }
         fn gated_pool(
             options: <Self::Connection as Connection>::Options,
@@ -144,6 +154,7 @@ mod sealed {
     impl Sealed for Sqlite {
         const GROUP_COMMIT: bool = true;
         const BEFORE_COMMIT: Option<&'static str> = None;
+        const MIGRATOR_LOCKS: bool = false;
         /// BUSY, FULL and CONSTRAINT (deferred foreign keys). Not IOERR: after a failed fsync the
         /// commit may be in the log all the same, and a crash before the next write recovers it.
         fn refuses_commit(error: &sqlx::Error) -> bool {

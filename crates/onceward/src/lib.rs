@@ -13,10 +13,12 @@ pub mod consumer;
 mod context;
 mod db;
 mod error;
+mod fault;
 pub mod header;
 pub mod idempotency;
 mod ids;
 mod message;
+pub mod metrics;
 mod outbox;
 mod partition;
 mod progress;
@@ -33,6 +35,7 @@ pub use db::{
     sqlite_options,
 };
 pub use error::{BoxError, Error, Result};
+pub use fault::{is_transient, is_victim};
 pub use ids::{
     CausationId, ConsumerName, CorrelationId, InvalidName, MessageId, SourceId, SourceName,
 };

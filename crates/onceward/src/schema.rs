@@ -172,14 +172,37 @@ pub async fn run_line<B: Backend>(
         ..Migrator::DEFAULT
     };
     line.dangerous_set_table_name(bookkeeping);
-    let outcome = line
-        .run_direct(None, &mut conn, false)
-        .await
-        .map_err(Error::Migration);
+    let outcome = if B::MIGRATOR_LOCKS {
+        line.run_direct(None, &mut conn, false)
+            .await
+            .map_err(Error::Migration)
+    } else {
+        run_locked::<B>(&line, &mut conn).await
+    };
     let closed = sqlx::Connection::close(conn)
         .await
         .map_err(Error::database("disconnect"));
     outcome.and(closed)
+}
+
+/// Runs a line inside one transaction that holds the database's write lock: two processes that
+/// migrate at the same time would both find it undone. The migrations' own transactions become
+/// savepoints, so the line is done as a whole or not at all.
+async fn run_locked<B: Backend>(line: &Migrator, conn: &mut B::Connection) -> Result<()> {
+    let mut tx = sqlx::Connection::begin_with(conn, B::BEGIN)
+        .await
+        .map_err(Error::database("schema lock"))?;
+    let outcome = line.run_direct(None, &mut *tx, false).await;
+    // CRASH: died before the commit = nothing of the line is done; after it = all of it is.
+    match outcome {
+        Ok(()) => tx.commit().await.map_err(Error::database("schema commit")),
+        Err(error) => {
+            tx.rollback()
+                .await
+                .map_err(Error::database("schema rollback"))?;
+            Err(Error::Migration(error))
+        }
+    }
 }
 
 fn is_missing_table(reason: &dyn sqlx::error::DatabaseError) -> bool {

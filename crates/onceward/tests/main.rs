@@ -7,5 +7,6 @@
 )]
 
 mod consumer;
+mod cutter;
 mod source;
 mod unit_of_work;

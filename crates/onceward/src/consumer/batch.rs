@@ -8,17 +8,19 @@ use futures::FutureExt;
 
 use super::claim::{Guard, Owned, advance};
 use super::entry::{Entry, Identity, later};
-use super::fault::{chain, is_batch_fault};
+use super::fault::chain;
 use super::inbox::{self, Claim, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
+use crate::fault::{database_error, is_transient};
 use crate::{Backend, Envelope, Error, Micros, Tx};
 
 /// Messages with a savepoint of their own in one transaction: more than 64 subtransactions make
 /// every snapshot of a Postgres server slow.
 pub(super) const MAX_SAVEPOINTS: usize = 50;
 
-/// Rows per inbox insert; between two of them a batch looks at the time.
-const CHUNK: usize = 64;
+/// Rows per inbox insert; between two of them a batch looks at the time, so it is small: on SQLite
+/// everybody else who writes waits meanwhile.
+const CHUNK: usize = 16;
 
 /// How a batch is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +96,23 @@ impl<B: Backend> Batch<B> {
             // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
             // after it = all of that is stored, and the next claim reads on behind it. A commit
             // without an answer is one of the two, and the next claim tells which.
-            if let Some(next) = handled.or(idle.map(|(_, end)| *end))
-                && advance(tx, &self.options.name, guard, next, self.now).await? == Owned::Fenced
-            {
-                return Err(Stop::Fenced(guard.at.clone()));
+            if let Some(next) = handled.or(idle.map(|(_, end)| *end)) {
+                let advanced = advance(tx, &self.options.name, guard, next, self.now).await;
+                if advanced.map_err(|error| self.whose(error))? == Owned::Fenced {
+                    return Err(Stop::Fenced(guard.at.clone()));
+                }
             }
         }
         Ok(outcomes)
+    }
+
+    /// A statement of ours failed. Without savepoints it may be a handler that swallowed an error
+    /// of its own, and with it broke the transaction: that must not run for ever.
+    fn whose(&self, error: sqlx::Error) -> Stop {
+        match self.mode {
+            Mode::Together if !is_transient(&error) => Stop::OneByOne,
+            _ => error.into(),
+        }
     }
 
     async fn together(&self, tx: &mut Tx<'static, B>) -> Result<Vec<Outcome>, Stop> {
@@ -125,8 +137,8 @@ impl<B: Backend> Batch<B> {
                     to_claim.push((entry, self.claimed_state(index)));
                 }
             }
-            let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await?;
-            let mut claims = claims.into_iter();
+            let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await;
+            let mut claims = claims.map_err(|error| self.whose(error))?.into_iter();
             for index in chunk {
                 let outcome = match twins.remove(&index) {
                     Some(twin) => twin,
@@ -164,8 +176,7 @@ impl<B: Backend> Batch<B> {
         }
         match dispatch(&self.handlers, tx, &entry.envelope, &self.options).await {
             Ok(()) => Ok(Outcome::Handled),
-            Err(HandlerError::Database(error)) if is_batch_fault(&error) => Err(error.into()),
-            Err(_) => Err(Stop::OneByOne),
+            Err(error) => Err(batch_fault(&error).unwrap_or(Stop::OneByOne)),
         }
     }
 
@@ -306,16 +317,21 @@ pub(super) async fn attempt<B: Backend>(
         },
         Err(error) => error,
     };
-    if let HandlerError::Database(source) = &error
-        && is_batch_fault(source)
-    {
-        return Err(Stop::Fault(chain(source)));
+    if let Some(fault) = batch_fault(&error) {
+        return Err(fault);
     }
     // Fails if the handler has ended the transaction itself, or the database has: then nothing more
     // may run in it.
     savepoint(tx, "rollback to savepoint onceward_message").await?;
     savepoint(tx, "release savepoint onceward_message").await?;
     Ok(Attempt::Failed(error))
+}
+
+/// A handler's failure that is the connection's, the server's or the concurrency's: the whole batch
+/// runs again, and no attempt is used, in whatever the handler has wrapped it.
+fn batch_fault(error: &HandlerError) -> Option<Stop> {
+    let source = database_error(error)?;
+    is_transient(source).then(|| Stop::Fault(chain(source)))
 }
 
 async fn savepoint<B: Backend>(

@@ -18,8 +18,9 @@ pub(super) fn least_age(configured: Duration, topic: Retention) -> Option<Durati
 }
 
 /// Deletes `handled` and `discarded` rows of a partition that lie below `next_offset` and were
-/// received before `older_than`, lowest offsets first, and raises the floor, below which offsets
-/// can't be reset any more. Waiting and dead rows stay. Returns how many rows it deleted.
+/// received before `older_than`, lowest offsets first and one bite of them, and raises the floor,
+/// below which offsets can't be reset any more. Waiting and dead rows stay. Returns how many rows it
+/// deleted: 0 if there are no more.
 ///
 /// The caller must own the partition; a newer owner makes it stop.
 pub(super) async fn purge<B: Backend>(
@@ -28,27 +29,19 @@ pub(super) async fn purge<B: Backend>(
     guard: &Guard,
     older_than: Micros,
 ) -> Result<u64> {
-    let mut purged = 0;
-    loop {
-        let (name, guard) = (consumer.clone(), guard.clone());
-        let bite = db
-            .write(async move |tx| {
-                if hold(tx, &name, &guard).await? == Owned::Fenced {
-                    return Ok(0);
-                }
-                bite(tx, &name, &guard.at, older_than).await
-            })
-            .await
-            .map_err(|error: WriteError<sqlx::Error>| match error {
-                WriteError::Refused(source) => Error::database("inbox purge")(source),
-                WriteError::NotCommitted(error) | WriteError::CommitUnknown(error) => error,
-                other => Error::database("inbox purge")(sqlx::Error::Protocol(other.to_string())),
-            })?;
-        purged += bite;
-        if bite == 0 {
-            return Ok(purged);
+    let (name, guard) = (consumer.clone(), guard.clone());
+    db.write(async move |tx| {
+        if hold(tx, &name, &guard).await? == Owned::Fenced {
+            return Ok(0);
         }
-    }
+        bite(tx, &name, &guard.at, older_than).await
+    })
+    .await
+    .map_err(|error: WriteError<sqlx::Error>| match error {
+        WriteError::Refused(source) => Error::database("inbox purge")(source),
+        WriteError::NotCommitted(error) | WriteError::CommitUnknown(error) => error,
+        other => Error::database("inbox purge")(sqlx::Error::Protocol(other.to_string())),
+    })
 }
 
 /// CRASH: died before the commit = nothing purged; after it = rows and floor agree.
@@ -58,14 +51,15 @@ async fn bite<B: Backend>(
     at: &TopicPartition,
     older_than: Micros,
 ) -> Result<u64, sqlx::Error> {
-    // Index: inbox_coordinates.
+    // Index: inbox_coordinates. The age is looked at outside: inside, the search for enough old rows
+    // would walk through all that are too young.
     let upto: Option<i64> = sqlx::query_scalar(
-        "select max(record_offset) from (select i.record_offset from inbox i \
+        "select max(record_offset) from (select i.record_offset, i.received_at from inbox i \
          join consumer_offset o on o.consumer = i.consumer and o.topic = i.topic \
          and o.partition = i.partition \
          where i.consumer = $1 and i.topic = $2 and i.partition = $3 \
-         and i.record_offset < o.next_offset and i.received_at < $4 \
-         and i.state in ('handled', 'discarded') order by i.record_offset limit $5) as oldest",
+         and i.record_offset < o.next_offset and i.state in ('handled', 'discarded') \
+         order by i.record_offset limit $5) as lowest where received_at < $4",
     )
     .bind(consumer.as_str())
     .bind(&*at.topic)

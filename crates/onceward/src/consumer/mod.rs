@@ -34,7 +34,6 @@ mod handle;
 mod handler;
 pub mod inbox;
 mod janitor;
-pub mod metrics;
 mod options;
 mod queue;
 mod retry;

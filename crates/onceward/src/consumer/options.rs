@@ -20,8 +20,8 @@ pub struct ConsumerOptions {
     pub max_batch_records: usize,
     /// Payload bytes in one transaction; a single record may be larger. Default 4 MiB.
     pub max_batch_bytes: usize,
-    /// A transaction that has run this long takes no further records: a unit of work may last 1 s.
-    /// Default 300 ms.
+    /// A transaction that has run this long takes no further records. On SQLite every other write
+    /// of the process waits for it, an HTTP request's too. Default 50 ms.
     pub max_batch_time: Duration,
     /// Longest run of one handler; then it is rolled back and tried again later. Must stay below
     /// the 1 s a unit of work may last. Default 800 ms.
@@ -51,7 +51,7 @@ impl ConsumerOptions {
             instance_id: None,
             max_batch_records: 500,
             max_batch_bytes: 4 << 20,
-            max_batch_time: Duration::from_millis(300),
+            max_batch_time: Duration::from_millis(50),
             handler_timeout: Duration::from_millis(800),
             retry: RetryPolicy::default(),
             waiting_cap: 10_000,

@@ -146,16 +146,20 @@ impl Queues {
         }
     }
 
-    /// Queues whose head is due, each with up to `depth` of its messages in order.
+    /// Queues whose head is due, the longest due first, each with up to `depth` of its messages in
+    /// order.
     pub(super) fn due(&self, now: Micros, depth: usize) -> Vec<(QueueId, Vec<Waiting>)> {
-        self.by_id
+        let mut due: Vec<_> = self
+            .by_id
             .iter()
             .filter(|(_, queue)| queue.head_due().is_some_and(|due| due <= now))
             .map(|(id, queue)| {
                 let first = queue.waiting.iter().take(depth);
-                (id.clone(), first.copied().collect())
+                (id.clone(), first.copied().collect::<Vec<_>>())
             })
-            .collect()
+            .collect();
+        due.sort_by_key(|(_, messages)| messages.first().map(|head| head.due_at));
+        due
     }
 
     /// When the next head is due.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
 use super::dead_letter::open_requests;
@@ -11,8 +11,11 @@ use super::fault::chain;
 use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
-use super::{Command, TopicPartition, janitor, metrics};
-use crate::{Backend, Tx, WriteError};
+use super::{Command, TopicPartition, janitor};
+use crate::{Backend, Tx, WriteError, metrics};
+
+/// Between two bites of the janitor while there is more to purge.
+const PURGE_PAUSE: Duration = Duration::from_millis(200);
 
 impl<B: Backend> Worker<B> {
     /// One round: a batch, due messages, requests, and housekeeping.
@@ -283,8 +286,10 @@ impl<B: Backend> Worker<B> {
         Ok(())
     }
 
+    /// One bite per partition, so that records and a stop don't wait; the rest follows soon.
     async fn purge(&mut self) {
         let now = self.clock.now();
+        let mut more = false;
         for held in self.held.values() {
             let Some(age) = janitor::least_age(self.options.retention, held.retention) else {
                 continue;
@@ -294,13 +299,17 @@ impl<B: Backend> Worker<B> {
             match purge.await {
                 Ok(0) => {}
                 Ok(rows) => {
-                    tracing::info!(consumer = %self.options.name, rows, "inbox purged");
+                    tracing::debug!(consumer = %self.options.name, rows, "inbox purged");
+                    more = true;
                 }
                 Err(error) => {
                     tracing::warn!(consumer = %self.options.name, error = chain(&error),
                         "inbox purge failed");
                 }
             }
+        }
+        if more {
+            self.janitor_at = self.janitor_at.min(Instant::now() + PURGE_PAUSE);
         }
     }
 

@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{
     ConsumerOptions, ConsumerState, Handle, Handlers, Subscriber, SubscriberError, Subscription,
 };
-use crate::{Backend, Clock, Db, Error, SourceId, SystemClock};
+use crate::{Backend, Clock, Db, Error, SourceId, SystemClock, metrics};
 
 /// Handles the records of some topics exactly once in effect.
 ///
@@ -107,6 +107,8 @@ impl<B: Backend> Consumer<B> {
                 Err(error) => error.to_string(),
             };
             tracing::warn!(consumer = %self.options.name, error = reason, "subscription lost");
+            let labels = [("consumer", self.options.name.to_string())];
+            ::metrics::counter!(metrics::SUBSCRIPTIONS_LOST, &labels).increment(1);
             self.handle.change(|status| {
                 status.state = ConsumerState::Joining;
                 status.partitions.clear();
@@ -129,7 +131,11 @@ impl<B: Backend> Consumer<B> {
     ) -> Result<(), SubscriberError> {
         let leave = CancellationToken::new();
         let _leave_when_dropped = leave.clone().drop_guard();
-        let (mut link, end) = line(2 * self.options.max_batch_records, leave.clone());
+        let (mut link, end) = line(
+            2 * self.options.max_batch_records,
+            2 * self.options.max_batch_bytes.max(1),
+            leave.clone(),
+        );
         let (done, ended) = oneshot::channel();
         let failed = |doing, reason| SubscriberError { doing, reason };
         let mut subscriber = std::mem::replace(&mut self.subscriber, Box::new(Gone));
@@ -204,11 +210,13 @@ async fn serve<B: Backend>(mut worker: Worker<B>, mut end: LoopEnd, stop: &Cance
                 Some(Control::LogEnd { at, offset }) => worker.log_end(&at, offset),
                 Some(Control::OutOfRange { at, reason }) => worker.out_of_range(&at, reason).await,
                 Some(Control::Trouble(what)) => worker.trouble(what),
+                Some(Control::InstanceConflict) => worker.instance_conflict(),
             },
             received = end.items.recv_many(&mut items, room.max(1)), if room > 0 => {
                 if received == 0 {
                     break;
                 }
+                end.taken(&items);
                 worker.take(items.drain(..));
             }
             () = tokio::time::sleep(worker.idle_time()) => {}

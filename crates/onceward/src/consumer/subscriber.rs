@@ -1,6 +1,7 @@
 //! The seam between the consumer loop and Kafka.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,15 @@ pub struct Record {
     /// Why the record can't be given to a handler (header names that are not UTF-8 …): it becomes a
     /// dead letter.
     pub defect: Option<String>,
+}
+
+impl Record {
+    /// Size in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + headers
+    }
 }
 
 /// How long Kafka keeps a topic's records, as far as inbox rows are concerned.
@@ -167,6 +177,7 @@ pub(super) enum Control {
         reason: String,
     },
     Trouble(Option<String>),
+    InstanceConflict,
 }
 
 pub(super) enum Item {
@@ -190,6 +201,9 @@ pub struct Full(pub Record);
 pub struct Link {
     control: mpsc::UnboundedSender<Control>,
     items: mpsc::Sender<Item>,
+    /// Of the records in the line.
+    bytes: Arc<AtomicUsize>,
+    max_bytes: usize,
     commands: mpsc::UnboundedReceiver<Command>,
     stop: CancellationToken,
     generation: u64,
@@ -210,17 +224,33 @@ impl std::fmt::Debug for Item {
 pub(super) struct LoopEnd {
     pub control: mpsc::UnboundedReceiver<Control>,
     pub items: mpsc::Receiver<Item>,
+    bytes: Arc<AtomicUsize>,
     pub commands: mpsc::UnboundedSender<Command>,
 }
 
-/// A line between a subscriber and the loop that holds `capacity` records.
-pub(super) fn line(capacity: usize, stop: CancellationToken) -> (Link, LoopEnd) {
+impl LoopEnd {
+    /// These were taken out of the line.
+    pub(super) fn taken(&self, items: &[Item]) {
+        let sizes = items.iter().map(|item| match item {
+            Item::Record { record, .. } => record.bytes(),
+            Item::End { .. } => 0,
+        });
+        self.bytes.fetch_sub(sizes.sum(), Ordering::SeqCst);
+    }
+}
+
+/// A line between a subscriber and the loop that holds `capacity` records, and takes no further one
+/// while it holds `max_bytes` or more.
+pub(super) fn line(capacity: usize, max_bytes: usize, stop: CancellationToken) -> (Link, LoopEnd) {
+    let bytes = Arc::new(AtomicUsize::new(0));
     let (control, control_out) = mpsc::unbounded_channel();
     let (items, items_out) = mpsc::channel(capacity.max(1));
     let (commands_in, commands) = mpsc::unbounded_channel();
     let link = Link {
         control,
         items,
+        bytes: Arc::clone(&bytes),
+        max_bytes,
         commands,
         stop,
         generation: 0,
@@ -228,6 +258,7 @@ pub(super) fn line(capacity: usize, stop: CancellationToken) -> (Link, LoopEnd) 
     let end = LoopEnd {
         control: control_out,
         items: items_out,
+        bytes,
         commands: commands_in,
     };
     (link, end)
@@ -263,12 +294,18 @@ impl Link {
 
     /// Hands over the next record of its partition.
     pub fn offer(&self, record: Record) -> Result<(), Box<Full>> {
+        if self.bytes.load(Ordering::SeqCst) >= self.max_bytes {
+            return Err(Box::new(Full(record)));
+        }
+        let bytes = record.bytes();
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
         let item = Item::Record {
             generation: self.generation,
             record,
         };
         match self.items.try_send(item) {
             Err(mpsc::error::TrySendError::Full(Item::Record { record, .. })) => {
+                self.bytes.fetch_sub(bytes, Ordering::SeqCst);
                 Err(Box::new(Full(record)))
             }
             // Closed: stopping; nobody will handle it, and the stored offset stays before it.
@@ -303,6 +340,12 @@ impl Link {
     /// Something is wrong that the subscriber waits out (no broker …): shown in the status.
     pub fn trouble(&self, what: impl Into<String>) {
         let _ = self.control.send(Control::Trouble(Some(what.into())));
+    }
+
+    /// Another process runs with our instance id and has taken the membership. Loud, because it
+    /// never ends by itself: the two take turns.
+    pub fn instance_conflict(&self) {
+        let _ = self.control.send(Control::InstanceConflict);
     }
 
     /// The trouble is over.

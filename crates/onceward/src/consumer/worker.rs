@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Stop;
-use super::claim::{Guard, claim, set_stopped};
+use super::claim::{Guard, Owned, claim, hold, set_stopped};
 use super::entry::Entry;
 use super::fault::chain;
 use super::options::jittered;
@@ -16,9 +16,9 @@ use super::queue::Queues;
 use super::subscriber::Item;
 use super::{
     AssignedPartition, Command, ConsumerOptions, ConsumerState, Handle, Handlers, PartitionStatus,
-    Retention, StartAt, Subscription, TopicPartition, metrics,
+    Retention, StartAt, Subscription, TopicPartition,
 };
-use crate::{Backend, Clock, Db, Error, Tx, WriteError};
+use crate::{Backend, Clock, Db, Error, Tx, WriteError, metrics};
 
 /// A partition this instance has claimed.
 pub(super) struct Held {
@@ -119,6 +119,10 @@ impl<B: Backend> Worker<B> {
 
     /// How many records may be taken now.
     pub(super) fn room(&self) -> usize {
+        let bytes: usize = self.pending.iter().map(Entry::bytes).sum();
+        if bytes >= self.options.max_batch_bytes.max(1) {
+            return 0;
+        }
         self.options
             .max_batch_records
             .saturating_sub(self.pending.len())
@@ -168,31 +172,28 @@ impl<B: Backend> Worker<B> {
         &self,
         partitions: Arc<Vec<AssignedPartition>>,
     ) -> Result<BTreeMap<TopicPartition, Held>, Failure> {
-        let (options, source_id) = (Arc::clone(&self.options), self.subscription.source_id);
-        let (now, wanted) = (self.clock.now(), Arc::clone(&partitions));
-        let claims = self
-            .db
-            .write(async move |tx: &mut Tx<'static, B>| {
-                let mut claims = Vec::with_capacity(wanted.len());
-                // In one order for all instances, so that two claimers can't deadlock.
-                let mut ordered: Vec<_> = wanted.iter().collect();
-                ordered.sort_by(|a, b| a.at.cmp(&b.at));
-                for partition in ordered {
-                    let (name, owner) = (&options.name, options.instance_id.as_deref());
-                    let claimed = claim(tx, name, owner, source_id, partition, now).await?;
-                    let queues = Queues::load(tx, name, &partition.at).await?;
-                    claims.push((claimed, queues));
-                }
-                // CRASH: died after the commit = the epochs are raised and nobody reads; the next
-                // claim raises them again. Every older owner is fenced either way.
-                Ok::<_, Stop>(claims)
+        let (source_id, now) = (self.subscription.source_id, self.clock.now());
+        // Each partition in a unit of work of its own: together, many partitions with long queues
+        // could never be read within the time of one.
+        let claims = partitions.iter().map(|partition| {
+            let (options, partition) = (Arc::clone(&self.options), partition.clone());
+            self.db.write(async move |tx: &mut Tx<'static, B>| {
+                let (name, owner) = (&options.name, options.instance_id.as_deref());
+                let claimed = claim(tx, name, owner, source_id, &partition, now).await?;
+                let queues = Queues::load(tx, name, &partition.at).await?;
+                // CRASH: died after the commit = the epoch is raised and nobody reads; the next
+                // claim raises it again. Every older owner is fenced either way.
+                Ok::<_, Error>((claimed, queues))
             })
-            .await?;
-        let known = |at: &TopicPartition| partitions.iter().find(|p| p.at == *at);
-        Ok(claims
+        });
+        // To the end of all, even if one fails: a claim that is left behind in the writer's queue
+        // would fence the next try's.
+        let claims = futures::future::join_all(claims).await;
+        claims
             .into_iter()
-            .map(|(claimed, queues)| {
-                let found = known(&claimed.at);
+            .zip(partitions.iter())
+            .map(|(claimed, found)| {
+                let (claimed, queues) = claimed?;
                 let held = Held {
                     guard: Guard {
                         at: claimed.at.clone(),
@@ -202,16 +203,16 @@ impl<B: Backend> Worker<B> {
                     next_offset: claimed.next_offset,
                     position: claimed.next_offset,
                     queues,
-                    retention: found.map_or(Retention::Unknown, |p| p.retention),
-                    log_end: found.map(|p| p.log_end),
+                    retention: found.retention,
+                    log_end: Some(found.log_end),
                     end: None,
                     advanced: Instant::now(),
                     paused: false,
                     stopped: claimed.stopped,
                 };
-                (claimed.at, held)
+                Ok((claimed.at, held))
             })
-            .collect())
+            .collect()
     }
 
     /// Nothing is ours any more.
@@ -236,6 +237,18 @@ impl<B: Backend> Worker<B> {
         self.handle.change(|status| status.trouble = what);
     }
 
+    /// Says it each time, for as long as the two take turns.
+    pub(super) fn instance_conflict(&mut self) {
+        let id = self.options.instance_id.as_deref().unwrap_or_default();
+        let what = format!("another process runs with the same instance id {id:?}");
+        tracing::error!(consumer = %self.options.name, instance = id,
+            "another process runs with the same instance id: the two take turns, each dropping the \
+             other's work; give each instance an id of its own");
+        let labels = [("consumer", self.options.name.to_string())];
+        ::metrics::counter!(metrics::INSTANCE_CONFLICTS, &labels).increment(1);
+        self.trouble(Some(what));
+    }
+
     /// The position is not in the log: stop this partition, the others go on.
     pub(super) async fn out_of_range(&mut self, at: &TopicPartition, reason: String) {
         let Some(held) = self.held.get_mut(at) else {
@@ -243,14 +256,19 @@ impl<B: Backend> Worker<B> {
         };
         tracing::error!(consumer = %self.options.name, error = reason, "partition stopped");
         held.stopped = Some(reason.clone());
+        let (name, guard) = (self.options.name.clone(), held.guard.clone());
         self.pending.retain(|entry| entry.at != *at);
         self.careful = self.careful.min(self.pending.len());
         self.command(Command::Pause(at.clone()));
-        let (name, stopped) = (self.options.name.clone(), at.clone());
         let stored = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| {
-                set_stopped(tx, &name, &stopped, Some(&reason)).await
+                // A newer owner knows better.
+                match hold(tx, &name, &guard).await {
+                    Ok(Owned::Fenced) => Ok(()),
+                    Ok(Owned::Mine) => set_stopped(tx, &name, &guard.at, Some(&reason)).await,
+                    Err(error) => Err(Error::database("partition stop")(error)),
+                }
             })
             .await;
         if let Err(error) = stored {

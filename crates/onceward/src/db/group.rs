@@ -18,8 +18,8 @@ use tokio::sync::mpsc::Receiver;
 
 use super::gate::CommitGate;
 use super::job::{Failure, Job, Ran};
-use super::lane::{Lane, commit, not_committed};
-use super::writer::Options;
+use super::lane::{Lane, commit, not_committed, note_group};
+use super::writer::{Options, note_waiting};
 use crate::{Backend, Error, Tx};
 
 /// Pause between groups. Without it other processes starve: SQLite's lock is not fair, and the
@@ -46,6 +46,7 @@ pub(super) async fn work<B: Backend>(
     let mut lane: Option<Lane<B>> = None;
     let mut ended: Option<Instant> = None;
     while let Some(first) = jobs.recv().await {
+        note_waiting(jobs.len());
         // This thread does nothing else, and tokio's timers are too coarse for half a millisecond.
         if let Some(rest) = ended.and_then(|at| PAUSE.checked_sub(at.elapsed())) {
             thread::sleep(rest);
@@ -78,7 +79,6 @@ async fn run_group<B: Backend>(
     jobs: &mut Receiver<Box<dyn Job<B>>>,
     options: &Options<B>,
 ) -> Option<Lane<B>> {
-    let begun = Instant::now();
     let mut tx = match lane.pool.begin_with(B::BEGIN).await {
         Ok(tx) => tx,
         Err(error) => {
@@ -86,6 +86,7 @@ async fn run_group<B: Backend>(
             return None;
         }
     };
+    let begun = Instant::now();
     let gate = lane.gate.clone().unwrap_or_default();
     gate.begun();
 
@@ -107,6 +108,7 @@ async fn run_group<B: Backend>(
         drop(tx);
         return rerun_alone(lane, members, options).await;
     }
+    note_group(u32::try_from(members.len()).unwrap_or(u32::MAX), begun);
     // CRASH: died before COMMIT is durable = nothing of any member happened; after = all of them
     // did, and no caller has heard.
     match commit(tx, Some(&gate)).await {
@@ -117,15 +119,12 @@ async fn run_group<B: Backend>(
         Err(error) if B::refuses_commit(&error) => rerun_alone(lane, members, options).await,
         Err(error) => {
             for member in members {
+                let said = Error::database("commit")(copy(&error));
                 match member.ran {
-                    Ran::Done { .. } => {
-                        member
-                            .job
-                            .fail(Failure::CommitUnknown(Error::database("commit")(copy(
-                                &error,
-                            ))))
-                    }
-                    _ => answer(member),
+                    Ran::Done { .. } => member.job.fail(Failure::CommitUnknown(said)),
+                    // It may have been about rows of a member of which nobody knows.
+                    Ran::Refused { .. } => member.job.fail(Failure::NotCommitted(said)),
+                    Ran::TimedOut(_) | Ran::Panicked(_) => answer(member),
                 }
             }
             discard(lane).await;

@@ -5,13 +5,14 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::WriteError;
-use crate::{Backend, Error, Tx};
+use crate::fault::{database_error, is_victim, is_victim_code};
+use crate::{Backend, BoxError, Error, Tx, metrics};
 
 tokio::task_local! {
     /// Set while a closure runs: whether it appended to the outbox.
@@ -66,14 +67,24 @@ pub(super) trait Job<B: Backend>: Send {
 
 pub(super) struct JobOf<T, E, F> {
     work: F,
+    /// Whether a refusal is the database's wish for another try.
+    rerun: fn(&E) -> bool,
+    /// Until it has begun.
+    submitted: Option<Instant>,
     returned: Option<Result<T, E>>,
     sender: oneshot::Sender<Result<T, WriteError<E>>>,
 }
 
 impl<T, E, F> JobOf<T, E, F> {
-    pub(super) fn new(work: F, sender: oneshot::Sender<Result<T, WriteError<E>>>) -> Self {
+    pub(super) fn new(
+        work: F,
+        rerun: fn(&E) -> bool,
+        sender: oneshot::Sender<Result<T, WriteError<E>>>,
+    ) -> Self {
         Self {
             work,
+            rerun,
+            submitted: Some(Instant::now()),
             returned: None,
             sender,
         }
@@ -92,6 +103,10 @@ where
         tx: &'a mut Tx<'static, B>,
         limit: Duration,
     ) -> Pin<Box<dyn Future<Output = Ran> + 'a>> {
+        match self.submitted.take() {
+            Some(at) => ::metrics::histogram!(metrics::WRITE_WAIT_SECONDS).record(at.elapsed()),
+            None => ::metrics::counter!(metrics::WRITE_RERUNS).increment(1),
+        }
         Box::pin(UNIT.scope(Cell::new(false), async move {
             let closure = AssertUnwindSafe((self.work)(tx)).catch_unwind();
             match tokio::time::timeout(limit, closure).await {
@@ -101,7 +116,7 @@ where
                             appended: UNIT.with(Cell::get),
                         },
                         Err(refusal) => Ran::Refused {
-                            rerun: asks_for_rerun(refusal),
+                            rerun: (self.rerun)(refusal),
                         },
                     };
                     self.returned = Some(returned);
@@ -143,22 +158,14 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 /// Whether the database chose this unit of work as the victim of a deadlock or of a serialization
 /// failure. Seen only in errors whose type we know; those of a user's own type count as refusals.
-fn asks_for_rerun<E: 'static>(refusal: &E) -> bool {
+pub(super) fn is_known_victim<E: 'static>(refusal: &E) -> bool {
     let refusal: &dyn Any = refusal;
-    let source = match refusal.downcast_ref::<sqlx::Error>() {
-        Some(error) => Some(error),
-        None => match refusal.downcast_ref::<Error>() {
-            Some(Error::Database { source, .. }) => Some(source),
-            _ => None,
-        },
-    };
-    source.is_some_and(is_victim)
-}
-
-/// `serialization_failure` or `deadlock_detected`.
-pub(super) fn is_victim(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|e| e.code())
-        .is_some_and(|code| code == "40001" || code == "40P01")
+    if let Some(error) = refusal.downcast_ref::<sqlx::Error>() {
+        return is_victim(error);
+    }
+    if let Some(error) = refusal.downcast_ref::<Error>() {
+        return is_victim(error);
+    }
+    let boxed = refusal.downcast_ref::<BoxError>();
+    boxed.is_some_and(|error| database_error(&**error).is_some_and(is_victim_code))
 }

@@ -1,13 +1,14 @@
 //! One unit of work in a transaction of its own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Pool, Transaction};
 
 use super::gate::CommitGate;
-use super::job::{Failure, Job, Ran, is_victim};
-use crate::{Backend, Error, Tx};
+use super::job::{Failure, Job, Ran};
+use crate::fault::is_victim_code;
+use crate::{Backend, Error, Tx, metrics};
 
 /// Tries of a unit of work that the database makes a victim, the first included.
 const TRIES: u32 = 5;
@@ -76,6 +77,7 @@ impl<B: Backend> Lane<B> {
             Ok(tx) => tx,
             Err(error) => return Tried::Fail(not_committed("begin", error)),
         };
+        let begun = Instant::now();
         if let Some(gate) = &self.gate {
             gate.begun();
         }
@@ -86,7 +88,10 @@ impl<B: Backend> Lane<B> {
             Ran::Done { .. } if lost => {
                 Tried::Fail(not_committed("unit of work", sqlx::Error::BeginFailed))
             }
-            Ran::Done { appended } => self.commit(tx, appended, left).await,
+            Ran::Done { appended } => {
+                note_group(1, begun);
+                self.commit(tx, appended, left).await
+            }
             Ran::Refused { rerun } => {
                 roll_back(tx).await;
                 if rerun {
@@ -121,7 +126,7 @@ impl<B: Backend> Lane<B> {
             Ok(()) => Tried::Answer { appended },
             Err(error) if B::refuses_commit(&error) => {
                 left.broken |= B::GROUP_COMMIT;
-                if is_victim(&error) {
+                if is_victim_code(&error) {
                     return Tried::Again(Error::database("commit")(error));
                 }
                 Tried::Fail(not_committed("commit", error))
@@ -139,7 +144,8 @@ pub(super) async fn commit<B: Backend>(
     tx: Transaction<'static, B>,
     gate: Option<&CommitGate>,
 ) -> Result<(), sqlx::Error> {
-    match gate {
+    let begun = Instant::now();
+    let committed = match gate {
         None => tx.commit().await,
         Some(gate) => {
             gate.open();
@@ -147,7 +153,20 @@ pub(super) async fn commit<B: Backend>(
             gate.shut();
             committed
         }
+    };
+    ::metrics::histogram!(metrics::WRITE_COMMIT_SECONDS).record(begun.elapsed());
+    if let Err(error) = &committed
+        && !B::refuses_commit(error)
+    {
+        ::metrics::counter!(metrics::WRITE_COMMITS_UNKNOWN).increment(1);
     }
+    committed
+}
+
+/// A transaction of so many units of work is about to commit.
+pub(super) fn note_group(members: u32, begun: Instant) {
+    ::metrics::histogram!(metrics::WRITE_GROUP).record(members);
+    ::metrics::histogram!(metrics::WRITE_OPEN_SECONDS).record(begun.elapsed());
 }
 
 /// Rolls back explicitly: dropping a transaction only queues it. A failure leaves nothing behind

@@ -182,13 +182,29 @@ impl<B: Backend> Db<B> {
         T: Send + 'static,
         E: Send + 'static,
     {
+        self.write_with(job::is_known_victim, work)
+    }
+
+    /// [`Self::write`] for errors of your own type: `rerun` tells whether the database asked for
+    /// another try, having rolled back the victim of a deadlock or of a serialization failure.
+    /// [`crate::is_victim`] does for every type that names the database's error as its source;
+    /// `write` knows only [`sqlx::Error`], [`Error`] and [`crate::BoxError`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_with<T, E, F>(&self, rerun: fn(&E) -> bool, work: F) -> Write<T, E>
+    where
+        F: for<'t> AsyncFn(&'t mut Tx<'static, B>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
         if job::inside_unit_of_work() {
             return Write {
                 answer: Err(Some(WriteError::Nested)),
             };
         }
         let (sender, receiver) = oneshot::channel();
-        let job: Box<dyn Job<B>> = Box::new(JobOf::new(work, sender));
+        let job: Box<dyn Job<B>> = Box::new(JobOf::new(work, rerun, sender));
         let answer = match self.writer.submit(job) {
             Ok(()) => Ok(receiver),
             Err(NotTaken::Closed) => Err(Some(WriteError::Closed)),

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::job::Job;
 use super::lane::Lane;
 use super::{group, hint::Hint};
-use crate::Backend;
+use crate::{Backend, metrics};
 
 /// Units of work that may wait; more are refused at once instead of being answered late.
 const QUEUE: usize = 10_000;
@@ -77,10 +77,14 @@ impl<B: Backend> Writer<B> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         match &*jobs {
             None => Err(NotTaken::Closed),
-            Some(jobs) => jobs.try_send(job).map_err(|refusal| match refusal {
-                TrySendError::Full(_) => NotTaken::Full,
-                TrySendError::Closed(_) => NotTaken::Closed,
-            }),
+            Some(jobs) => {
+                let taken = jobs.try_send(job);
+                note_waiting(jobs.max_capacity() - jobs.capacity());
+                taken.map_err(|refusal| match refusal {
+                    TrySendError::Full(_) => NotTaken::Full,
+                    TrySendError::Closed(_) => NotTaken::Closed,
+                })
+            }
         }
     }
 
@@ -135,6 +139,7 @@ async fn side_by_side<B: Backend>(
     let lanes = Arc::new(Semaphore::new(LANES as usize));
     let mut running = JoinSet::new();
     while let Some(job) = jobs.recv().await {
+        note_waiting(jobs.len());
         let Ok(lane) = Arc::clone(&lanes).acquire_owned().await else {
             break;
         };
@@ -151,6 +156,11 @@ async fn side_by_side<B: Backend>(
     stop.cancel();
     let _joined = hints.await;
     pool.close().await;
+}
+
+/// Tells the queue's length.
+pub(super) fn note_waiting(jobs: usize) {
+    ::metrics::gauge!(metrics::WRITE_QUEUE).set(u32::try_from(jobs).unwrap_or(u32::MAX));
 }
 
 /// A pool of the writer's own. Lazy: a database that is down fails units of work, not the start.

@@ -42,6 +42,10 @@ pub enum Fault {
     SwallowedError,
     /// Takes longer than a handler may.
     Hang,
+    /// The database ends its session, this many times.
+    SessionEnded(u32),
+    /// The database makes it a victim, this many times.
+    Victim(u32),
 }
 
 #[derive(Clone, Default)]
@@ -58,9 +62,10 @@ impl Faults {
         let mut faults = self.0.lock().unwrap();
         match faults.get_mut(&n) {
             Some(Fault::Retry(0)) => faults.remove(&n).and(None),
-            Some(Fault::Retry(left)) => {
+            Some(Fault::SessionEnded(0) | Fault::Victim(0)) => faults.remove(&n).and(None),
+            Some(Fault::Retry(left) | Fault::SessionEnded(left) | Fault::Victim(left)) => {
                 *left -= 1;
-                Some(Fault::Retry(*left))
+                faults.get(&n).copied()
             }
             other => other.copied(),
         }
@@ -85,6 +90,13 @@ impl<B: SchemaBackend> Handler<B, Ping> for Faults {
                 after: None,
                 cause: "not now".into(),
             }),
+            Some(Fault::SessionEnded(_)) => {
+                statement(tx, "select pg_terminate_backend(pg_backend_pid())").await
+            }
+            Some(Fault::Victim(_)) => {
+                let raise = "do $$ begin raise exception 'no' using errcode = '40001'; end $$";
+                statement(tx, raise).await
+            }
             Some(Fault::Reject) => Err(HandlerError::Reject("never".into())),
             Some(Fault::Panic) => panic!("a handler's panic"),
             Some(Fault::SwallowedError) => {
@@ -97,6 +109,20 @@ impl<B: SchemaBackend> Handler<B, Ping> for Faults {
                 Ok(())
             }
         }
+    }
+}
+
+/// Runs a statement; its error is wrapped, as services wrap them.
+async fn statement<B: SchemaBackend>(
+    tx: &mut Tx<'static, B>,
+    text: &'static str,
+) -> Result<(), HandlerError> {
+    match sqlx::query(text).execute(&mut **tx).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(HandlerError::Retry {
+            after: None,
+            cause: Box::new(onceward::Error::database("a service's statement")(error)),
+        }),
     }
 }
 
@@ -146,6 +172,11 @@ pub struct World<B: TestBackend> {
 impl<B: TestBackend> World<B> {
     pub async fn new(partitions: usize) -> Self {
         let (db, folder) = B::open().await;
+        Self::on(db, folder, partitions).await
+    }
+
+    /// On a database that is already open.
+    pub async fn on(db: Db<B>, folder: Option<tempfile::TempDir>, partitions: usize) -> Self {
         let name = SourceName::new("consumer-test").unwrap();
         onceward::schema::migrate(db.pool(), &name).await.unwrap();
         sqlx::query(B::EFFECT).execute(db.pool()).await.unwrap();

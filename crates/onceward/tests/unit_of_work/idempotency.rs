@@ -12,7 +12,7 @@ use onceward::{Db, Error, Tx, WriteError};
 use super::{ids, insert, on_postgres, on_sqlite};
 
 /// Carries a request out once; `Err` where the work is refused.
-async fn once<B: SchemaBackend>(
+pub(super) async fn once<B: SchemaBackend>(
     db: &Db<B>,
     body: &'static [u8],
     next: &Arc<AtomicI64>,

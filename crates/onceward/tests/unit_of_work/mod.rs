@@ -1,8 +1,10 @@
 //! `db.write` on both databases.
 
+mod commit;
 mod crash;
 mod group;
 mod idempotency;
+mod migration;
 mod plain;
 
 use std::time::Duration;

@@ -1,4 +1,21 @@
-//! Names of the consumer's metrics. Labels: `consumer`, and `topic` where it says so.
+//! Names of the library's metrics.
+
+/// Gauge: units of work that wait for the writer.
+pub const WRITE_QUEUE: &str = "onceward_write_waiting_jobs";
+/// Histogram: seconds a unit of work waited before it began.
+pub const WRITE_WAIT_SECONDS: &str = "onceward_write_wait_duration_seconds";
+/// Histogram: units of work in one transaction: 1 on Postgres, a group on SQLite.
+pub const WRITE_GROUP: &str = "onceward_write_group_members";
+/// Histogram: seconds from BEGIN until COMMIT was sent.
+pub const WRITE_OPEN_SECONDS: &str = "onceward_write_open_duration_seconds";
+/// Histogram: seconds from COMMIT to its answer.
+pub const WRITE_COMMIT_SECONDS: &str = "onceward_write_commit_duration_seconds";
+/// Counter: units of work that ran again, as victims or because their group failed.
+pub const WRITE_RERUNS: &str = "onceward_write_reruns_total";
+/// Counter: transactions whose COMMIT had no answer.
+pub const WRITE_COMMITS_UNKNOWN: &str = "onceward_write_commits_unknown_total";
+
+// The consumer's. Labels: `consumer`, and `topic` where it says so.
 
 /// Counter: messages whose effect was committed. Label `topic`.
 pub const HANDLED: &str = "onceward_consumer_handled_total";
@@ -25,3 +42,7 @@ pub const FENCED: &str = "onceward_consumer_fenced_total";
 pub const BATCH_SECONDS: &str = "onceward_consumer_batch_duration_seconds";
 /// Counter: batches rolled back for a fault of the database.
 pub const BATCH_FAULTS: &str = "onceward_consumer_batch_faults_total";
+/// Counter: subscriptions that ended without being asked to.
+pub const SUBSCRIPTIONS_LOST: &str = "onceward_consumer_subscriptions_lost_total";
+/// Counter: how often another process with the same instance id took the membership.
+pub const INSTANCE_CONFLICTS: &str = "onceward_consumer_instance_conflicts_total";

@@ -1,0 +1,122 @@
+//! A TCP proxy before Postgres that cuts a connection exactly at COMMIT.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// What becomes of a COMMIT. Its sender gets no answer either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The server never sees it.
+    Before,
+    /// The server carries it out.
+    After,
+}
+
+#[derive(Clone)]
+pub struct Cutter {
+    port: u16,
+    next: Arc<Mutex<Option<Cut>>>,
+}
+
+impl Cutter {
+    /// Before the server of this URL.
+    pub async fn start(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = host(url).to_owned();
+        let cutter = Self {
+            port: listener.local_addr().unwrap().port(),
+            next: Arc::default(),
+        };
+        let next = Arc::clone(&cutter.next);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, next) = (server.clone(), Arc::clone(&next));
+                tokio::spawn(async move {
+                    // An end of one side ends the other.
+                    let _ended = carry(client, &server, &next).await;
+                });
+            }
+        });
+        cutter
+    }
+
+    /// The URL through this proxy.
+    pub fn url(&self, url: &str) -> String {
+        let through = url.replace(host(url), &format!("127.0.0.1:{}", self.port));
+        format!("{through}?sslmode=disable")
+    }
+
+    /// Cuts at the next COMMIT.
+    pub fn cut_next(&self, cut: Cut) {
+        *self.next.lock().unwrap() = Some(cut);
+    }
+
+    /// Whether the cut that was asked for has been made.
+    pub fn has_cut(&self) -> bool {
+        self.next.lock().unwrap().is_none()
+    }
+}
+
+/// `host:port` of `postgres://user@host:port/name`.
+fn host(url: &str) -> &str {
+    url.rsplit_once('@').unwrap().1.split('/').next().unwrap()
+}
+
+/// Until either side ends, or the connection is cut.
+async fn carry(client: TcpStream, server: &str, next: &Mutex<Option<Cut>>) -> std::io::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (cutting, answered) = (AtomicBool::new(false), Notify::new());
+    let requests = async {
+        // The first message has no type.
+        let mut startup = vec![0; 4];
+        from_client.read_exact(&mut startup).await?;
+        let length = u32::from_be_bytes([startup[0], startup[1], startup[2], startup[3]]);
+        startup.resize(length as usize, 0);
+        from_client.read_exact(&mut startup[4..]).await?;
+        to_server.write_all(&startup).await?;
+        loop {
+            let mut message = vec![0; 5];
+            from_client.read_exact(&mut message).await?;
+            let length = u32::from_be_bytes([message[1], message[2], message[3], message[4]]);
+            message.resize(length as usize + 1, 0);
+            from_client.read_exact(&mut message[5..]).await?;
+            let commit = message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
+            match next.lock().unwrap().take_if(|_| commit) {
+                None => {}
+                Some(Cut::Before) => return Ok::<(), std::io::Error>(()),
+                Some(Cut::After) => cutting.store(true, Ordering::SeqCst),
+            }
+            to_server.write_all(&message).await?;
+            if cutting.load(Ordering::SeqCst) {
+                answered.notified().await;
+                return Ok(());
+            }
+        }
+    };
+    let answers = async {
+        let mut bytes = vec![0; 64 * 1024];
+        loop {
+            let count = from_server.read(&mut bytes).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            if cutting.load(Ordering::SeqCst) {
+                answered.notify_one();
+                std::future::pending::<()>().await;
+            }
+            to_client.write_all(&bytes[..count]).await?;
+        }
+    };
+    tokio::select! {
+        ended = requests => ended,
+        ended = answers => ended,
+    }
+}
