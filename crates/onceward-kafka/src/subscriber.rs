@@ -91,7 +91,8 @@ impl Subscriber for KafkaSubscriber {
             blocked_since: None,
             holding: false,
             paused: BTreeSet::new(),
-            troubled: false,
+            // The trouble that ended the subscription before this one is over when this one works.
+            troubled: true,
         };
         let ended = session.run();
         session.leave();
@@ -247,6 +248,11 @@ impl Session<'_, '_> {
         text: String,
         fatal: bool,
     ) -> Result<(), SubscriberError> {
+        // A fatal error comes as `Fatal`, whatever it is; the client knows which.
+        let (code, fatal) = match self.events.consumer().client().fatal_error() {
+            Some((code, _)) => (code, true),
+            None => (code, fatal),
+        };
         tracing::debug!(?code, text, fatal, "consumer error");
         match (code, at) {
             (RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, Some(at)) => {
@@ -255,13 +261,14 @@ impl Session<'_, '_> {
                 return Ok(());
             }
             (RDKafkaErrorCode::FencedInstanceId, _) => {
-                self.link
-                    .trouble("another process runs with the same instance id");
+                self.link.instance_conflict();
                 let until = Instant::now() + FENCED_PAUSE;
                 while Instant::now() < until && !self.link.is_stopping() {
                     std::thread::sleep(TICK);
                 }
-                return Err(failed("group membership")(text));
+                return Err(failed("group membership")(
+                    "another process runs with the same instance id",
+                ));
             }
             _ if fatal => return Err(failed("consume")(text)),
             _ => {}
@@ -449,6 +456,9 @@ fn facts(
     config: &ClientConfig,
     partitions: &[TopicPartition],
 ) -> Result<Vec<AssignedPartition>, SubscriberError> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
     let names: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
     let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
     let mut ids = BTreeMap::new();

@@ -5,8 +5,9 @@ mod world;
 use std::time::Instant;
 
 use onceward::Backend;
+use onceward::consumer::ConsumerState;
 use onceward_testkit::kafka;
-use world::{World, header, until};
+use world::{Running, World, header, until};
 
 async fn bootstrap() -> String {
     let broker = tokio::task::spawn_blocking(kafka::shared).await.unwrap();
@@ -217,4 +218,53 @@ async fn poison_from_kafka_ends_as_dead_letters_and_the_rest_goes_on() {
     let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
     assert_eq!(letters.await.unwrap().len(), 5);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_partitions_waits_in_peace_and_takes_over() {
+    let world = World::sqlite(&bootstrap().await, 1).await;
+    let one = world.start(world.options());
+    one.until("assignment", |s| s.partitions.len() == 1).await;
+    let two = world.start(world.options());
+    two.until("membership", |s| s.state == ConsumerState::Running)
+        .await;
+    world.publish(0..50);
+    world.all_once(0..50).await;
+    let (first, second) = (one.handle.status(), two.handle.status());
+    assert_eq!(first.partitions.len() + second.partitions.len(), 1);
+    assert_eq!((first.trouble, second.trouble), (None, None));
+    let (owner, spare) = match first.partitions.len() {
+        1 => (one, two),
+        _ => (two, one),
+    };
+    owner.stop().await;
+    world.publish(50..100);
+    world.all_once(0..100).await;
+    spare.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_with_one_instance_id_say_so_and_double_nothing() {
+    let world = World::sqlite(&bootstrap().await, 2).await;
+    let mut options = world.options();
+    options.instance_id = Some("same".to_owned());
+    options.max_batch_records = 10;
+    let one = world.start(options.clone());
+    one.until("assignment", |s| s.partitions.len() == 2).await;
+    world.publish(0..300);
+    let two = world.start(options);
+    let tells = |running: &Running| {
+        let trouble = running.handle.status().trouble.unwrap_or_default();
+        trouble.contains("same instance id")
+    };
+    until("a word about it", async || tells(&one) || tells(&two)).await;
+    world.publish(300..600);
+    world.all_once(0..600).await;
+    // The other one has it now; without a rival nothing is wrong any more.
+    one.stop().await;
+    two.until("end of trouble", |s| {
+        s.partitions.len() == 2 && s.trouble.is_none()
+    })
+    .await;
+    two.stop().await;
 }
