@@ -2,9 +2,9 @@
 
 use axum::extract::{Path, State};
 use axum::{Json, Router, routing};
-use onceward::{Backend, Micros};
+use onceward::{Backend, Micros, Tx};
 use serde::Serialize;
-use skeleton::{ApiError, App, Body, Page, PageQuery, iso_time};
+use skeleton::{ApiError, App, Body, Page, PageQuery, iso_time, write};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -82,25 +82,23 @@ async fn set_stock<B: Backend>(
     let stock = fields.finish(stock)?;
     let now = app.clock().now();
     let id = product_id.clone();
-    let product = app
-        .db()
-        .write(async move |tx| {
-            // CRASH: before the commit = nothing was set; after it = set, and setting it again
-            // changes nothing.
-            let row = sqlx::query(
-                "update product set supplied = supplied - stock + $2, stock = $2, \
-                 updated_at = $3 where product_id = $1 returning *",
-            )
-            .bind(id.clone())
-            .bind(stock)
-            .bind(now)
-            .fetch_optional(&mut **tx)
-            .await?;
-            row.map(|row| product::<B>(&row))
-                .transpose()
-                .map_err(ApiError::from)
-        })
+    let product = write(&app, async move |tx: &mut Tx<'static, B>| {
+        // CRASH: before the commit = nothing was set; after it = set, and setting it again changes
+        // nothing.
+        let row = sqlx::query(
+            "update product set supplied = supplied - stock + $2, stock = $2, updated_at = $3 \
+             where product_id = $1 returning *",
+        )
+        .bind(id.clone())
+        .bind(stock)
+        .bind(now)
+        .fetch_optional(&mut **tx)
         .await?;
+        row.map(|row| product::<B>(&row))
+            .transpose()
+            .map_err(ApiError::from)
+    })
+    .await?;
     product
         .map(Json)
         .ok_or_else(|| ApiError::not_found("this product"))

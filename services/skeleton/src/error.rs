@@ -152,13 +152,14 @@ impl IntoResponse for ApiError {
     }
 }
 
+const NO_DATABASE: &str = "the database is not available, try again";
+
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => {
-                Self::unavailable("the database is not available, try again", error)
-            }
-            other => Self::internal(other),
+        if onceward::is_transient(&error) {
+            Self::unavailable(NO_DATABASE, error)
+        } else {
+            Self::internal(error)
         }
     }
 }
@@ -168,6 +169,9 @@ impl From<onceward::Error> for ApiError {
         match error {
             onceward::Error::PayloadTooLarge { .. } => {
                 Self::field(StatusCode::PAYLOAD_TOO_LARGE, "body", error.to_string())
+            }
+            onceward::Error::Database { ref source, .. } if onceward::is_transient(source) => {
+                Self::unavailable(NO_DATABASE, error)
             }
             other => Self::internal(other),
         }
@@ -183,6 +187,10 @@ impl From<WriteError<ApiError>> for ApiError {
                  Idempotency-Key",
                 cause,
             ),
+            // Our own fault: trying again does not help.
+            WriteError::Panicked { .. } | WriteError::Nested => {
+                Self::internal(anyhow::Error::msg(chain(&error)))
+            }
             other => Self::unavailable(
                 "nothing was saved, try again",
                 anyhow::Error::msg(chain(&other)),

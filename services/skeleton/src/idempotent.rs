@@ -14,6 +14,21 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest key accepted, in characters.
 const MAX_KEY_CHARS: usize = 255;
 
+/// Runs `work` in one unit of work; it runs again if the database made it the victim of a deadlock
+/// or of a serialization failure.
+///
+/// # Errors
+/// What `work` refused with, else 503, or 500 if it panicked.
+pub async fn write<B, T, F>(app: &App<B>, work: F) -> Result<T, ApiError>
+where
+    B: Backend,
+    T: Send + 'static,
+    F: for<'t> AsyncFn(&'t mut Tx<'static, B>) -> Result<T, ApiError> + Send + 'static,
+{
+    let written = app.db().write_with(onceward::is_victim, work).await;
+    written.map_err(ApiError::from)
+}
+
 /// Runs `work` in one unit of work, at most once per `Idempotency-Key`: a repeated request gets
 /// the stored answer, a concurrent twin waits for it. Without the header it just runs.
 ///
@@ -33,7 +48,7 @@ where
     F: for<'t> AsyncFn(&'t mut Tx<'static, B>) -> Result<Answer, ApiError> + Send + Sync + 'static,
 {
     let Some(key) = key_of(headers)? else {
-        return app.db().write(work).await.map_err(ApiError::from);
+        return write(app, work).await;
     };
     let request = Request::new(
         request.method,
@@ -56,7 +71,7 @@ where
             "was used with another body",
         )),
     };
-    app.db().write(once).await.map_err(ApiError::from)
+    write(app, once).await
 }
 
 /// What makes two requests the same one, besides the key.

@@ -29,7 +29,7 @@ pub use config::ServerOptions;
 pub use context::RequestContext;
 pub use error::{ApiError, FieldError};
 pub use health::Readiness;
-pub use idempotent::{IDEMPOTENCY_KEY, RequestIdentity, write_once};
+pub use idempotent::{IDEMPOTENCY_KEY, RequestIdentity, write, write_once};
 pub use money::Money;
 pub use page::{Page, PageQuery};
 pub use run::{assemble, migrate, run};

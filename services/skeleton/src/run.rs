@@ -180,6 +180,20 @@ async fn drain(
     Ok(())
 }
 
+/// One bite; 0 if it failed.
+async fn purge_answers<B: Backend>(app: &App<B>) -> u64 {
+    let before = app.clock().now() - idempotency::KEEP_ANSWERS_MICROS;
+    let purge =
+        async move |tx: &mut Tx<'static, B>| idempotency::purge(tx, before, PURGE_ROWS).await;
+    match app.db().write(purge).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            tracing::warn!(%error, "purge of idempotent answers failed");
+            0
+        }
+    }
+}
+
 fn early_end(
     ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
 ) -> anyhow::Error {
@@ -201,18 +215,8 @@ fn housekeeping<B: SchemaBackend>(app: App<B>) -> Background {
                 _ = ticks.tick() => {}
             }
             telemetry::metrics_upkeep();
-            let before = app.clock().now() - idempotency::KEEP_ANSWERS_MICROS;
-            let purged = app
-                .db()
-                .write(async move |tx: &mut Tx<'static, B>| {
-                    idempotency::purge(tx, before, PURGE_ROWS).await
-                })
-                .await;
-            match purged {
-                Ok(0) => {}
-                Ok(rows) => tracing::debug!(rows, "purged idempotent answers"),
-                Err(error) => tracing::warn!(%error, "purge of idempotent answers failed"),
-            }
+            // Until there are no more, however many came in a day.
+            while purge_answers(&app).await >= PURGE_ROWS.unsigned_abs() && !stop.is_cancelled() {}
         }
     })
 }

@@ -193,8 +193,9 @@ impl<B: SagaBackend> TimerRunner<B> {
     /// it = fired, with everything that follows from it.
     fn fire(&self, timer: &ArmedTimer) -> Write<Fired, SagaError> {
         let (sagas, timer) = (self.sagas.clone(), timer.clone());
-        self.db
-            .write(async move |tx| sagas.fire(tx, timer.saga_id, &timer.name).await)
+        self.db.write_with(onceward::is_victim, async move |tx| {
+            sagas.fire(tx, timer.saga_id, &timer.name).await
+        })
     }
 }
 

@@ -1,8 +1,14 @@
 //! Routes.
 
-use axum::http::StatusCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::http::{HeaderMap, StatusCode};
+use onceward::Tx;
 use onceward::schema::SchemaBackend;
 use serde_json::{Value, json};
+use skeleton::{Answer, ApiError, App, RequestIdentity, write_once};
+use sqlx::Postgres;
 
 use super::{Shop, on_postgres, on_sqlite};
 
@@ -220,4 +226,54 @@ async fn the_list_is_paged_newest_first_on_sqlite() {
 #[tokio::test]
 async fn the_list_is_paged_newest_first_on_postgres() {
     the_list_is_paged_newest_first(&on_postgres().await).await;
+}
+
+/// `write_once` on Postgres, where the work's first statement fails twice with this code: the status
+/// it was answered with, and how often it ran.
+async fn answered_after(code: &'static str) -> (StatusCode, u32) {
+    let shop = on_postgres().await;
+    let app = App::new(shop.db.clone(), order::DEFINITION.source().unwrap());
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let work = async move |tx: &mut Tx<'static, Postgres>| {
+        if counted.fetch_add(1, Ordering::SeqCst) < 2 {
+            let raise =
+                format!("do $$ begin raise exception 'no' using errcode = '{code}'; end $$");
+            sqlx::query(sqlx::AssertSqlSafe(raise))
+                .execute(&mut **tx)
+                .await
+                .map_err(onceward::Error::database("order insert"))?;
+        }
+        Answer::json(StatusCode::CREATED, &1).map_err(ApiError::internal)
+    };
+    let identity = RequestIdentity {
+        method: "POST",
+        path: "/orders",
+        user_id: "user_123",
+        body: b"",
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("idempotency-key", "key".parse().unwrap());
+    let status = match write_once(&app, &headers, identity, work).await {
+        Ok(answer) => answer.status,
+        Err(refusal) => refusal.status(),
+    };
+    (status, runs.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn a_request_that_the_database_makes_a_victim_runs_again() {
+    assert_eq!(answered_after("40P01").await, (StatusCode::CREATED, 3));
+    assert_eq!(answered_after("40001").await, (StatusCode::CREATED, 3));
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_database_in_trouble_is_told_to_try_again() {
+    let unavailable = (StatusCode::SERVICE_UNAVAILABLE, 1);
+    // Shut down by the administrator; a lock that was waited for too long.
+    assert_eq!(answered_after("57P01").await, unavailable);
+    assert_eq!(answered_after("55P03").await, unavailable);
+    // A fault of our own.
+    let broken = (StatusCode::INTERNAL_SERVER_ERROR, 1);
+    assert_eq!(answered_after("42601").await, broken);
 }
