@@ -327,13 +327,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 self.pause(Duration::from_millis(250)).await
             }
             BrokerError::Fenced => Err(Exit::Lost("fenced by a newer relay".into())),
-            refused @ BrokerError::Configuration(_) => {
+            // Looking again is safe, and finds the end of a transaction that a person aborted.
+            refused @ (BrokerError::Configuration(_) | BrokerError::HangingTransaction { .. }) => {
                 self.refused(&Stop::broker(&refused));
                 self.pause(REFUSED_PAUSE).await
             }
-            other @ (BrokerError::HangingTransaction { .. } | BrokerError::Unreadable { .. }) => {
-                Err(Exit::Broken(Stop::broker(&other)))
-            }
+            other @ BrokerError::Unreadable { .. } => Err(Exit::Broken(Stop::broker(&other))),
         }
     }
 }

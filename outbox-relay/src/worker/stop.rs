@@ -52,7 +52,7 @@ impl Stop {
     pub(super) fn broker(error: &BrokerError) -> Self {
         let way_out = match error {
             BrokerError::HangingTransaction { .. } => {
-                "abort it with kafka-transactions.sh abort, then restart the relay"
+                "abort it with kafka-transactions.sh abort; the source then goes on by itself"
             }
             BrokerError::Unreadable { .. } => {
                 "run a relay at least as new as the one that wrote it"

@@ -396,10 +396,10 @@ fn unreachable(error: onceward::publisher::BrokerError) -> Exit {
     use onceward::publisher::BrokerError;
     match error {
         BrokerError::Unavailable(_) | BrokerError::Fenced => Exit::Unreachable(error.to_string()),
-        BrokerError::Configuration(_) => Exit::Refused(Stop::broker(&error)),
-        BrokerError::HangingTransaction { .. } | BrokerError::Unreadable { .. } => {
-            Exit::Broken(Stop::broker(&error))
+        BrokerError::Configuration(_) | BrokerError::HangingTransaction { .. } => {
+            Exit::Refused(Stop::broker(&error))
         }
+        BrokerError::Unreadable { .. } => Exit::Broken(Stop::broker(&error)),
     }
 }
 
