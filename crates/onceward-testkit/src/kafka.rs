@@ -241,8 +241,48 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// The command that runs the broker, for a supervisor of its own.
+    /// The command that starts the broker as its data stand now, for a supervisor of its own: make a
+    /// new one for each start.
+    ///
+    /// After a crash it first runs the controller alone until that has fenced the dead broker. Else
+    /// the restarted node sees itself as leader by its old metadata, begins to write the markers of a
+    /// transaction it died in, loses the leadership when the controller fences it, takes the
+    /// partitions for deleted and forgets the markers: readers hang for good. A controller that
+    /// survives its broker, as in a real cluster, fences it meanwhile.
     pub fn command(&self) -> Command {
+        let data = self.folder.join("data");
+        let has_run = data.join("__cluster_metadata-0").exists();
+        if !has_run || data.join(".kafka_cleanshutdown").exists() {
+            return self.node("server.properties");
+        }
+        const FENCE_THEN_START: &str = r#"
+            log=$1 server=$2 controller=$3; shift 3
+            "$@" "$controller" >"$log" 2>&1 &
+            alone=$!
+            trap 'kill -9 $alone 2>/dev/null; exit 143' TERM INT HUP
+            for i in $(seq 150); do
+                grep -q "Fencing broker" "$log" 2>/dev/null && break
+                kill -0 $alone 2>/dev/null || break
+                sleep 0.1
+            done
+            sleep 0.3 # until what it says is in its log
+            kill $alone 2>/dev/null; wait $alone
+            trap - TERM INT HUP
+            exec "$@" "$server""#;
+        let node = self.node("controller.properties");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", FENCE_THEN_START, "kafka"])
+            .arg(self.folder.join("fence.log"))
+            .arg(self.folder.join("server.properties"))
+            .arg(self.folder.join("controller.properties"))
+            .arg(node.get_program())
+            .args(node.get_args().take(node.get_args().len() - 1));
+        command
+    }
+
+    /// The JVM with one of the two configurations, which is its last argument.
+    fn node(&self, properties: &str) -> Command {
         let mut command = Command::new(&self.distribution.java);
         command
             .arg(format!("-Xmx{}m", self.heap_mib))
@@ -254,7 +294,7 @@ impl Kafka {
             .arg("-cp")
             .arg(self.distribution.libs.join("*"))
             .arg("kafka.Kafka")
-            .arg(self.folder.join("server.properties"));
+            .arg(self.folder.join(properties));
         command
     }
 
@@ -481,6 +521,21 @@ fn write_configuration(
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect();
     std::fs::write(folder.join("server.properties"), text)?;
+    // The same node without its broker, see `Kafka::command`.
+    let controller_listener = format!("CONTROLLER://127.0.0.1:{controller_port}");
+    for (name, value) in &mut properties {
+        match *name {
+            "process.roles" => *value = "controller",
+            "listeners" => *value = &controller_listener,
+            _ => {}
+        }
+    }
+    let text: String = properties
+        .iter()
+        .filter(|(name, _)| !["advertised.listeners", "inter.broker.listener.name"].contains(name))
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
+    std::fs::write(folder.join("controller.properties"), text)?;
     std::fs::write(folder.join("log4j2.properties"), LOG_CONFIGURATION)?;
     Ok(())
 }
