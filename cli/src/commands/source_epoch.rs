@@ -5,6 +5,7 @@
 //! epoch into Kafka, then the database's epoch. Each step may be repeated, and what was done is found
 //! again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -182,7 +183,8 @@ async fn fenced<B: Dialect>(
         EpochPlan::Written(record) => (record, false),
         EpochPlan::Write(record) => {
             // CRASH: not committed = nothing happened; committed = the next run finds it written.
-            let publishing = publisher.publish(vec![], &record);
+            let no_rows = Arc::default();
+            let publishing = publisher.publish(&no_rows, &record);
             let outcome = tokio::time::timeout(Duration::from_secs(30), publishing).await;
             match outcome.context("Kafka did not answer in 30 s; run this again")? {
                 PublishOutcome::Committed { .. } => {}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onceward::publisher::{Broker as _, OutgoingRecord, PublishOutcome, Publisher as _};
+use onceward::publisher::{Broker as _, PublishOutcome, Publisher as _, Records};
 use onceward::{ProgressRecord, SourceName};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use onceward_testkit::kafka;
@@ -32,26 +32,21 @@ async fn publish_row_1(source_id: &str) {
     let broker = RdKafkaBroker::new(config).unwrap();
     broker.ensure_progress_topic(&name).await.unwrap();
     let mut publisher = broker.open(&name).await.unwrap();
-    let header = |name: &str, value: &str| (Arc::from(name), value.to_owned().into());
-    let record = OutgoingRecord {
-        topic: "order.created".into(),
-        partition: 0,
-        key: Some("order-1".into()),
-        payload: "{\"order_id\":\"order-1\"}".into(),
-        headers: vec![
-            header("ce_id", &id(1)),
-            header("ce_source", "order"),
-            header("onceward-position", "1"),
-            header("onceward-previous-position", "0"),
-        ],
-        timestamp_ms: T0 / 1000,
-    };
+    let mut records = Records::new(T0 / 1000);
+    let to = records.add_destination("order.created".into(), 0);
+    let payload = b"{\"order_id\":\"order-1\"}";
+    records.push(to, Some(b"order-1"), payload, |headers| {
+        headers.add("ce_id", id(1).as_bytes());
+        headers.add("ce_source", b"order");
+        headers.add("onceward-position", b"1");
+        headers.add("onceward-previous-position", b"0");
+    });
     let progress = serde_json::json!({ "format": 1, "source_id": source_id, "epoch": 1,
         "cursor": { "seq": 1 }, "position": 1, "passed": 1,
         "id_sum": id(1).replace('-', ""), "last": { "seq": 1, "message_id": id(1) },
         "partitions": { "order.created": { "0": 1 } } });
     let progress: ProgressRecord = serde_json::from_value(progress).unwrap();
-    let outcome = publisher.publish(vec![record], &progress).await;
+    let outcome = publisher.publish(&Arc::new(records), &progress).await;
     assert!(
         matches!(outcome, PublishOutcome::Committed { .. }),
         "{outcome:?}"

@@ -3,11 +3,11 @@
 //! `cargo run --release -p onceward-kafka --example publish_bench -- 127.0.0.1:9092`
 //! Makes the topics `outbox.progress.publish-bench` and `publish-bench` there.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome, Publisher};
+use onceward::publisher::{Broker, PublishOutcome, Publisher, Records};
 use onceward::{
     Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock, partition_for,
 };
@@ -71,7 +71,7 @@ async fn publish(
     size: usize,
     position: i64,
 ) -> anyhow::Result<Duration> {
-    let records = (0..size).map(record).collect();
+    let records = Arc::new(records(size));
     let mut progress = ProgressRecord::genesis(
         SourceId(uuid::Uuid::nil()),
         1,
@@ -79,27 +79,28 @@ async fn publish(
     );
     progress.position = position;
     let start = Instant::now();
-    match publisher.publish(records, &progress).await {
+    match publisher.publish(&records, &progress).await {
         PublishOutcome::Committed { dirty: false, .. } => Ok(start.elapsed()),
         other => bail!("{other:?}"),
     }
 }
 
-fn record(number: usize) -> OutgoingRecord {
-    let key = format!("order-{number}");
-    let header = |name: &str, value: &'static [u8]| (name.into(), Bytes::from_static(value));
-    OutgoingRecord {
-        topic: TOPIC.into(),
-        partition: partition_for(key.as_bytes(), PARTITIONS),
-        key: Some(key.into()),
-        payload: Bytes::from_static(&[b'x'; 200]),
-        headers: vec![
-            header("ce_id", b"018f4e3a-0000-7000-8000-000000000000"),
-            header("ce_source", b"publish-bench"),
-            header("ce_type", b"order.created.v1"),
-            header("ce_specversion", b"1.0"),
-            header("onceward-position", b"123456"),
-        ],
-        timestamp_ms: SystemClock.now() / 1_000,
+fn records(count: usize) -> Records {
+    let mut records = Records::new(SystemClock.now() / 1_000);
+    for partition in 0..PARTITIONS {
+        records.add_destination(TOPIC.into(), partition);
     }
+    for number in 0..count {
+        let key = format!("order-{number}");
+        let partition = partition_for(key.as_bytes(), PARTITIONS);
+        let destination = usize::try_from(partition).unwrap_or_default();
+        records.push(destination, Some(key.as_bytes()), &[b'x'; 200], |headers| {
+            headers.add("ce_id", b"018f4e3a-0000-7000-8000-000000000000");
+            headers.add("ce_source", b"publish-bench");
+            headers.add("ce_type", b"order.created.v1");
+            headers.add("ce_specversion", b"1.0");
+            headers.add("onceward-position", b"123456");
+        });
+    }
+    records
 }

@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use onceward::publisher::{BrokerError, OutgoingRecord, PublishOutcome, Publisher};
+use onceward::publisher::{BrokerError, PublishOutcome, Publisher, Records};
 use onceward::{ProgressRecord, SourceName};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -37,7 +37,7 @@ pub struct RdKafkaPublisher {
 }
 
 struct Command {
-    records: Vec<OutgoingRecord>,
+    records: Arc<Records>,
     progress: Vec<u8>,
     answer: oneshot::Sender<PublishOutcome>,
 }
@@ -45,7 +45,7 @@ struct Command {
 impl Publisher for RdKafkaPublisher {
     async fn publish(
         &mut self,
-        records: Vec<OutgoingRecord>,
+        records: &Arc<Records>,
         progress: &ProgressRecord,
     ) -> PublishOutcome {
         let progress = match serde_json::to_vec(progress) {
@@ -54,7 +54,7 @@ impl Publisher for RdKafkaPublisher {
         };
         let (answer, outcome) = oneshot::channel();
         let command = Command {
-            records,
+            records: Arc::clone(records),
             progress,
             answer,
         };
@@ -118,6 +118,8 @@ fn run(
                 };
                 producer.context().in_use.store(true, Ordering::Release);
                 let outcome = publish(&producer, &command.records, progress);
+                // Before the answer: the caller takes the records' memory back.
+                drop(command.records);
                 // CRASH: the answer is lost, the transaction's outcome stands in the progress topic;
                 // whoever takes over reads it there.
                 let _ = command.answer.send(outcome);

@@ -13,7 +13,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use onceward::publisher::{OutgoingRecord, PublishOutcome, Refusal};
+use onceward::publisher::{PublishOutcome, Records, Refusal};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
@@ -38,7 +38,7 @@ pub(crate) struct ProgressToSend<'a> {
 /// Publishes rows and progress in one transaction; blocks until the outcome is known.
 pub(crate) fn publish(
     producer: &BaseProducer<Context>,
-    records: &[OutgoingRecord],
+    records: &Records,
     progress: ProgressToSend<'_>,
 ) -> PublishOutcome {
     let context = producer.context();
@@ -67,7 +67,7 @@ enum Attempt {
 
 fn attempt(
     producer: &BaseProducer<Context>,
-    records: &[OutgoingRecord],
+    records: &Records,
     progress: ProgressToSend<'_>,
 ) -> Attempt {
     let context = producer.context();
@@ -97,24 +97,24 @@ enum Failure {
 
 fn send_all(
     producer: &BaseProducer<Context>,
-    records: &[OutgoingRecord],
+    records: &Records,
     progress: ProgressToSend<'_>,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + DELIVERY_AT_MOST;
     for (index, record) in records.iter().enumerate() {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (name, value) in &record.headers {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers().len());
+        for (name, value) in record.headers() {
             headers = headers.insert(Header {
                 key: name,
-                value: Some(&value[..]),
+                value: Some(value),
             });
         }
-        let mut outgoing = BaseRecord::with_opaque_to(&record.topic, index)
-            .partition(record.partition)
-            .payload(&record.payload[..])
-            .timestamp(record.timestamp_ms)
+        let mut outgoing = BaseRecord::with_opaque_to(&record.destination.topic, index)
+            .partition(record.destination.partition)
+            .payload(record.payload())
+            .timestamp(records.timestamp_ms())
             .headers(headers);
-        outgoing.key = record.key.as_deref();
+        outgoing.key = record.key();
         send(producer, outgoing, index, deadline)?;
         // Serve reports on the way, else those of a large batch pile up.
         if index % 1024 == 1023 {
@@ -224,7 +224,7 @@ fn commit(producer: &BaseProducer<Context>, progress_index: usize) -> PublishOut
 
 fn abort(
     producer: &BaseProducer<Context>,
-    records: &[OutgoingRecord],
+    records: &Records,
     progress_topic: &str,
     failure: Failure,
 ) -> Attempt {
@@ -312,7 +312,7 @@ fn wait_for_statistics(producer: &BaseProducer<Context>) {
 /// Whose fault a failed transaction is; `None` where that can't be told (an expired producer id, a
 /// sequence out of order): then the producer is not used again.
 fn refusal(
-    records: &[OutgoingRecord],
+    records: &Records,
     progress_topic: &str,
     refused: Option<(usize, RDKafkaErrorCode)>,
     whole: Option<(RDKafkaErrorCode, String)>,
@@ -328,7 +328,7 @@ fn refusal(
                 _ => outage(code, reason),
             };
         };
-        let topic = record.topic.to_string();
+        let topic = record.destination.topic.to_string();
         return match fault(code) {
             Fault::Record => Some(Refusal::Record { index, reason }),
             Fault::Topic | Fault::Configuration => Some(Refusal::Topic { topic, reason }),
@@ -368,8 +368,8 @@ fn outage(code: RDKafkaErrorCode, reason: String) -> Option<Refusal> {
     .then_some(Refusal::Outage(reason))
 }
 
-fn topics_of(records: &[OutgoingRecord]) -> String {
-    let mut topics: Vec<&str> = records.iter().map(|record| &*record.topic).collect();
+fn topics_of(records: &Records) -> String {
+    let mut topics: Vec<&str> = records.destinations().iter().map(|to| &*to.topic).collect();
     topics.sort_unstable();
     topics.dedup();
     topics.join(", ")

@@ -10,7 +10,7 @@ use onceward_testkit::proxy::{Fault, ProxiedKafka, api};
 use rdkafka::producer::Producer;
 
 use crate::support::{
-    Place, SOON, broker_at, committed, deliver, progress, raw_producer, read_committed, sees,
+    Place, SOON, batch, broker_at, committed, deliver, progress, raw_producer, read_committed, sees,
 };
 
 /// KAFKA-17754: an EndTxn(commit) that arrives late ends the next transaction of the same epoch. The
@@ -52,7 +52,7 @@ async fn a_commit_that_arrives_in_the_next_transaction_doubles_and_loses_nothing
     let late = proxy.on(api::END_TXN, Fault::Hold);
     let rows = vec![place.record("1")];
     let first = tokio::spawn(async move {
-        let outcome = publisher.publish(rows, &progress(1)).await;
+        let outcome = publisher.publish(&batch(rows), &progress(1)).await;
         (publisher, outcome)
     });
     late.wait(SOON).unwrap();
@@ -64,7 +64,7 @@ async fn a_commit_that_arrives_in_the_next_transaction_doubles_and_loses_nothing
         other => panic!("{other:?}"),
     }
     let outcome = publisher
-        .publish(vec![place.record("2")], &progress(2))
+        .publish(&batch(vec![place.record("2")]), &progress(2))
         .await;
     assert!(matches!(outcome, PublishOutcome::Unknown(_)), "{outcome:?}");
 
@@ -73,14 +73,14 @@ async fn a_commit_that_arrives_in_the_next_transaction_doubles_and_loses_nothing
     assert_eq!(known.record.unwrap().1.position, 1);
     let own = proxy.on(api::END_TXN, Fault::Hold);
     let rows = vec![place.record("2")];
-    let second = tokio::spawn(async move { publisher.publish(rows, &progress(2)).await });
+    let second = tokio::spawn(async move { publisher.publish(&batch(rows), &progress(2)).await });
     own.wait(SOON).unwrap();
     late.release().unwrap();
     // The late one must have been answered before we look: a transaction of another producer, sent
     // after it, is a fence in time.
     let other = Place::new(&direct, 1).await;
     let mut after = other.broker.open(&other.source).await.unwrap();
-    committed(after.publish(vec![], &progress(1)).await);
+    committed(after.publish(&batch(vec![]), &progress(1)).await);
     assert_eq!(
         read_committed(&direct, &topic),
         ["1"],
@@ -113,7 +113,7 @@ async fn whatever_answer_is_lost_progress_tells_what_became_of_the_rows() {
         let hit = proxy.on(api_key, fault);
         let row = position.to_string();
         let rows = vec![place.record(row.clone())];
-        let outcome = publisher.publish(rows, &progress(position)).await;
+        let outcome = publisher.publish(&batch(rows), &progress(position)).await;
         hit.wait(Duration::ZERO).unwrap();
         match outcome {
             PublishOutcome::Committed { dirty, .. } => assert!(dirty, "{api_key} {fault:?}"),
@@ -144,7 +144,7 @@ async fn kill_9_of_kafka_in_a_transaction_leaves_the_truth_in_progress() {
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     committed(
         publisher
-            .publish(vec![place.record("0")], &progress(1))
+            .publish(&batch(vec![place.record("0")]), &progress(1))
             .await,
     );
     // Many transactions one after another, and the broker dies in one of them.
@@ -156,7 +156,7 @@ async fn kill_9_of_kafka_in_a_transaction_leaves_the_truth_in_progress() {
         let mut position = 2;
         loop {
             let outcome = publisher
-                .publish(vec![record.clone()], &progress(position))
+                .publish(&batch(vec![record.clone()]), &progress(position))
                 .await;
             match outcome {
                 PublishOutcome::Committed { .. } => {
@@ -210,7 +210,7 @@ async fn kill_9_of_kafka_in_a_transaction_leaves_the_truth_in_progress() {
     );
     committed(
         publisher
-            .publish(vec![place.record("y")], &progress(position + 1))
+            .publish(&batch(vec![place.record("y")]), &progress(position + 1))
             .await,
     );
 }
@@ -221,7 +221,7 @@ async fn reading_progress_waits_for_the_end_of_an_open_transaction() {
     let bootstrap = kafka.bootstrap();
     let place = Place::new(&bootstrap, 1).await;
     let mut publisher = place.broker.open(&place.source).await.unwrap();
-    committed(publisher.publish(vec![], &progress(1)).await);
+    committed(publisher.publish(&batch(vec![]), &progress(1)).await);
     drop(publisher);
     // A relay of this source that has written its progress and not ended its transaction.
     let open = raw_producer(&bootstrap, &place.source.transactional_id());
@@ -265,7 +265,7 @@ async fn opening_ends_what_a_dead_relay_left_open() {
     println!("taken over in {:?}", start.elapsed());
     committed(
         publisher
-            .publish(vec![place.record("mine")], &progress(1))
+            .publish(&batch(vec![place.record("mine")]), &progress(1))
             .await,
     );
     sees(&bootstrap, &place.topic, &["mine"]);

@@ -8,7 +8,8 @@ use onceward::publisher::{Broker, BrokerError, Publisher};
 use onceward_testkit::kafka::{self, Distribution, Kafka, KafkaOptions};
 
 use crate::support::{
-    Place, SOON, committed, progress, raw_producer, read_partition, read_topic, send_in_transaction,
+    Place, SOON, batch, committed, progress, raw_producer, read_partition, read_topic,
+    send_in_transaction,
 };
 use rdkafka::producer::Producer;
 
@@ -40,11 +41,11 @@ async fn a_compacted_progress_topic_still_reads_right() {
         )
         .unwrap();
     let mut publisher = place.broker.open(&place.source).await.unwrap();
-    let first = committed(publisher.publish(vec![], &progress(1)).await);
+    let first = committed(publisher.publish(&batch(vec![]), &progress(1)).await);
     let mut position = 1;
     loop {
         position += 1;
-        committed(publisher.publish(vec![], &progress(position)).await);
+        committed(publisher.publish(&batch(vec![]), &progress(position)).await);
         let left = read_topic(&bootstrap, &topic, "read_uncommitted").len();
         if i64::try_from(left).unwrap() < position {
             println!("{left} of {position} records left");

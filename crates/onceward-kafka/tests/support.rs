@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use onceward::publisher::{Broker, OutgoingRecord, PublishOutcome};
+use onceward::publisher::{Broker, PublishOutcome, Records};
 use onceward::{Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock};
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -47,15 +46,11 @@ impl Place {
         place
     }
 
-    pub fn record(&self, payload: impl Into<Vec<u8>>) -> OutgoingRecord {
-        OutgoingRecord {
+    pub fn record(&self, payload: impl Into<Vec<u8>>) -> Row {
+        Row {
             topic: self.topic.clone(),
             partition: 0,
-            key: Some(Bytes::from_static(b"key")),
-            payload: Bytes::from(payload.into()),
-            headers: vec![("ce_id".into(), Bytes::from_static(b"1"))],
-            // Not a fixed one: Kafka deletes by the records' own time.
-            timestamp_ms: SystemClock.now() / 1_000,
+            payload: payload.into(),
         }
     }
 
@@ -64,6 +59,31 @@ impl Place {
         let progress = self.broker.read_progress(&self.source, None).await.unwrap();
         progress.record.map(|(_, record)| record.position)
     }
+}
+
+/// A record to publish.
+#[derive(Clone)]
+pub struct Row {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub payload: Vec<u8>,
+}
+
+/// Rows as they are handed to a publisher.
+pub fn batch(rows: impl IntoIterator<Item = Row>) -> Arc<Records> {
+    // Not a fixed time: Kafka deletes by the records' own.
+    let mut records = Records::new(SystemClock.now() / 1_000);
+    for row in rows {
+        let known = records
+            .destinations()
+            .iter()
+            .position(|to| to.topic == row.topic && to.partition == row.partition);
+        let to = known.unwrap_or_else(|| records.add_destination(row.topic, row.partition));
+        records.push(to, Some(b"key"), &row.payload, |headers| {
+            headers.add("ce_id", b"1");
+        });
+    }
+    Arc::new(records)
 }
 
 pub fn progress(position: i64) -> ProgressRecord {

@@ -3,7 +3,7 @@
 use onceward::publisher::{Broker, PublishOutcome, Publisher, Refusal};
 use onceward_testkit::kafka::{self, Kafka};
 
-use crate::support::{Place, committed, progress, sees};
+use crate::support::{Place, batch, committed, progress, sees};
 
 fn kafka() -> &'static Kafka {
     kafka::shared().unwrap()
@@ -15,10 +15,10 @@ async fn rows_and_progress_become_visible_together() {
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     assert_eq!(place.position().await, None, "an empty topic holds none");
 
-    let outcome = publisher.publish(vec![], &progress(0)).await;
+    let outcome = publisher.publish(&batch(vec![]), &progress(0)).await;
     assert_eq!(committed(outcome), 0);
     let rows = vec![place.record("a"), place.record("b")];
-    let outcome = publisher.publish(rows, &progress(2)).await;
+    let outcome = publisher.publish(&batch(rows), &progress(2)).await;
     // Offset 1 is the marker of the first transaction.
     assert_eq!(committed(outcome), 2);
 
@@ -48,14 +48,22 @@ async fn rows_and_progress_become_visible_together() {
 async fn a_second_open_fences_the_first() {
     let place = Place::new(&kafka().bootstrap(), 1).await;
     let mut first = place.broker.open(&place.source).await.unwrap();
-    committed(first.publish(vec![place.record("1")], &progress(1)).await);
+    committed(
+        first
+            .publish(&batch(vec![place.record("1")]), &progress(1))
+            .await,
+    );
     let mut second = place.broker.open(&place.source).await.unwrap();
 
     let outcome = first
-        .publish(vec![place.record("late")], &progress(2))
+        .publish(&batch(vec![place.record("late")]), &progress(2))
         .await;
     assert!(matches!(outcome, PublishOutcome::Fenced), "{outcome:?}");
-    committed(second.publish(vec![place.record("2")], &progress(2)).await);
+    committed(
+        second
+            .publish(&batch(vec![place.record("2")]), &progress(2))
+            .await,
+    );
 
     sees(&kafka().bootstrap(), &place.topic, &["1", "2"]);
     assert_eq!(place.position().await, Some(2));
@@ -66,13 +74,13 @@ async fn an_oversized_record_is_named_and_the_producer_goes_on() {
     let place = Place::new(&kafka().bootstrap(), 1).await;
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     let rows = vec![place.record("small"), place.record(vec![b'x'; 2_000_000])];
-    match publisher.publish(rows, &progress(2)).await {
+    match publisher.publish(&batch(rows), &progress(2)).await {
         PublishOutcome::NotCommitted(Refusal::Record { index, .. }) => assert_eq!(index, 1),
         other => panic!("{other:?}"),
     }
     committed(
         publisher
-            .publish(vec![place.record("next")], &progress(1))
+            .publish(&batch(vec![place.record("next")]), &progress(1))
             .await,
     );
     sees(&kafka().bootstrap(), &place.topic, &["next"]);
@@ -100,7 +108,7 @@ async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker() {
         .unwrap();
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     let outcome = publisher
-        .publish(vec![place.record(vec![b'x'; 5_000])], &progress(1))
+        .publish(&batch(vec![place.record(vec![b'x'; 5_000])]), &progress(1))
         .await;
     match outcome {
         PublishOutcome::NotCommitted(Refusal::Record { index, .. }) => assert_eq!(index, 0),
@@ -108,7 +116,7 @@ async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker() {
     }
     committed(
         publisher
-            .publish(vec![place.record("next")], &progress(1))
+            .publish(&batch(vec![place.record("next")]), &progress(1))
             .await,
     );
     sees(&kafka().bootstrap(), &place.topic, &["next"]);
@@ -123,7 +131,7 @@ async fn a_missing_topic_is_named_and_the_producer_goes_on() {
         lost.topic = topic.into();
         lost.partition = partition;
         match publisher
-            .publish(vec![place.record("with"), lost], &progress(2))
+            .publish(&batch(vec![place.record("with"), lost]), &progress(2))
             .await
         {
             PublishOutcome::NotCommitted(Refusal::Topic { topic: named, .. }) => {
@@ -134,7 +142,7 @@ async fn a_missing_topic_is_named_and_the_producer_goes_on() {
     }
     committed(
         publisher
-            .publish(vec![place.record("next")], &progress(1))
+            .publish(&batch(vec![place.record("next")]), &progress(1))
             .await,
     );
     sees(&kafka().bootstrap(), &place.topic, &["next"]);

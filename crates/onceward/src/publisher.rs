@@ -1,32 +1,21 @@
 //! The seam between the relay and Kafka. rdkafka implements it for every broker; a native
 //! implementation for transactions V2 (KIP-890) may come beside it.
+//!
+//! What is published crosses the seam as [`Records`]: one arena for all records of a transaction,
+//! written once by the relay in the wire form of Kafka's records, so that a publisher that speaks the
+//! protocol itself only copies.
+
+mod records;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
+pub use records::{
+    Destination, EncodedHeaders, HeaderMark, HeaderWriter, Headers, Record, Records,
+};
 
 use crate::{ProgressRecord, SourceName};
-
-/// One record to publish. The partition is computed by us (see [`crate::partition_for`]): letting
-/// the client library choose would move keys when the library changes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OutgoingRecord {
-    /// Topic.
-    pub topic: Arc<str>,
-    /// Partition, from 0.
-    pub partition: i32,
-    /// Record key.
-    pub key: Option<Bytes>,
-    /// Record value.
-    pub payload: Bytes,
-    /// Headers in order.
-    pub headers: Vec<(Arc<str>, Bytes)>,
-    /// Record timestamp, milliseconds since the Unix epoch: when it is published. Kafka's retention
-    /// counts from it, so it must not be the time of the event, which may be days ago.
-    pub timestamp_ms: i64,
-}
 
 /// How a Kafka transaction ended.
 #[derive(Debug)]
@@ -81,9 +70,12 @@ pub trait Publisher: Send + 'static {
     /// Publishes `records` in this order and then `progress`, in one Kafka transaction.
     /// Returns when the outcome is known, or known to be unknown. Never retried inside across an end
     /// that is not known; behind a known, clean abort an implementation may begin once more by itself.
+    ///
+    /// The records are shared, not given away: the caller may publish them again after a refusal, and
+    /// takes their memory back once the publisher has dropped its clones.
     fn publish(
         &mut self,
-        records: Vec<OutgoingRecord>,
+        records: &Arc<Records>,
         progress: &ProgressRecord,
     ) -> impl Future<Output = PublishOutcome> + Send;
 }

@@ -5,6 +5,7 @@
 //! producer). Whatever ends an inner loop is an [`Exit`]; what it leaves behind is only what is in
 //! Kafka and the database, because everything in memory goes with it.
 
+mod headers;
 mod lease;
 mod meter;
 mod publish;

@@ -11,11 +11,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onceward::publisher::{
-    Broker, BrokerError, OutgoingRecord, PublishOutcome, Publisher, Refusal,
-};
+use onceward::publisher::{Broker, BrokerError, PublishOutcome, Publisher, Records, Refusal};
 use onceward::source::{Batch, Dialect, OutboxRow, Parking};
 use onceward::{Clock, ProgressRecord, SystemClock};
 
@@ -124,7 +123,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             let prepared = records::prepare(
                 &self.name,
                 &term.standing.progress,
-                rows.iter(),
+                rows,
                 |row| !term.parked.contains(row),
                 &term.topics,
                 SystemClock.now(),
@@ -146,14 +145,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     return Err(Exit::Broken(Stop::repartitioned(&topic, before, now)));
                 }
             };
-            records::pass(
-                &mut prepared.progress,
-                rows.iter(),
-                batch.cursor_after(part.end),
-            );
+            records::pass(&mut prepared.progress, rows, batch.cursor_after(part.end));
             let oldest = rows.iter().map(|row| row.occurred_at).min();
             let count = prepared.records.len();
-            match self.send(term, prepared.records, prepared.progress).await? {
+            match self
+                .send(term, &prepared.records, prepared.progress)
+                .await?
+            {
                 Sent::Committed => {
                     self.meter.published(count, oldest);
                     return Ok(Part::Passed);
@@ -175,7 +173,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     pub(super) async fn send(
         &mut self,
         term: &mut Term<D, Br>,
-        records: Vec<OutgoingRecord>,
+        records: &Arc<Records>,
         progress: ProgressRecord,
     ) -> Result<Sent, Exit> {
         // CRASH: died here = nothing sent; the successor reads the same rows again.

@@ -1,19 +1,19 @@
 //! Rows to records: partition, headers, positions, and the progress that travels with them.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use onceward::publisher::OutgoingRecord;
+use onceward::publisher::Records;
 use onceward::source::OutboxRow;
-use onceward::{Cursor, LastRow, Micros, ProgressRecord, SourceName, header, partition_for};
+use onceward::{Cursor, LastRow, Micros, ProgressRecord, SourceName, partition_for};
 
+use super::headers::HeaderForm;
 use super::topics::Topics;
 
 /// Records of one Kafka transaction, with the progress that passes them.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    pub(super) records: Vec<OutgoingRecord>,
+    pub(super) records: Arc<Records>,
     /// Index of each record's row in the slice it was made of.
     pub(super) row_of: Vec<usize>,
     pub(super) progress: ProgressRecord,
@@ -35,10 +35,13 @@ pub(super) enum Unready {
 /// Makes records of the rows that `goes_out` says yes to, dated `now`: were they dated by
 /// `occurred_at` (which travels as `ce_time`), retention would delete a row that is published late, and
 /// `message.timestamp.before.max.ms` would refuse it.
-pub(super) fn prepare<'a>(
+///
+/// This runs for each row of a backlog: it allocates nothing per row, and what rows have in common
+/// (their topic's place, the headers of the source) is looked up or encoded once.
+pub(super) fn prepare(
     source: &SourceName,
     standing: &ProgressRecord,
-    rows: impl Iterator<Item = &'a OutboxRow>,
+    rows: &[OutboxRow],
     goes_out: impl Fn(&OutboxRow) -> bool,
     topics: &Topics,
     now: Micros,
@@ -47,47 +50,168 @@ pub(super) fn prepare<'a>(
     // A replay's clean-up is done before anything else is published (see `replay`), so only its own
     // transactions need to tell of it.
     progress.replay = None;
-    let mut records = Vec::new();
-    let mut row_of = Vec::new();
-    let source_value = Bytes::copy_from_slice(source.as_str().as_bytes());
-    for (index, row) in rows.enumerate() {
+    let mut records = Records::new(now.div_euclid(1000));
+    let payload_bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
+    records.reserve(rows.len(), payload_bytes + rows.len() * HEADER_BYTES);
+    let mut row_of = Vec::with_capacity(rows.len());
+    let mut form = HeaderForm::of(source);
+    let mut routes = Routes::default();
+    for (index, row) in rows.iter().enumerate() {
         if !goes_out(row) {
             continue;
         }
-        let Some((topic, count)) = topics.get(&row.topic) else {
-            return Err(Unready::UnknownTopic {
+        let route = routes
+            .of(&row.topic, topics)
+            .ok_or_else(|| Unready::UnknownTopic {
                 index,
                 topic: row.topic.clone(),
-            });
-        };
+            })?;
         progress.position += 1;
         let partition = match &row.message_key {
             Some(key) => {
-                pin_count(&mut progress, &topic, count)?;
-                partition_for(key.as_bytes(), count)
+                route.pin_count(&mut progress)?;
+                partition_for(key.as_bytes(), route.count)
             }
             // Without a key there is no order to keep: deal them out evenly.
-            None => i32::try_from(progress.position % i64::from(count.max(1))).unwrap_or_default(),
+            None => {
+                i32::try_from(progress.position % i64::from(route.count.max(1))).unwrap_or_default()
+            }
         };
-        let previous = last_position(&mut progress, &topic, partition);
-        records.push(OutgoingRecord {
-            headers: headers(row, &source_value, progress.position, previous),
-            topic,
-            partition,
-            key: row
-                .message_key
-                .as_ref()
-                .map(|key| Bytes::copy_from_slice(key.as_bytes())),
-            payload: Bytes::copy_from_slice(&row.payload),
-            timestamp_ms: now.div_euclid(1000),
+        let place = route.place(partition, &progress, &mut records);
+        let previous = std::mem::replace(&mut place.last_position, progress.position);
+        let key = row.message_key.as_ref().map(|key| key.as_bytes());
+        let position = progress.position;
+        records.push(place.destination, key, &row.payload, |headers| {
+            form.write(headers, row, position, previous);
         });
         row_of.push(index);
     }
+    routes.store(&mut progress);
     Ok(Prepared {
-        records,
+        records: Arc::new(records),
         row_of,
         progress,
     })
+}
+
+/// What a record's key and headers take, about; a wrong guess costs one move of the arena.
+const HEADER_BYTES: usize = 480;
+
+/// Where the rows of a batch go: each topic looked up once.
+#[derive(Default)]
+struct Routes<'a> {
+    routes: Vec<Route>,
+    by_topic: HashMap<&'a str, usize>,
+    /// Rows of one topic come in runs.
+    latest: Option<(&'a str, usize)>,
+}
+
+/// A topic of the batch.
+struct Route {
+    topic: Arc<str>,
+    count: i32,
+    pinned: bool,
+    /// By partition.
+    places: Vec<Option<Place>>,
+}
+
+/// A partition of the batch.
+struct Place {
+    /// Its number in the records.
+    destination: usize,
+    /// Position of the last record there, 0 for none.
+    last_position: i64,
+}
+
+impl<'a> Routes<'a> {
+    /// `None` if the topic does not exist.
+    fn of(&mut self, topic: &'a str, topics: &Topics) -> Option<&mut Route> {
+        let index = match self.latest {
+            Some((latest, index)) if latest == topic => index,
+            _ => match self.by_topic.get(topic) {
+                Some(index) => *index,
+                None => {
+                    let (name, count) = topics.get(topic)?;
+                    self.routes.push(Route {
+                        topic: name,
+                        count,
+                        pinned: false,
+                        places: Vec::new(),
+                    });
+                    let index = self.routes.len() - 1;
+                    self.by_topic.insert(topic, index);
+                    index
+                }
+            },
+        };
+        self.latest = Some((topic, index));
+        self.routes.get_mut(index)
+    }
+
+    /// Writes the last positions into the progress.
+    fn store(self, progress: &mut ProgressRecord) {
+        for route in self.routes {
+            let positions = progress
+                .partitions
+                .entry(route.topic.to_string())
+                .or_default();
+            for (partition, place) in (0..).zip(route.places) {
+                if let Some(place) = place {
+                    positions.insert(partition, place.last_position);
+                }
+            }
+        }
+    }
+}
+
+impl Route {
+    /// The count a keyed topic had first; another one now would send keys elsewhere.
+    fn pin_count(&mut self, progress: &mut ProgressRecord) -> Result<(), Unready> {
+        if self.pinned {
+            return Ok(());
+        }
+        let now = self.count;
+        match progress.partition_counts.get(&*self.topic) {
+            Some(before) if *before != now => {
+                return Err(Unready::Repartitioned {
+                    topic: self.topic.to_string(),
+                    before: *before,
+                    now,
+                });
+            }
+            Some(_) => {}
+            None => {
+                progress
+                    .partition_counts
+                    .insert(self.topic.to_string(), now);
+            }
+        }
+        self.pinned = true;
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        partition: i32,
+        progress: &ProgressRecord,
+        records: &mut Records,
+    ) -> &mut Place {
+        let topic = &self.topic;
+        let index = usize::try_from(partition).unwrap_or_default();
+        if self.places.len() <= index {
+            self.places.resize_with(index + 1, || None);
+        }
+        self.places[index].get_or_insert_with(|| {
+            let known = progress.partitions.get(&**topic);
+            Place {
+                destination: records.add_destination(topic.clone(), partition),
+                last_position: known
+                    .and_then(|positions| positions.get(&partition))
+                    .copied()
+                    .unwrap_or(0),
+            }
+        })
+    }
 }
 
 /// Why a row is parked that [`is_topic_name`] says no to.
@@ -104,139 +228,16 @@ pub(super) fn is_topic_name(name: &str) -> bool {
 }
 
 /// Lets the progress pass `rows`, to `cursor`.
-pub(super) fn pass<'a>(
-    progress: &mut ProgressRecord,
-    rows: impl Iterator<Item = &'a OutboxRow>,
-    cursor: Cursor,
-) {
+pub(super) fn pass(progress: &mut ProgressRecord, rows: &[OutboxRow], cursor: Cursor) {
     for row in rows {
         progress.passed += 1;
         progress.id_sum.add(row.message_id);
+    }
+    if let Some(row) = rows.last() {
         progress.last = Some(LastRow {
             seq: row.seq,
             message_id: row.message_id,
         });
     }
     progress.cursor = cursor;
-}
-
-/// The count a keyed topic had first; another one now would send keys elsewhere.
-fn pin_count(progress: &mut ProgressRecord, topic: &Arc<str>, now: i32) -> Result<(), Unready> {
-    match progress.partition_counts.get(&**topic) {
-        Some(before) if *before != now => Err(Unready::Repartitioned {
-            topic: topic.to_string(),
-            before: *before,
-            now,
-        }),
-        Some(_) => Ok(()),
-        None => {
-            progress.partition_counts.insert(topic.to_string(), now);
-            Ok(())
-        }
-    }
-}
-
-/// Position of the last record in the partition (0 for none); the current one takes its place.
-fn last_position(progress: &mut ProgressRecord, topic: &Arc<str>, partition: i32) -> i64 {
-    let position = progress.position;
-    if !progress.partitions.contains_key(&**topic) {
-        progress
-            .partitions
-            .insert(topic.to_string(), BTreeMap::new());
-    }
-    progress
-        .partitions
-        .get_mut(&**topic)
-        .and_then(|partitions| partitions.insert(partition, position))
-        .unwrap_or(0)
-}
-
-struct Names {
-    specversion: Arc<str>,
-    id: Arc<str>,
-    source: Arc<str>,
-    message_type: Arc<str>,
-    time: Arc<str>,
-    subject: Arc<str>,
-    aggregate_type: Arc<str>,
-    format: Arc<str>,
-    position: Arc<str>,
-    previous: Arc<str>,
-    stored: [Arc<str>; 6],
-}
-
-static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
-    specversion: header::CE_SPECVERSION.into(),
-    id: header::CE_ID.into(),
-    source: header::CE_SOURCE.into(),
-    message_type: header::CE_TYPE.into(),
-    time: header::CE_TIME.into(),
-    subject: header::CE_SUBJECT.into(),
-    aggregate_type: header::AGGREGATE_TYPE.into(),
-    format: header::HEADER_FORMAT.into(),
-    position: header::POSITION.into(),
-    previous: header::PREVIOUS_POSITION.into(),
-    stored: [
-        header::CONTENT_TYPE.into(),
-        header::KIND.into(),
-        header::CORRELATION_ID.into(),
-        header::CAUSATION_ID.into(),
-        header::TRACEPARENT.into(),
-        header::TRACESTATE.into(),
-    ],
-});
-
-fn headers(
-    row: &OutboxRow,
-    source: &Bytes,
-    position: i64,
-    previous: i64,
-) -> Vec<(Arc<str>, Bytes)> {
-    let names = &*NAMES;
-    let mut out = Vec::with_capacity(16);
-    out.push((
-        names.specversion.clone(),
-        Bytes::from_static(header::CE_SPECVERSION_VALUE.as_bytes()),
-    ));
-    out.push((names.id.clone(), text(row.message_id.to_string())));
-    out.push((names.source.clone(), source.clone()));
-    out.push((names.message_type.clone(), text(row.message_type.clone())));
-    if let Some(time) = rfc3339(row.occurred_at) {
-        out.push((names.time.clone(), text(time)));
-    }
-    out.push((names.subject.clone(), text(row.aggregate_id.clone())));
-    out.push((
-        names.aggregate_type.clone(),
-        text(row.aggregate_type.clone()),
-    ));
-    out.push((
-        names.format.clone(),
-        Bytes::from_static(header::FORMAT.as_bytes()),
-    ));
-    out.push((names.position.clone(), text(position.to_string())));
-    out.push((names.previous.clone(), text(previous.to_string())));
-    // Written by `append`, which refuses our names; a row somebody wrote by hand may hold anything,
-    // and a header that can't be read is no reason to withhold the message.
-    let stored: BTreeMap<String, String> = serde_json::from_str(&row.headers).unwrap_or_default();
-    for (name, value) in stored {
-        if name.starts_with("ce_") || (name.starts_with("onceward-") && name != header::KIND) {
-            continue;
-        }
-        let shared = names.stored.iter().find(|known| ***known == *name);
-        out.push((
-            shared.cloned().unwrap_or_else(|| Arc::from(name)),
-            text(value),
-        ));
-    }
-    out
-}
-
-fn text(value: String) -> Bytes {
-    Bytes::from(value.into_bytes())
-}
-
-/// `2026-01-31T12:00:00.000001Z`; `None` outside the years 0 to 9999.
-fn rfc3339(at: Micros) -> Option<String> {
-    let time = jiff::Timestamp::from_microsecond(at).ok()?;
-    Some(format!("{time:.6}"))
 }

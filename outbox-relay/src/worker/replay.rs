@@ -128,7 +128,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let prepared = records::prepare(
             &self.name,
             &term.standing.progress,
-            copies.iter(),
+            copies,
             |_| true,
             &term.topics,
             SystemClock.now(),
@@ -150,7 +150,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         prepared.progress.replay = Some(replay.clone());
         // CRASH: died here = nothing of this part is published; the successor begins it again.
         failpoint::hit(failpoint::REPLAY_PUBLISHING);
-        self.send(term, prepared.records, prepared.progress).await
+        self.send(term, &prepared.records, prepared.progress).await
     }
 
     /// Deletes what a known commit published; goes on trying, because going on without it would

@@ -1,5 +1,6 @@
 //! From standby to a term: look, claim, fence, read, check.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onceward::ProgressRecord;
@@ -324,7 +325,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     async fn genesis(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
         let identity = term.work.identity().await.map_err(owned)?;
         let first = ProgressRecord::genesis(identity.source_id, identity.epoch, D::genesis());
-        match term.publisher.publish(Vec::new(), &first).await {
+        match term.publisher.publish(&Arc::default(), &first).await {
             PublishOutcome::Committed {
                 progress_offset,
                 dirty,
