@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, deps, logs, ps, test, up};
+use crate::{Result, bench, deps, logs, ps, test, up};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -68,6 +68,13 @@ enum Command {
         /// Only the tests whose names contain this, and no checks
         name: Option<String>,
     },
+    /// Measure relay and services, release builds, on a Kafka and a Postgres of its own
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What, and how: ./dev bench --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check one rule of the project
     #[command(subcommand)]
     Check(Check),
@@ -124,6 +131,7 @@ fn execute(cli: Cli) -> Result<()> {
             order(Order::Start { name })
         }
         Command::Test { name } => test::run(name.as_deref()),
+        Command::Bench { arguments } => bench::run(&arguments),
         Command::Check(Check::Deps) => {
             deps::check()?;
             println!("all dependencies are allowed");

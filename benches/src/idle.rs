@@ -1,0 +1,88 @@
+//! What ten sources cost while nothing happens.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cli::Options;
+use crate::reader::Reader;
+use crate::report::{Better, Report};
+use crate::source::{Kind, Source};
+use crate::stage::Stage;
+use crate::usage;
+
+const SOURCES: usize = 10;
+
+pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
+    for (kind, hints) in [
+        (Kind::Postgres, true),
+        (Kind::Postgres, false),
+        (Kind::Sqlite, true),
+    ] {
+        let with = if hints { "with hints" } else { "without hints" };
+        let case = format!("idle, {SOURCES} sources {with}, {}", kind.label());
+        if options.wants(&case) {
+            println!("{case}");
+            idle(stage, options, report, kind, hints, &case).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn idle(
+    stage: &mut Stage,
+    options: &Options,
+    report: &mut Report,
+    kind: Kind,
+    hints: bool,
+    case: &str,
+) -> Result<()> {
+    let mut sources = Vec::new();
+    for _ in 0..SOURCES {
+        sources.push(Source::make(stage, kind).await?);
+    }
+    let all: Vec<String> = sources.iter().map(Source::option).collect();
+    let mut relay = stage.relay(&all)?;
+    relay.wait_ready().await?;
+    // One row each, so that the relay knows whether hints come.
+    for source in &sources {
+        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, false)?;
+        let writer = source.writer().await?;
+        if hints {
+            writer.write(0).await?;
+        } else {
+            writer.write_plainly(0).await?;
+        }
+        reader.wait_for(1, Duration::from_secs(30)).await?;
+        writer.close().await;
+        reader.stop()?;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let window = Duration::from_secs(if options.quick { 8 } else { 30 });
+    let before = stage.cpu(relay.pid())?;
+    tokio::time::sleep(window).await;
+    let cpu = stage.cpu(relay.pid())?.since(before);
+    let (resident, _) = usage::memory_mib(relay.pid())?;
+    relay.process.kill9()?;
+    let percent = |cpu: f64| 100.0 * cpu / window.as_secs_f64();
+    report.add(
+        case,
+        "relay CPU, % of a core",
+        Better::Lower,
+        percent(cpu.relay),
+    );
+    report.add(
+        case,
+        "database CPU, % of a core",
+        Better::Lower,
+        percent(cpu.database),
+    );
+    report.add(
+        case,
+        "broker CPU, % of a core",
+        Better::Lower,
+        percent(cpu.broker),
+    );
+    report.add(case, "relay RSS, MiB", Better::Lower, resident);
+    Ok(())
+}

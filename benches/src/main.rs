@@ -1,0 +1,26 @@
+//! `./dev bench`: how fast it is, measured from outside.
+//!
+//! The programs under test run as processes of their own, release builds, on a Kafka and a Postgres
+//! that the benchmark starts for itself. What counts as published is what a plain `read_committed`
+//! consumer has seen; a second pass over the topic then checks that every row is there once.
+
+mod checks;
+mod cli;
+mod client;
+mod drain;
+mod http;
+mod idle;
+mod live;
+mod machine;
+mod programs;
+mod reader;
+mod report;
+mod source;
+mod stage;
+mod usage;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,157 @@
+//! A plain `read_committed` consumer on a thread of its own: it says what is visible, and when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::stage::PARTITIONS;
+
+/// Value of a time that is not known yet.
+pub(crate) const NEVER: i64 = i64::MIN;
+
+/// A consumer of one topic, assigned to all partitions from their beginning.
+pub(crate) fn consumer(kafka: &str, topic: &str, bulk: bool) -> Result<BaseConsumer> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka)
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        // The broker answers when there is something; this bounds the wait where it overlooks it.
+        .set("fetch.wait.max.ms", "5")
+        .set("fetch.queue.backoff.ms", "1");
+    if bulk {
+        config
+            .set("fetch.min.bytes", "100000")
+            .set("max.partition.fetch.bytes", "8000000")
+            .set("queued.max.messages.kbytes", "128000");
+    }
+    let consumer: BaseConsumer = config.create()?;
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    Ok(consumer)
+}
+
+/// How many records were seen by when, in seconds since [`Reader::begun`].
+pub(crate) type Timeline = Vec<(f64, u64)>;
+
+struct Shared {
+    begun: Instant,
+    stop: AtomicBool,
+    count: AtomicU64,
+    /// When each numbered row was seen, nanoseconds since `begun`.
+    seen: Vec<AtomicI64>,
+}
+
+/// Reads on a thread until it is stopped or dropped.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<Timeline>>>,
+}
+
+impl Reader {
+    /// Reads `topic`. Payloads that begin with a number below `numbered`, eight digits, have their
+    /// time kept.
+    pub(crate) fn start(kafka: &str, topic: &str, numbered: usize, bulk: bool) -> Result<Self> {
+        let consumer = consumer(kafka, topic, bulk)?;
+        let shared = Arc::new(Shared {
+            begun: Instant::now(),
+            stop: AtomicBool::new(false),
+            count: AtomicU64::new(0),
+            seen: (0..numbered).map(|_| AtomicI64::new(NEVER)).collect(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("reader".into())
+            .spawn(move || read(&consumer, &theirs))?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// What all times are counted from.
+    pub(crate) fn begun(&self) -> Instant {
+        self.shared.begun
+    }
+
+    /// Records seen.
+    pub(crate) fn count(&self) -> u64 {
+        self.shared.count.load(Ordering::Relaxed)
+    }
+
+    /// When a numbered row was seen, nanoseconds since [`Self::begun`], or [`NEVER`].
+    pub(crate) fn seen(&self, number: usize) -> i64 {
+        let slot = self.shared.seen.get(number);
+        slot.map_or(NEVER, |slot| slot.load(Ordering::Relaxed))
+    }
+
+    /// Waits until `count` records were seen.
+    pub(crate) async fn wait_for(&self, count: u64, at_most: Duration) -> Result<()> {
+        let deadline = Instant::now() + at_most;
+        while self.count() < count {
+            if Instant::now() > deadline {
+                bail!("{} of {count} records after {at_most:?}", self.count());
+            }
+            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                bail!("the reader has ended");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops.
+    pub(crate) fn stop(mut self) -> Result<Timeline> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("stopped twice")?;
+        thread.join().map_err(|_| anyhow!("the reader panicked"))?
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read(consumer: &BaseConsumer, shared: &Shared) -> Result<Timeline> {
+    let mut timeline = Timeline::new();
+    let mut count = 0;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Some(record) = consumer.poll(Duration::from_millis(50)) else {
+            continue;
+        };
+        let record = record?;
+        let now = shared.begun.elapsed();
+        count += 1;
+        shared.count.store(count, Ordering::Relaxed);
+        if !shared.seen.is_empty()
+            && let Some(slot) = number(record.payload()).and_then(|n| shared.seen.get(n))
+        {
+            slot.store(i64::try_from(now.as_nanos())?, Ordering::Relaxed);
+        }
+        let seconds = now.as_secs_f64();
+        match timeline.last_mut() {
+            // One point a millisecond.
+            Some(last) if seconds - last.0 < 0.001 => last.1 = count,
+            _ => timeline.push((seconds, count)),
+        }
+    }
+    Ok(timeline)
+}
+
+fn number(payload: Option<&[u8]>) -> Option<usize> {
+    let digits = payload?.get(..8)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}

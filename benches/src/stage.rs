@@ -1,0 +1,135 @@
+//! What everything runs on: one Kafka, one Postgres, a folder.
+
+use anyhow::{Context, Result};
+use onceward_testkit::kafka::{Kafka, KafkaOptions};
+use onceward_testkit::postgres::{Postgres, PostgresOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use sqlx::{Connection, PgConnection};
+
+use crate::cli::Options;
+use crate::programs::{Served, program};
+use crate::usage;
+
+/// Partitions of every topic.
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// Settings of the Postgres under test beside those of the test kit; printed with the results.
+pub(crate) const POSTGRES_SETTINGS: [(&str, &str); 4] = [
+    ("shared_buffers", "512MB"),
+    ("max_wal_size", "4GB"),
+    ("checkpoint_timeout", "30min"),
+    ("autovacuum", "on"),
+];
+/// Heap of the broker under test.
+pub(crate) const KAFKA_HEAP_MIB: u32 = 1024;
+
+pub(crate) struct Stage {
+    pub(crate) kafka: Kafka,
+    pub(crate) postgres: Postgres,
+    pub(crate) folder: tempfile::TempDir,
+    relay_args: Vec<String>,
+    made: u32,
+}
+
+/// CPU seconds of all that takes part, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cpu {
+    pub(crate) relay: f64,
+    pub(crate) database: f64,
+    pub(crate) broker: f64,
+    /// This program: writers and readers.
+    pub(crate) bench: f64,
+}
+
+impl Cpu {
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            relay: self.relay - earlier.relay,
+            database: self.database - earlier.database,
+            broker: self.broker - earlier.broker,
+            bench: self.bench - earlier.bench,
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) fn set(options: &Options) -> Result<Self> {
+        println!("starting Kafka and Postgres");
+        let kafka = Kafka::start_with(KafkaOptions {
+            heap_mib: KAFKA_HEAP_MIB,
+            ..KafkaOptions::default()
+        })?;
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let postgres = Postgres::start_with(PostgresOptions {
+            settings: POSTGRES_SETTINGS.into_iter().map(own).collect(),
+            ..PostgresOptions::default()
+        })?;
+        let words = options.relay_args.split_whitespace();
+        Ok(Self {
+            kafka,
+            postgres,
+            folder: tempfile::Builder::new()
+                .prefix("onceward-bench-")
+                .tempdir()?,
+            relay_args: words.map(str::to_owned).collect(),
+            made: 0,
+        })
+    }
+
+    pub(crate) async fn postgres_version(&self) -> Result<String> {
+        let mut conn = PgConnection::connect(&self.postgres.url("postgres")).await?;
+        let version = sqlx::query_scalar("show server_version")
+            .fetch_one(&mut conn)
+            .await?;
+        conn.close().await?;
+        Ok(version)
+    }
+
+    /// A name that was not used before.
+    pub(crate) fn name(&mut self, what: &str) -> String {
+        self.made += 1;
+        format!("{what}-{}", self.made)
+    }
+
+    pub(crate) async fn make_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.bootstrap())
+            .create()?;
+        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await?;
+        for outcome in made {
+            outcome.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn delete_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.bootstrap())
+            .create()?;
+        admin.delete_topics(&[name], &AdminOptions::new()).await?;
+        Ok(())
+    }
+
+    /// Starts a relay of these sources, `NAME=URL` each. It is not waited for.
+    pub(crate) fn relay(&self, sources: &[String]) -> Result<Served> {
+        let mut command = program("outbox-relay")?;
+        command.args(["run", "--kafka", &self.kafka.bootstrap()]);
+        for source in sources {
+            command.args(["--source", source]);
+        }
+        command.args(&self.relay_args);
+        Served::start("outbox-relay", command, "--http", self.folder.path())
+    }
+
+    pub(crate) fn cpu(&self, relay: u32) -> Result<Cpu> {
+        Ok(Cpu {
+            relay: usage::cpu_seconds(relay)?,
+            database: usage::cpu_seconds(self.postgres.pid().context("Postgres does not run")?)?,
+            broker: usage::cpu_seconds(self.kafka.pid().context("Kafka does not run")?)?,
+            bench: usage::cpu_seconds(std::process::id())?,
+        })
+    }
+}
