@@ -6,13 +6,14 @@
     reason = "calls librdkafka's C functions that the safe wrapper hides"
 )]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use onceward::consumer::{Record, TopicPartition};
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as c;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
@@ -124,6 +125,8 @@ impl<'c, C: ConsumerContext> Events<'c, C> {
                     partition: message.partition,
                 },
                 offset: message.offset,
+                leader_epoch: Some(c::rd_kafka_message_leader_epoch(message))
+                    .filter(|epoch| *epoch >= 0),
                 key: bytes(message.key, message.key_len),
                 payload: bytes(message.payload, message.len).unwrap_or_default(),
                 headers,
@@ -137,6 +140,22 @@ impl<C: ConsumerContext> Drop for Events<'_, C> {
     fn drop(&mut self) {
         // SAFETY: our own reference, given back once.
         unsafe { c::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// Lets the broker check, before anything is read from there, that the record before the listed
+/// offset is still the one of this leader epoch (KIP-320). A partition that is not listed is left out.
+pub(crate) fn set_leader_epoch(list: &mut TopicPartitionList, at: &TopicPartition, epoch: i32) {
+    let Ok(topic) = CString::new(&*at.topic) else {
+        return;
+    };
+    // SAFETY: the list lives as long as the borrow; its element belongs to it, and the name is only
+    // read during the call.
+    unsafe {
+        let found = c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), at.partition);
+        if !found.is_null() {
+            c::rd_kafka_topic_partition_set_leader_epoch(found, epoch);
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
 use crate::KafkaConfig;
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, set_leader_epoch};
 use crate::native::describe_topics;
 
 /// Reads a consumer group's topics by librdkafka.
@@ -326,6 +326,9 @@ impl Session<'_, '_> {
                     Offset::Offset(offset),
                 )
                 .map_err(failed("assign"))?;
+                if let Some(epoch) = start.leader_epoch {
+                    set_leader_epoch(&mut list, &start.at, epoch);
+                }
             }
         }
         self.events

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 
-use super::claim::{Guard, Owned, advance};
+use super::claim::{Guard, Owned, Reached, advance};
 use super::entry::{Entry, Identity, later};
 use super::fault::chain;
 use super::inbox::{self, Claim, InboxState};
@@ -18,9 +18,10 @@ use crate::{Backend, Envelope, Error, Micros, Tx};
 /// every snapshot of a Postgres server slow.
 pub(super) const MAX_SAVEPOINTS: usize = 50;
 
-/// Rows per inbox insert; between two of them a batch looks at the time, so it is small: on SQLite
-/// everybody else who writes waits meanwhile.
+/// Messages claimed together, at first and at most: between two claims a batch looks at the time,
+/// because on SQLite everybody else who writes waits meanwhile. Quick handlers get more of them.
 const CHUNK: usize = 16;
+const MAX_CHUNK: usize = 256;
 
 /// How a batch is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,14 +91,21 @@ impl<B: Backend> Batch<B> {
             let handled = self.entries[..outcomes.len()]
                 .iter()
                 .rfind(|entry| entry.at == guard.at)
-                .map(|entry| entry.offset + 1);
+                .map(|entry| Reached {
+                    next_offset: entry.offset + 1,
+                    leader_epoch: entry.leader_epoch,
+                });
             let idle = self.ends.iter().find(|(at, _)| *at == guard.at);
             // CRASH: died before the commit that follows = nothing of this batch is stored: no
             // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
             // after it = all of that is stored, and the next claim reads on behind it. A commit
             // without an answer is one of the two, and the next claim tells which.
-            if let Some(next) = handled.or(idle.map(|(_, end)| *end)) {
-                let advanced = advance(tx, &self.options.name, guard, next, self.now).await;
+            let idle = idle.map(|(_, end)| Reached {
+                next_offset: *end,
+                leader_epoch: None,
+            });
+            if let Some(reached) = handled.or(idle) {
+                let advanced = advance(tx, &self.options.name, guard, reached, self.now).await;
                 if advanced.map_err(|error| self.whose(error))? == Owned::Fenced {
                     return Err(Stop::Fenced(guard.at.clone()));
                 }
@@ -119,12 +127,12 @@ impl<B: Backend> Batch<B> {
         let begun = Instant::now();
         let mut outcomes = Vec::with_capacity(self.entries.len());
         let mut seen: HashMap<&Identity, &Entry> = HashMap::new();
-        for start in (0..self.entries.len()).step_by(CHUNK) {
-            if begun.elapsed() > self.options.max_batch_time {
-                break;
-            }
-            let chunk = start..(start + CHUNK).min(self.entries.len());
-            let mut to_claim = Vec::with_capacity(CHUNK);
+        let mut size = CHUNK;
+        while outcomes.len() < self.entries.len() && begun.elapsed() <= self.options.max_batch_time
+        {
+            let chunk_begun = Instant::now();
+            let chunk = outcomes.len()..(outcomes.len() + size).min(self.entries.len());
+            let mut to_claim = Vec::with_capacity(chunk.len());
             let mut twins = HashMap::new();
             for index in chunk.clone() {
                 let entry = &self.entries[index];
@@ -139,19 +147,50 @@ impl<B: Backend> Batch<B> {
             }
             let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await;
             let mut claims = claims.map_err(|error| self.whose(error))?.into_iter();
+            // Of one type, one behind the other: handled together.
+            let mut run: Vec<&Envelope> = Vec::new();
             for index in chunk {
+                let entry = &self.entries[index];
                 let outcome = match twins.remove(&index) {
                     Some(twin) => twin,
                     None => match claims.next().unwrap_or(Claim::Duplicate) {
-                        Claim::First => self.handle_together(tx, index).await?,
                         Claim::Duplicate => Outcome::Duplicate { reused_id: false },
                         Claim::ReusedId => Outcome::Duplicate { reused_id: true },
+                        Claim::First if self.blocked[index] => self.queue(tx, entry).await?,
+                        Claim::First if entry.defect.is_some() => return Err(Stop::OneByOne),
+                        Claim::First => {
+                            let envelope = &entry.envelope;
+                            if run
+                                .last()
+                                .is_some_and(|last| last.message_type != envelope.message_type)
+                            {
+                                self.handle_run(tx, &mut run).await?;
+                            }
+                            run.push(envelope);
+                            Outcome::Handled
+                        }
                     },
                 };
                 outcomes.push(outcome);
             }
+            self.handle_run(tx, &mut run).await?;
+            if chunk_begun.elapsed() < self.options.max_batch_time / 10 {
+                size = (size * 4).min(MAX_CHUNK);
+            }
         }
         Ok(outcomes)
+    }
+
+    /// Handles messages of one type and empties the list; any failure blames nobody.
+    async fn handle_run(
+        &self,
+        tx: &mut Tx<'static, B>,
+        run: &mut Vec<&Envelope>,
+    ) -> Result<(), Stop> {
+        let handled = self.handlers.dispatch_batch(tx, run);
+        let handled = call(handled, self.options.handler_timeout).await;
+        run.clear();
+        handled.map_err(|error| batch_fault(&error).unwrap_or(Stop::OneByOne))
     }
 
     fn claimed_state(&self, index: usize) -> InboxState {
@@ -159,24 +198,6 @@ impl<B: Backend> Batch<B> {
             InboxState::Waiting
         } else {
             InboxState::Handled
-        }
-    }
-
-    async fn handle_together(
-        &self,
-        tx: &mut Tx<'static, B>,
-        index: usize,
-    ) -> Result<Outcome, Stop> {
-        let entry = &self.entries[index];
-        if self.blocked[index] {
-            return self.queue(tx, entry).await;
-        }
-        if entry.defect.is_some() {
-            return Err(Stop::OneByOne);
-        }
-        match dispatch(&self.handlers, tx, &entry.envelope, &self.options).await {
-            Ok(()) => Ok(Outcome::Handled),
-            Err(error) => Err(batch_fault(&error).unwrap_or(Stop::OneByOne)),
         }
     }
 
@@ -310,7 +331,7 @@ pub(super) async fn attempt<B: Backend>(
     limit: Duration,
 ) -> Result<Attempt, Stop> {
     savepoint(tx, "savepoint onceward_message").await?;
-    let error = match call(handlers, tx, envelope, limit).await {
+    let error = match call(handlers.dispatch(tx, envelope), limit).await {
         Ok(()) => match savepoint(tx, "release savepoint onceward_message").await {
             Ok(()) => return Ok(Attempt::Done),
             Err(error) => HandlerError::Database(error),
@@ -342,23 +363,12 @@ async fn savepoint<B: Backend>(
     Ok(())
 }
 
-async fn dispatch<B: Backend>(
-    handlers: &Handlers<B>,
-    tx: &mut Tx<'static, B>,
-    envelope: &Envelope,
-    options: &ConsumerOptions,
-) -> Result<(), HandlerError> {
-    call(handlers, tx, envelope, options.handler_timeout).await
-}
-
-/// Calls the handler; a panic or a time-out is an attempt that failed.
-async fn call<B: Backend>(
-    handlers: &Handlers<B>,
-    tx: &mut Tx<'static, B>,
-    envelope: &Envelope,
+/// Waits for a handler; a panic or a time-out is an attempt that failed.
+async fn call(
+    handler: impl Future<Output = Result<(), HandlerError>>,
     limit: Duration,
 ) -> Result<(), HandlerError> {
-    let handled = std::panic::AssertUnwindSafe(handlers.dispatch(tx, envelope)).catch_unwind();
+    let handled = std::panic::AssertUnwindSafe(handler).catch_unwind();
     let retry = |cause: String| HandlerError::Retry {
         after: None,
         cause: cause.into(),

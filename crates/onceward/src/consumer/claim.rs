@@ -10,6 +10,8 @@ pub(super) struct Claimed {
     pub topic_id: String,
     pub owner_epoch: i64,
     pub next_offset: i64,
+    /// Of the record before `next_offset`, where it is known.
+    pub leader_epoch: Option<i32>,
     /// Why it must not be read.
     pub stopped: Option<String>,
 }
@@ -32,24 +34,25 @@ pub(super) async fn claim<B: Backend>(
     partition: &AssignedPartition,
     now: Micros,
 ) -> Result<Claimed> {
-    let (topic_id, next_offset, owner_epoch, floor): (String, i64, i64, i64) = sqlx::query_as(
-        "insert into consumer_offset (consumer, topic, topic_id, partition, next_offset, \
+    let (topic_id, next_offset, leader_epoch, owner_epoch, floor): (String, i64, i32, i64, i64) =
+        sqlx::query_as(
+            "insert into consumer_offset (consumer, topic, topic_id, partition, next_offset, \
          owner_epoch, owner, floor_offset, updated_at) values ($1, $2, $3, $4, $5, 1, $6, $5, $7) \
          on conflict (consumer, topic, partition) do update set \
          owner_epoch = consumer_offset.owner_epoch + 1, owner = excluded.owner, \
          updated_at = excluded.updated_at \
-         returning topic_id, next_offset, owner_epoch, floor_offset",
-    )
-    .bind(consumer.as_str())
-    .bind(&*partition.at.topic)
-    .bind(partition.topic_id.as_str())
-    .bind(partition.at.partition)
-    .bind(partition.log_start)
-    .bind(owner)
-    .bind(now)
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(Error::database("partition claim"))?;
+         returning topic_id, next_offset, leader_epoch, owner_epoch, floor_offset",
+        )
+        .bind(consumer.as_str())
+        .bind(&*partition.at.topic)
+        .bind(partition.topic_id.as_str())
+        .bind(partition.at.partition)
+        .bind(partition.log_start)
+        .bind(owner)
+        .bind(now)
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(Error::database("partition claim"))?;
     let stopped = reason_to_stop(&topic_id, next_offset, floor, source_id, partition);
     set_stopped(tx, consumer, &partition.at, stopped.as_deref()).await?;
     Ok(Claimed {
@@ -57,6 +60,7 @@ pub(super) async fn claim<B: Backend>(
         topic_id,
         owner_epoch,
         next_offset,
+        leader_epoch: Some(leader_epoch).filter(|epoch| *epoch >= 0),
         stopped,
     })
 }
@@ -136,24 +140,34 @@ pub(super) enum Owned {
     Fenced,
 }
 
+/// How far a partition is handled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    pub next_offset: i64,
+    /// Of the record at `next_offset - 1`. `None` where no record of ours stands there (a marker, an
+    /// aborted record): whose epoch that was is not told, and a wrong one would look like a loss.
+    pub leader_epoch: Option<i32>,
+}
+
 /// Moves `next_offset`, if the claim still holds. The last statement of a batch: in a transaction
 /// that a swallowed error has broken it fails, where COMMIT would quietly roll back.
 pub(super) async fn advance<B: Backend>(
     tx: &mut Tx<'_, B>,
     consumer: &ConsumerName,
     guard: &Guard,
-    next_offset: i64,
+    reached: Reached,
     now: Micros,
 ) -> Result<Owned, sqlx::Error> {
     let done = sqlx::query(
-        "update consumer_offset set next_offset = $5, updated_at = $6 \
+        "update consumer_offset set next_offset = $5, leader_epoch = $6, updated_at = $7 \
          where consumer = $1 and topic = $2 and partition = $3 and owner_epoch = $4",
     )
     .bind(consumer.as_str())
     .bind(&*guard.at.topic)
     .bind(guard.at.partition)
     .bind(guard.owner_epoch)
-    .bind(next_offset)
+    .bind(reached.next_offset)
+    .bind(reached.leader_epoch.unwrap_or(-1))
     .bind(now)
     .execute(&mut **tx)
     .await?;

@@ -24,6 +24,7 @@ const MAX_ID_BYTES: usize = 500;
 pub(super) struct Entry {
     pub at: TopicPartition,
     pub offset: i64,
+    pub leader_epoch: Option<i32>,
     pub envelope: Envelope,
     pub identity: Identity,
     /// Why no handler may see it.
@@ -93,6 +94,7 @@ impl Entry {
         Self {
             at: record.at,
             offset: record.offset,
+            leader_epoch: record.leader_epoch,
             envelope,
             identity,
             defect,
@@ -112,6 +114,7 @@ impl Entry {
         let record = Record {
             at: at.clone(),
             offset,
+            leader_epoch: None,
             key: key.map(Bytes::from),
             payload: payload.into(),
             headers,
@@ -202,6 +205,7 @@ mod tests {
                 partition: 3,
             },
             offset: 7,
+            leader_epoch: None,
             key: None,
             payload: Bytes::new(),
             headers: headers

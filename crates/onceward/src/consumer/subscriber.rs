@@ -32,6 +32,8 @@ pub struct Record {
     pub at: TopicPartition,
     /// Offset in the partition.
     pub offset: i64,
+    /// Epoch of the leader that appended it (KIP-320), where the broker told.
+    pub leader_epoch: Option<i32>,
     /// The record's key.
     pub key: Option<Bytes>,
     /// The record's value; empty for a tombstone.
@@ -87,6 +89,9 @@ pub struct StartAt {
     pub at: TopicPartition,
     /// The first offset to deliver; `None`: the partition is stopped, do not read it.
     pub offset: Option<i64>,
+    /// Leader epoch of the record before it. With it the broker tells whether that record is still
+    /// in the log (KIP-320): after an unclean election others may stand at its offset.
+    pub leader_epoch: Option<i32>,
 }
 
 /// What the loop asks of the subscriber.

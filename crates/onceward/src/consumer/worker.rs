@@ -26,6 +26,8 @@ pub(super) struct Held {
     pub(super) topic_id: String,
     /// As committed in the database.
     pub(super) next_offset: i64,
+    /// Of the record before `next_offset` when it was claimed.
+    leader_epoch: Option<i32>,
     /// Behind the last record taken from the line; below it nothing is taken twice.
     pub(super) position: i64,
     pub(super) queues: Queues,
@@ -163,6 +165,7 @@ impl<B: Backend> Worker<B> {
             StartAt {
                 at: held.guard.at.clone(),
                 offset: held.stopped.is_none().then_some(held.next_offset),
+                leader_epoch: held.leader_epoch,
             }
         });
         Some(starts.collect())
@@ -201,6 +204,7 @@ impl<B: Backend> Worker<B> {
                     },
                     topic_id: claimed.topic_id,
                     next_offset: claimed.next_offset,
+                    leader_epoch: claimed.leader_epoch,
                     position: claimed.next_offset,
                     queues,
                     retention: found.retention,

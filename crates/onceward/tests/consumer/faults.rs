@@ -90,7 +90,7 @@ async fn records_read_again_are_skipped_by_their_id<B: TestBackend>() {
     running.stop().await;
     // Somebody sets the offsets back: everything is read again, nothing takes effect again.
     world
-        .execute("update consumer_offset set next_offset = 0")
+        .execute("update consumer_offset set next_offset = 0, leader_epoch = -1")
         .await;
     let running = world.start();
     world.log.ping(0, "last", 300);

@@ -30,6 +30,9 @@ pub struct State {
 
 pub const TOPIC: &str = "ping";
 
+/// Of all records.
+const LEADER_EPOCH: i32 = 3;
+
 pub fn at(partition: i32) -> TopicPartition {
     TopicPartition {
         topic: TOPIC.into(),
@@ -67,6 +70,7 @@ impl Log {
         records.push(Some(Record {
             at: at(partition),
             offset,
+            leader_epoch: Some(LEADER_EPOCH),
             key: key.map(Bytes::copy_from_slice),
             payload: Bytes::copy_from_slice(payload),
             headers: headers
@@ -106,6 +110,13 @@ impl Log {
 
     pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap())
+    }
+
+    fn record_before(&self, partition: i32, offset: i64) -> Option<Record> {
+        let index = usize::try_from(offset).unwrap().checked_sub(1)?;
+        let state = self.state.lock().unwrap();
+        let records = &state.partitions[usize::try_from(partition).unwrap()];
+        records.get(index).cloned().flatten()
     }
 
     pub fn subscriber(&self) -> Reader {
@@ -199,7 +210,13 @@ impl Reader {
         let starts = link.assigned(self.log.facts()).unwrap_or_default();
         starts
             .into_iter()
-            .filter_map(|start| Some((start.at, start.offset?)))
+            .filter_map(|start| {
+                let offset = start.offset?;
+                // A marker's epoch is not told, and another one would look like a lost record.
+                let before = self.log.record_before(start.at.partition, offset);
+                assert_eq!(start.leader_epoch, before.map(|_| LEADER_EPOCH), "{offset}");
+                Some((start.at, offset))
+            })
             .collect()
     }
 }

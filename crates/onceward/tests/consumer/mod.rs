@@ -1,5 +1,6 @@
 //! The consumer loop on real databases, fed from a topic in memory.
 
+mod batches;
 mod commits;
 mod faults;
 mod memory;

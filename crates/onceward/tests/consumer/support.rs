@@ -204,6 +204,10 @@ impl<B: TestBackend> World<B> {
 
     pub fn start_with(&self, options: ConsumerOptions) -> Running {
         let handlers = Handlers::default().on::<Ping, _>(self.faults.clone());
+        self.start_handling(options, handlers)
+    }
+
+    pub fn start_handling(&self, options: ConsumerOptions, handlers: Handlers<B>) -> Running {
         let consumer = Consumer::new(self.db.clone(), handlers, self.log.subscriber(), options);
         let handle = consumer.handle();
         let stop = CancellationToken::new();
