@@ -317,24 +317,30 @@ impl Session<'_, '_> {
         let Some(starts) = self.link.assigned(facts) else {
             return Ok(());
         };
-        let mut list = TopicPartitionList::new();
+        let (mut list, mut checked) = (TopicPartitionList::new(), TopicPartitionList::new());
         for start in starts {
             if let Some(offset) = start.offset {
-                list.add_partition_offset(
-                    &start.at.topic,
-                    start.at.partition,
-                    Offset::Offset(offset),
-                )
-                .map_err(failed("assign"))?;
+                let (topic, partition) = (&*start.at.topic, start.at.partition);
+                list.add_partition_offset(topic, partition, Offset::Offset(offset))
+                    .map_err(failed("assign"))?;
                 if let Some(epoch) = start.leader_epoch {
-                    set_leader_epoch(&mut list, &start.at, epoch);
+                    checked
+                        .add_partition_offset(topic, partition, Offset::Offset(offset))
+                        .map_err(failed("assign"))?;
+                    set_leader_epoch(&mut checked, &start.at, epoch);
                 }
             }
         }
-        self.events
-            .consumer()
-            .assign(&list)
-            .map_err(failed("assign"))
+        let consumer = self.events.consumer();
+        consumer.assign(&list).map_err(failed("assign"))?;
+        // Only a seek makes librdkafka ask whether the leader epoch still holds. Nothing was polled
+        // yet, and what was fetched meanwhile is dropped by it.
+        if checked.count() > 0
+            && let Err(error) = consumer.seek_partitions(checked, ASK)
+        {
+            tracing::debug!(%error, "leader epochs not checked");
+        }
+        Ok(())
     }
 
     fn commands(&mut self) -> Result<(), SubscriberError> {

@@ -175,6 +175,38 @@ async fn records_that_are_gone_before_they_were_read_stop_their_partition_loudly
     running.stop().await;
 }
 
+/// A log that an unclean election cut: the stored offset lies beyond the end of the epoch that its
+/// record was written in, and other records stand there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cut_under_the_consumer_stops_its_partition_loudly() {
+    let start = tokio::task::spawn_blocking(kafka::Kafka::start);
+    let mut kafka = start.await.unwrap().unwrap();
+    let world = World::sqlite(&kafka.bootstrap(), 1).await;
+    world.publish(0..10);
+    let running = world.start(world.options());
+    world.all_once(0..10).await;
+    running.stop().await;
+    // Another leader epoch begins.
+    let restart = tokio::task::spawn_blocking(move || kafka.restart().map(|()| kafka));
+    let _kafka = restart.await.unwrap().unwrap();
+    world.publish(10..50);
+    let running = world.start(world.options());
+    world.all_once(0..50).await;
+    running.stop().await;
+    world.publish(50..60);
+    // As if those up to 50 had been read from the old leader, which alone had them.
+    sqlx::query("update consumer_offset set leader_epoch = 0")
+        .execute(world.db.pool())
+        .await
+        .unwrap();
+    let running = world.start(world.options());
+    running.until("stop", |s| s.stopped().count() == 1).await;
+    let status = running.handle.status();
+    let reason = status.partitions[0].stopped.clone().unwrap();
+    assert!(reason.contains("truncation"), "{reason}");
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_not_the_groups_own_stops_loudly() {
     let world = World::sqlite(&bootstrap().await, 1).await;
