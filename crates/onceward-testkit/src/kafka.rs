@@ -1,7 +1,6 @@
-//! Apache Kafka as one process: fetched from Maven Central, formatted, started, killed, restarted.
+//! Apache Kafka as processes: fetched from Maven Central, formatted, started, killed, restarted; one
+//! broker alone ([`Kafka`]) or several ([`Cluster`]).
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -13,6 +12,13 @@ use nix::sys::signal::Signal;
 use crate::ports::Port;
 use crate::process::{DeathGuard, Process, tail};
 use crate::{Result, wait};
+
+mod cluster;
+mod distribution;
+mod metadata;
+
+pub use cluster::{Cluster, ClusterOptions, Member};
+pub use distribution::{Distribution, cache_folder};
 
 /// The release that is tested against.
 pub const VERSION: &str = "4.3.1";
@@ -29,6 +35,8 @@ pub struct KafkaOptions {
     pub port: Option<u16>,
     /// Port of the controller; `None` takes a free one.
     pub controller_port: Option<u16>,
+    /// Its place in a cluster; `None` = it stands alone.
+    pub member: Option<Member>,
     /// Java heap in MiB.
     pub heap_mib: u32,
     /// Lines of `server.properties` that are added to ours or replace them.
@@ -41,133 +49,10 @@ impl Default for KafkaOptions {
             data_dir: None,
             port: None,
             controller_port: None,
+            member: None,
             heap_mib: 512,
             properties: Vec::new(),
         }
-    }
-}
-
-/// The jars of Kafka on this machine.
-#[derive(Debug, Clone)]
-pub struct Distribution {
-    java: PathBuf,
-    libs: PathBuf,
-}
-
-impl Distribution {
-    /// Finds the jars in the user's cache; `None` if they have not been fetched yet. Fails with one
-    /// clear line if Java is missing.
-    pub fn find() -> Result<Option<Self>> {
-        let java = find_java()?;
-        let libs = cache_folder()?.join(format!("kafka-{VERSION}/libs"));
-        let complete = libs.join("complete").exists();
-        Ok(complete.then_some(Self { java, libs }))
-    }
-
-    /// Finds the jars in the user's cache or fetches them with Maven (54 MB, once). Safe when several
-    /// processes call it at the same time. Fails with one clear line if Java or Maven is missing.
-    pub fn find_or_fetch() -> Result<Self> {
-        if let Some(found) = Self::find()? {
-            return Ok(found);
-        }
-        let java = find_java()?;
-        let home = cache_folder()?.join(format!("kafka-{VERSION}"));
-        let libs = home.join("libs");
-        std::fs::create_dir_all(&home).with_context(|| format!("creating {home:?}"))?;
-        let lock = std::fs::File::create(home.join("lock"))?;
-        lock.lock().with_context(|| format!("locking {home:?}"))?;
-        if !libs.join("complete").exists() {
-            fetch(&home, &libs)?;
-        }
-        Ok(Self { java, libs })
-    }
-
-    /// A command that runs a main class of Kafka with a small heap.
-    pub fn command(&self, main_class: &str, heap_mib: u32) -> Command {
-        let mut command = Command::new(&self.java);
-        command
-            .arg(format!("-Xmx{heap_mib}m"))
-            .arg("-cp")
-            .arg(self.libs.join("*"));
-        command.arg(main_class);
-        command
-    }
-}
-
-fn fetch(home: &Path, libs: &Path) -> Result<()> {
-    // log4j-slf4j-impl is what Kafka's own release adds: without it the broker logs nothing.
-    let pom = format!(
-        r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>onceward</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.4</version></dependency>
-  </dependencies>
-</project>
-"#
-    );
-    std::fs::write(home.join("pom.xml"), pom)?;
-    let fresh = home.join("libs.partial");
-    let _ = std::fs::remove_dir_all(&fresh);
-    let output = Command::new("mvn")
-        .args(["-q", "-B", "-f"])
-        .arg(home.join("pom.xml"))
-        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
-        .arg(format!("-DoutputDirectory={}", fresh.display()))
-        .output()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                anyhow!("Maven is missing (command mvn): it fetches Apache Kafka; install maven")
-            }
-            _ => anyhow!("starting mvn: {error}"),
-        })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stdout);
-        bail!(
-            "Maven could not fetch Apache Kafka {VERSION}:\n{}",
-            tail(&text, 10)
-        );
-    }
-    std::fs::write(fresh.join("complete"), VERSION)?;
-    let _ = std::fs::remove_dir_all(libs);
-    std::fs::rename(&fresh, libs)?;
-    Ok(())
-}
-
-/// `$XDG_CACHE_HOME/onceward` or `~/.cache/onceward`.
-pub fn cache_folder() -> Result<PathBuf> {
-    let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
-        (Some(cache), _) if Path::new(&cache).is_absolute() => PathBuf::from(cache),
-        (_, Some(home)) => Path::new(&home).join(".cache"),
-        _ => std::env::temp_dir(),
-    };
-    Ok(base.join("onceward"))
-}
-
-/// `$JAVA_HOME/bin/java` or `java` on the path, of version 17 or newer.
-fn find_java() -> Result<PathBuf> {
-    let java = match std::env::var_os("JAVA_HOME") {
-        Some(home) if Path::new(&home).join("bin/java").exists() => {
-            Path::new(&home).join("bin/java")
-        }
-        _ => PathBuf::from("java"),
-    };
-    let output = Command::new(&java)
-        .arg("-version")
-        .output()
-        .map_err(|_| anyhow!("Java 17 or newer is missing: it runs Apache Kafka"))?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let major = text
-        .split('"')
-        .nth(1)
-        .and_then(|version| version.split(['.', '-', '+']).next())
-        .and_then(|major| major.parse::<u32>().ok());
-    match major {
-        Some(major) if major >= 17 => Ok(java),
-        Some(major) => bail!("Java 17 or newer is needed to run Apache Kafka, {java:?} is {major}"),
-        None => bail!("{java:?} -version gave no version: {}", text.trim()),
     }
 }
 
@@ -177,6 +62,7 @@ pub struct Kafka {
     distribution: Distribution,
     folder: PathBuf,
     port: u16,
+    member: Option<Member>,
     heap_mib: u32,
     process: Option<Process>,
     // Dropped last: they keep the ports and remove the folder.
@@ -214,8 +100,8 @@ impl Kafka {
         };
         let port = port_or_free(options.port)?;
         let controller_port = port_or_free(options.controller_port)?;
-        let (folder, cleaner) = match options.data_dir {
-            Some(folder) => (folder, None),
+        let (folder, cleaner) = match &options.data_dir {
+            Some(folder) => (folder.clone(), None),
             None => {
                 let folder = tempfile::Builder::new()
                     .prefix("onceward-kafka-")
@@ -227,11 +113,12 @@ impl Kafka {
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {folder:?}"))?;
         let folder = folder.canonicalize()?;
-        write_configuration(&folder, port, controller_port, &options.properties)?;
+        write_configuration(&folder, port, controller_port, &options)?;
         let kafka = Self {
             distribution,
             folder,
             port,
+            member: options.member,
             heap_mib: options.heap_mib,
             process: None,
             _ports: ports,
@@ -247,12 +134,13 @@ impl Kafka {
     /// After a crash it first runs the controller alone until that has fenced the dead broker. Else
     /// the restarted node sees itself as leader by its old metadata, begins to write the markers of a
     /// transaction it died in, loses the leadership when the controller fences it, takes the
-    /// partitions for deleted and forgets the markers: readers hang for good. A controller that
-    /// survives its broker, as in a real cluster, fences it meanwhile.
+    /// partitions for deleted and forgets the markers: readers hang for good. The member of a cluster
+    /// needs none of this, see [`Cluster`].
     pub fn command(&self) -> Command {
         let data = self.folder.join("data");
         let has_run = data.join("__cluster_metadata-0").exists();
-        if !has_run || data.join(".kafka_cleanshutdown").exists() {
+        let ended_in_order = data.join(".kafka_cleanshutdown").exists();
+        if self.member.is_some() || !has_run || ended_in_order {
             return self.node("server.properties");
         }
         const FENCE_THEN_START: &str = r#"
@@ -347,12 +235,23 @@ impl Kafka {
     /// Starts the broker on the same ports and data after [`kill9`](Self::kill9) or
     /// [`stop`](Self::stop), and waits until it answers.
     pub fn start_again(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Starts the process; the members of a cluster need each other to become ready.
+    fn launch(&mut self) -> Result<()> {
         if self.process.is_some() {
             bail!("Kafka at {} runs already", self.bootstrap());
         }
         let process = Process::spawn("kafka", self.command(), &self.folder.join("kafka.log"))?;
-        let process = self.process.insert(process);
-        let address = format!("127.0.0.1:{}", self.port);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let address = self.bootstrap();
+        let process = self.process.as_mut().context("Kafka does not run")?;
         wait::until("an answer of Kafka", START_AT_MOST, || {
             if !process.is_running() {
                 bail!("Kafka ended while starting:\n{}", process.log_tail(15));
@@ -370,7 +269,9 @@ impl Kafka {
     /// Runs one of Kafka's tools, e.g. `org.apache.kafka.tools.TopicCommand` with
     /// `["--bootstrap-server", …, "--list"]`, and gives its output; fails if the tool does.
     pub fn run_tool(&self, main_class: &str, arguments: &[&str]) -> Result<String> {
-        let output = tool_command(&self.distribution, main_class)
+        let output = self
+            .distribution
+            .tool(main_class)
             .args(arguments)
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -390,8 +291,14 @@ impl Kafka {
         if self.folder.join("data/meta.properties").exists() {
             return Ok(());
         }
-        let output = tool_command(&self.distribution, "kafka.tools.StorageTool")
-            .args(["format", "--ignore-formatted", "-t", &cluster_id(), "-c"])
+        let cluster_id = match &self.member {
+            Some(member) => member.cluster_id.clone(),
+            None => cluster_id(),
+        };
+        let output = self
+            .distribution
+            .tool("kafka.tools.StorageTool")
+            .args(["format", "--ignore-formatted", "-t", &cluster_id, "-c"])
             .arg(self.folder.join("server.properties"))
             .output()?;
         if !output.status.success() {
@@ -425,63 +332,41 @@ pub fn shared() -> Result<&'static Kafka> {
         .map_err(|error| anyhow!("{error}"))
 }
 
-/// Whether a broker answers at `address` and knows of at least one broker (itself) that may lead.
+/// Whether the broker at `address` answers and takes itself for one that may lead.
 pub fn answers(address: &str) -> bool {
-    ask_for_brokers(address).is_ok_and(|count| count > 0)
-}
-
-/// Metadata request v8 (the last without tagged fields), for no topic: the answer begins with its
-/// length, our correlation id, the throttle time and the number of brokers.
-fn ask_for_brokers(address: &str) -> Result<i32> {
-    const AT_MOST: Duration = Duration::from_secs(1);
-    let target = address.to_socket_addrs()?.next().context("no address")?;
-    let mut stream = TcpStream::connect_timeout(&target, AT_MOST)?;
-    stream.set_read_timeout(Some(AT_MOST))?;
-    let mut request = Vec::new();
-    request.extend(3_i16.to_be_bytes()); // Metadata
-    request.extend(8_i16.to_be_bytes());
-    request.extend(1_i32.to_be_bytes()); // correlation id
-    request.extend((-1_i16).to_be_bytes()); // no client id
-    request.extend(0_i32.to_be_bytes()); // no topics
-    request.extend([0, 0, 0]); // create nothing, no authorised operations
-    stream.write_all(&u32::try_from(request.len())?.to_be_bytes())?;
-    stream.write_all(&request)?;
-    let mut answer = [0_u8; 16];
-    stream.read_exact(&mut answer)?;
-    Ok(i32::from_be_bytes([
-        answer[12], answer[13], answer[14], answer[15],
-    ]))
-}
-
-/// A tool's JVM lives for a second: the quick compiler and the plain collector are the fast ones.
-fn tool_command(distribution: &Distribution, main_class: &str) -> Command {
-    let mut command = Command::new(&distribution.java);
-    command
-        .args([
-            "-Xmx256m",
-            "-XX:TieredStopAtLevel=1",
-            "-XX:+UseSerialGC",
-            "-cp",
-        ])
-        .arg(distribution.libs.join("*"))
-        .arg(main_class);
-    command
+    let port = address
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok());
+    metadata::brokers(address).is_ok_and(|brokers| {
+        // A member that is not let in yet lists the others.
+        brokers.iter().any(|broker| Some(broker.port) == port)
+    })
 }
 
 fn write_configuration(
     folder: &Path,
     port: u16,
     controller_port: u16,
-    extra: &[(String, String)],
+    options: &KafkaOptions,
 ) -> Result<()> {
+    let member = options.member.as_ref();
+    let id = member.map_or(1, |member| member.id).to_string();
+    // Three copies outlive one broker, and two of them must have what is acknowledged.
+    let copies = member.map_or(1, |member| member.controller_ports.len().min(3));
+    let min_in_sync = if copies == 3 { "2" } else { "1" };
+    let copies = copies.to_string();
     let listeners =
         format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
     let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
-    let voters = format!("1@127.0.0.1:{controller_port}");
+    let voters = match member {
+        Some(member) => member.voters(),
+        None => format!("1@127.0.0.1:{controller_port}"),
+    };
     let data = folder.join("data").display().to_string();
     let mut properties: Vec<(&str, &str)> = vec![
         ("process.roles", "broker,controller"),
-        ("node.id", "1"),
+        ("node.id", &id),
         ("controller.quorum.voters", &voters),
         ("listeners", &listeners),
         ("advertised.listeners", &advertised),
@@ -493,12 +378,14 @@ fn write_configuration(
         ),
         ("log.dirs", &data),
         ("auto.create.topics.enable", "false"),
-        ("default.replication.factor", "1"),
-        ("offsets.topic.replication.factor", "1"),
-        ("transaction.state.log.replication.factor", "1"),
-        ("transaction.state.log.min.isr", "1"),
-        ("share.coordinator.state.topic.replication.factor", "1"),
-        ("share.coordinator.state.topic.min.isr", "1"),
+        ("unclean.leader.election.enable", "false"),
+        ("default.replication.factor", &copies),
+        ("min.insync.replicas", min_in_sync),
+        ("offsets.topic.replication.factor", &copies),
+        ("transaction.state.log.replication.factor", &copies),
+        ("transaction.state.log.min.isr", min_in_sync),
+        ("share.coordinator.state.topic.replication.factor", &copies),
+        ("share.coordinator.state.topic.min.isr", min_in_sync),
         // 50 by default, each a folder of files: 4 start much faster.
         ("offsets.topic.num.partitions", "4"),
         ("transaction.state.log.num.partitions", "4"),
@@ -512,7 +399,7 @@ fn write_configuration(
         ("broker.session.timeout.ms", "2000"),
         ("broker.heartbeat.interval.ms", "500"),
     ];
-    for (name, value) in extra {
+    for (name, value) in &options.properties {
         properties.retain(|(known, _)| known != name);
         properties.push((name, value));
     }
