@@ -2,6 +2,7 @@
 //! SQLite files or one Postgres server, on free ports of 127.0.0.1.
 
 mod books;
+mod brokers;
 mod client;
 mod world;
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
-use onceward_testkit::kafka::Kafka;
+use onceward_testkit::kafka::Cluster;
 use onceward_testkit::ports::Port;
 use onceward_testkit::postgres::{self, Postgres};
 use onceward_testkit::process::Process;
 use serde_json::json;
 
+use crate::brokers::Brokers;
 use crate::{Client, Result};
 
 /// The services, in the order in which an order meets them.
@@ -45,6 +46,8 @@ pub struct Settings {
     pub delivery_fail_percent: u8,
     /// How long the saga waits for a reply.
     pub deadline: Duration,
+    /// Kafka's brokers: one, called `kafka`, or several, called `kafka-1`, `kafka-2` …
+    pub brokers: u16,
 }
 
 impl Default for Settings {
@@ -53,6 +56,7 @@ impl Default for Settings {
             payment_fail_percent: 0,
             delivery_fail_percent: 0,
             deadline: Duration::from_secs(60),
+            brokers: 1,
         }
     }
 }
@@ -61,7 +65,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct World {
     processes: BTreeMap<&'static str, Process>,
-    kafka: Kafka,
+    kafka: Brokers,
     databases: BTreeMap<&'static str, String>,
     ports: BTreeMap<&'static str, Port>,
     settings: Settings,
@@ -81,7 +85,7 @@ impl World {
             folder.disable_cleanup(true);
             println!("kept: {}", folder.path().display());
         }
-        let kafka = Kafka::start()?;
+        let kafka = Brokers::start(settings.brokers)?;
         let postgres = match database {
             Database::Sqlite => None,
             Database::Postgres => Some(Postgres::start()?),
@@ -219,8 +223,8 @@ impl World {
 
     /// `kill -9`.
     pub fn kill9(&mut self, name: &'static str) -> Result<()> {
-        if name == "kafka" {
-            return self.kafka.kill9();
+        if let Some(broker) = self.kafka.called(name) {
+            return broker.kill9();
         }
         let mut process = self
             .processes
@@ -233,10 +237,9 @@ impl World {
     /// `kill -9`, then a start, as a supervisor does it.
     pub fn kill9_and_restart(&mut self, name: &'static str) -> Result<()> {
         self.kill9(name)?;
-        if name == "kafka" {
-            self.kafka.start_again()
-        } else {
-            self.spawn(name)
+        match self.kafka.called(name) {
+            Some(broker) => broker.start_again(),
+            None => self.spawn(name),
         }
     }
 
@@ -256,9 +259,22 @@ impl World {
         Ok(start.elapsed())
     }
 
-    /// The real broker.
-    pub fn kafka(&mut self) -> &mut Kafka {
-        &mut self.kafka
+    /// Stops a broker in order, and starts it again.
+    pub fn restart_broker(&mut self, name: &str) -> Result<()> {
+        let broker = self.kafka.called(name);
+        broker
+            .with_context(|| format!("no broker {name}"))?
+            .restart()
+    }
+
+    /// The brokers of a world that has several.
+    pub fn cluster(&mut self) -> Result<&mut Cluster> {
+        self.kafka.cluster()
+    }
+
+    /// What one of Kafka's tools says about this Kafka.
+    pub fn run_kafka_tool(&mut self, main_class: &str, arguments: &[&str]) -> Result<String> {
+        self.kafka.run_tool(main_class, arguments)
     }
 
     /// A client of the order service and its neighbours.

@@ -1,14 +1,16 @@
-//! The broker of `./dev up`: Apache Kafka from Maven Central, else its docker image.
+//! The brokers of `./dev up`: Apache Kafka from Maven Central, else its docker image.
 
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
-use onceward_testkit::kafka::{Distribution, Kafka, KafkaOptions, VERSION};
+use anyhow::{Context, bail};
+use onceward_testkit::kafka::{
+    Cluster, ClusterOptions, Distribution, Kafka, KafkaOptions, VERSION,
+};
 
 use crate::Result;
-use crate::layout::{Data, Ports};
+use crate::layout::{Data, Ports, kafka_names};
 use crate::probe::Ready;
 use crate::supervisor::Spec;
 
@@ -30,30 +32,74 @@ pub fn fetch() -> Result<Option<JoinHandle<Result<()>>>> {
     }
 }
 
-/// Prepares Kafka's data and gives the process to supervise. Blocks, on the first time for a
-/// download.
-pub fn spec(data: &Data, ports: Ports, restart_after: Duration) -> Result<Spec> {
-    let options = KafkaOptions {
-        data_dir: Some(data.kafka()),
-        port: Some(ports.kafka()),
-        controller_port: Some(ports.kafka_controller()),
-        ..KafkaOptions::default()
-    };
-    let mut spec = match Kafka::prepare(options) {
-        Ok(kafka) => Spec::new("kafka", move || kafka.command()),
-        Err(error) => {
-            if !docker_works() {
-                return Err(error);
-            }
-            in_docker(data, ports).context(error)?
+/// Numbers of brokers that can be started: three keep copies of each other's data, two could not spare
+/// any.
+pub const BROKERS: [u16; 2] = [1, 3];
+
+/// Fails if the folder holds the data of another number of brokers: its topics have as many copies.
+pub fn fits(data: &Data, brokers: u16) -> Result<()> {
+    let others = BROKERS.into_iter().filter(|number| *number != brokers);
+    for number in others {
+        let mut names = kafka_names(number).into_iter();
+        if names.any(|name| data.kafka(&name).join("data").exists()) {
+            bail!(
+                "{} holds a Kafka of {number} broker{}: start with --brokers {number}, or anew with --fresh, or elsewhere with --data DIR",
+                data.folder().display(),
+                if number == 1 { "" } else { "s" },
+            );
         }
+    }
+    Ok(())
+}
+
+/// Prepares Kafka's data and gives the processes to supervise, one per broker. Blocks, on the first
+/// time for a download.
+pub fn specs(
+    data: &Data,
+    ports: Ports,
+    brokers: u16,
+    restart_after: Duration,
+) -> Result<Vec<Spec>> {
+    let ports = ports.kafka(brokers);
+    let names = kafka_names(brokers);
+    let prepared = match (brokers, ports.as_slice()) {
+        (1, [(port, controller_port)]) => Kafka::prepare(KafkaOptions {
+            data_dir: Some(data.kafka(&names[0])),
+            port: Some(*port),
+            controller_port: Some(*controller_port),
+            ..KafkaOptions::default()
+        })
+        .map(|kafka| vec![kafka]),
+        _ => Cluster::prepare(ClusterOptions {
+            data_dir: Some(data.folder().to_owned()),
+            ports: ports.clone(),
+            brokers,
+            ..ClusterOptions::default()
+        })
+        .map(Cluster::into_nodes),
     };
-    spec.port = Some(ports.kafka());
-    spec.ready = Ready::Kafka(format!("127.0.0.1:{}", ports.kafka()));
-    spec.restart_after = restart_after;
-    spec.stop_at_most = Duration::from_secs(30);
-    spec.stop_rank = 2;
-    Ok(spec)
+    let named = |nodes: Vec<Kafka>| {
+        let nodes = names.iter().zip(nodes);
+        nodes
+            .map(|(name, kafka)| Spec::new(name, move || kafka.command()))
+            .collect()
+    };
+    let mut specs: Vec<Spec> = match (prepared, ports.as_slice()) {
+        (Ok(nodes), _) => named(nodes),
+        (Err(error), [(port, _)]) if docker_works() => {
+            vec![in_docker(data, *port).context(error)?]
+        }
+        (Err(error), _) => return Err(error),
+    };
+    for (spec, (port, _)) in specs.iter_mut().zip(ports) {
+        spec.port = Some(port);
+        spec.ready = Ready::Kafka(format!("127.0.0.1:{port}"));
+        spec.restart_after = restart_after;
+        spec.stop_at_most = Duration::from_secs(30);
+        // All at once: the last broker can't leave in order once the controllers of the others are gone.
+        spec.stop_rank = 2;
+    }
+    Ok(specs)
 }
 
 fn docker_works() -> bool {
@@ -68,10 +114,10 @@ fn docker_works() -> bool {
 }
 
 /// The image runs as user 1000 and keeps its data in a named volume.
-fn in_docker(data: &Data, ports: Ports) -> Result<Spec> {
-    let port = ports.kafka();
+fn in_docker(data: &Data, port: u16) -> Result<Spec> {
     let name = format!("onceward-kafka-{port}");
-    std::fs::create_dir_all(data.kafka())?;
+    // Tells the number of brokers, see `fits`.
+    std::fs::create_dir_all(data.kafka("kafka").join("data"))?;
     let settings = [
         "NODE_ID=1".to_owned(),
         "PROCESS_ROLES=broker,controller".to_owned(),

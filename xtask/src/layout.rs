@@ -41,6 +41,14 @@ pub const SERVICES: [Service; 5] = [
 /// The name under which the relay runs.
 pub const RELAY: &str = "outbox-relay";
 
+/// The names under which Kafka's brokers run, and of their folders.
+pub fn kafka_names(brokers: u16) -> Vec<String> {
+    match brokers {
+        1 => vec!["kafka".to_owned()],
+        several => (1..=several).map(|n| format!("kafka-{n}")).collect(),
+    }
+}
+
 /// The one of `names` that is called so: its whole name, or one of its words (`relay`, `saga`).
 pub fn called<'a>(given: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     names.clone().find(|name| *name == given).or_else(|| {
@@ -71,14 +79,10 @@ impl Ports {
         9100 + self.offset
     }
 
-    /// Kafka's port for clients.
-    pub fn kafka(self) -> u16 {
-        9092 + self.offset
-    }
-
-    /// Port of Kafka's controller.
-    pub fn kafka_controller(self) -> u16 {
-        9093 + self.offset
+    /// Kafka's ports, broker by broker: for clients, and of its controller.
+    pub fn kafka(self, brokers: u16) -> Vec<(u16, u16)> {
+        let first = (0..brokers).map(|n| 9092 + 2 * n + self.offset);
+        first.map(|port| (port, port + 1)).collect()
     }
 
     /// Port of the local PostgreSQL.
@@ -154,9 +158,9 @@ impl Data {
         std::env::temp_dir().join(format!("onceward-{:016x}.sock", hash.finish()))
     }
 
-    /// Kafka's folder.
-    pub fn kafka(&self) -> PathBuf {
-        self.folder.join("kafka")
+    /// Folder of a broker, which is called as its process is.
+    pub fn kafka(&self, broker: &str) -> PathBuf {
+        self.folder.join(broker)
     }
 
     /// PostgreSQL's folder.

@@ -12,7 +12,7 @@ use crate::Result;
 pub struct Manifest {
     /// Version of this format.
     pub format: u32,
-    /// `host:port` of Kafka.
+    /// `host:port` of Kafka, comma separated if it has several brokers.
     pub kafka: String,
     /// URL of the relay's health and metrics.
     pub relay: String,

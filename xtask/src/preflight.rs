@@ -95,8 +95,17 @@ pub fn address_of(url: &str) -> Option<String> {
     })
 }
 
-/// Fails if nobody listens at `address` (`host:port`).
-pub fn is_reachable(what: &str, address: &str) -> Result<()> {
+/// Fails if nobody listens at any of the comma separated `addresses` (`host:port`).
+pub fn is_reachable(what: &str, addresses: &str) -> Result<()> {
+    let mut answers = addresses.split(',').map(|one| answers(what, one.trim()));
+    let first = answers.next().context("no address")?;
+    if first.is_ok() || answers.any(|answer| answer.is_ok()) {
+        return Ok(());
+    }
+    first
+}
+
+fn answers(what: &str, address: &str) -> Result<()> {
     let target = address
         .to_socket_addrs()
         .ok()

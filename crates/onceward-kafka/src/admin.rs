@@ -93,6 +93,11 @@ impl Admin {
             .map_err(|error| kafka_error(&error, "asking for the brokers"))
     }
 
+    /// Copies of a new topic: three, as far as there are brokers.
+    pub(crate) fn copies_wanted(&self) -> Result<usize, BrokerError> {
+        Ok(self.broker_count()?.clamp(1, REPLICATION_WANTED))
+    }
+
     /// The topics that exist. A missing right is an error, as it could hide a topic.
     pub(crate) fn describe(
         &self,
@@ -178,7 +183,7 @@ impl Admin {
         let names = [topic.to_owned()];
         let mut found = self.describe(&names)?;
         if found.is_empty() {
-            let replication = self.broker_count()?.clamp(1, REPLICATION_WANTED);
+            let replication = self.copies_wanted()?;
             let made = self.make(
                 topic,
                 1,

@@ -64,6 +64,12 @@ impl RdKafkaBroker {
         .await
     }
 
+    /// The copies that a new topic should have: three, or as many as there are brokers at the moment.
+    pub async fn copies_wanted(&self) -> Result<i32, BrokerError> {
+        let copies = self.admin(Admin::copies_wanted).await?;
+        Ok(i32::try_from(copies).unwrap_or(i32::MAX))
+    }
+
     /// Makes the data topics among `names` that are missing, with this many partitions and copies;
     /// those that exist are left as they are, whatever their settings. Tells what became of each. May
     /// be repeated.

@@ -70,9 +70,10 @@ pub(crate) struct Topics {
     /// Partitions of a new topic.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     pub(crate) partitions: i32,
-    /// Copies of a new topic.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10))]
-    pub(crate) replication: i32,
+    /// Copies of a new topic. With three or more a record is acknowledged once two have it [default:
+    /// 3, or as many as there are brokers]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
+    pub(crate) replication: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -147,8 +147,12 @@ async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
 async fn topics(topics: Topics) -> anyhow::Result<()> {
     let broker = RdKafkaBroker::new(topics.kafka)?;
     let names = contracts::TOPICS.map(str::to_owned).to_vec();
+    let replication = match topics.replication {
+        Some(replication) => replication,
+        None => broker.copies_wanted().await?,
+    };
     let made = broker
-        .make_topics(names, topics.partitions, topics.replication)
+        .make_topics(names, topics.partitions, replication)
         .await?;
     let created = made
         .values()

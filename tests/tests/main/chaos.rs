@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use integration_tests::{Client, Database, Order, Result, Settings, World};
 
 const PER_SECOND: u64 = 20;
-const END_AT_MOST: Duration = Duration::from_secs(90);
+pub(crate) const END_AT_MOST: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_of_anything_loses_and_doubles_nothing_on_sqlite() -> Result<()> {
@@ -63,13 +63,13 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Retry {
+pub(crate) enum Retry {
     Never,
     WithKey,
 }
 
 /// Posts at a fixed rate, not waiting for answers, and gives the ids of the orders.
-async fn post_orders(client: Client, count: u64, retry: Retry) -> Result<Vec<String>> {
+pub(crate) async fn post_orders(client: Client, count: u64, retry: Retry) -> Result<Vec<String>> {
     let start = Instant::now();
     let mut posts = tokio::task::JoinSet::new();
     for n in 0..count {

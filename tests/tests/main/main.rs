@@ -1,4 +1,5 @@
 //! The shop as a user runs it, on both databases, with real processes that are killed.
 
+mod brokers;
 mod chaos;
 mod scenarios;

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::{self, Lock, Order};
-use crate::layout::{Data, Ports, RELAY, SERVICES, root};
+use crate::layout::{Data, Ports, RELAY, SERVICES, kafka_names, root};
 use crate::supervisor::{Handle, Supervisor};
 use crate::{Result, databases, kafka, preflight, ps};
 
@@ -20,7 +21,7 @@ mod plan;
 use plan::Run;
 
 /// Everything must be ready after so long.
-const READY_AT_MOST: Duration = Duration::from_secs(120);
+const READY_AT_MOST: Duration = Duration::from_secs(180);
 
 /// How to start everything.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +29,9 @@ pub struct Options {
     /// Use this Kafka (host:port) instead of starting one
     #[arg(long, value_name = "HOST:PORT")]
     kafka: Option<String>,
+    /// Start Kafka with this many brokers; three keep copies of each other's data, and one of them may die
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_brokers(), conflicts_with = "kafka")]
+    brokers: u16,
     /// Start a local PostgreSQL and keep all databases there, instead of SQLite files
     #[arg(long, conflicts_with = "database")]
     postgres: bool,
@@ -61,6 +65,10 @@ pub struct Options {
     /// Start Kafka and nothing else
     #[arg(skip)]
     pub only_kafka: bool,
+}
+
+fn parse_brokers() -> impl TypedValueParser<Value = u16> {
+    PossibleValuesParser::new(["1", "3"]).try_map(|number| number.parse())
 }
 
 fn parse_setting(text: &str) -> std::result::Result<(String, String), String> {
@@ -107,9 +115,15 @@ fn check(options: &Options, data: &Data) -> Result<()> {
         );
     }
     let mut needed = Vec::new();
+    let names = kafka_names(options.brokers);
     if options.kafka.is_none() {
-        needed.push(("kafka", ports.kafka()));
-        needed.push(("kafka's controller", ports.kafka_controller()));
+        if !options.fresh {
+            kafka::fits(data, options.brokers)?;
+        }
+        for (name, (port, controller_port)) in names.iter().zip(ports.kafka(options.brokers)) {
+            needed.push((name.as_str(), port));
+            needed.push(("kafka's controller", controller_port));
+        }
     }
     if options.postgres {
         needed.push(("postgres", ports.postgres()));
@@ -312,7 +326,9 @@ fn rotate_logs(data: &Data) -> Result<()> {
 /// Removes what earlier runs have stored, and nothing else that may lie in the folder.
 fn forget(options: &Options, data: &Data) -> Result<()> {
     let ours = |name: &str| {
-        matches!(name, "kafka" | "postgres" | "onceward.json")
+        let mut brokers = kafka::BROKERS.into_iter().flat_map(kafka_names);
+        matches!(name, "postgres" | "onceward.json")
+            || brokers.any(|broker| broker == name)
             || SERVICES
                 .iter()
                 .any(|service| name.starts_with(&format!("{}.db", service.name)))

@@ -11,7 +11,7 @@ use super::Options;
 use crate::Result;
 use crate::databases::{self, Databases};
 use crate::kafka;
-use crate::layout::{Data, Ports, RELAY, SERVICES, root};
+use crate::layout::{Data, Ports, RELAY, SERVICES, kafka_names, root};
 use crate::manifest::{Manifest, Source};
 use crate::probe::Ready;
 use crate::supervisor::{Handle, Spec};
@@ -49,7 +49,12 @@ impl Run {
     fn kafka_address(&self) -> String {
         match &self.options.kafka {
             Some(address) => address.clone(),
-            None => format!("127.0.0.1:{}", self.ports.kafka()),
+            None => {
+                // All of them: whoever starts while the first is down asks another.
+                let ports = self.ports.kafka(self.options.brokers).into_iter();
+                let addresses = ports.map(|(port, _)| format!("127.0.0.1:{port}"));
+                addresses.collect::<Vec<_>>().join(",")
+            }
         }
     }
 
@@ -104,17 +109,26 @@ impl Run {
 
     async fn start_kafka(&self, handle: &Handle, say: &impl Fn(&str)) -> Result<()> {
         if self.options.kafka.is_none() {
-            let (data, ports) = (self.data.clone(), self.ports);
+            let (data, ports, brokers) = (self.data.clone(), self.ports, self.options.brokers);
             let seconds = self.options.kafka_restart_after.max(0.0);
             let restart_after = Duration::try_from_secs_f32(seconds)
                 .context("--kafka-restart-after is no number of seconds")?;
-            let spec = blocking(move || kafka::spec(&data, ports, restart_after)).await?;
-            handle.add(spec);
-            say(&format!("{} is ready", handle.ready("kafka").await?));
+            let specs = move || kafka::specs(&data, ports, brokers, restart_after);
+            for spec in blocking(specs).await? {
+                handle.add(spec);
+            }
+            for name in kafka_names(brokers) {
+                say(&format!("{} is ready", handle.ready(&name).await?));
+            }
         }
         if !self.options.only_kafka {
-            self.shop(&["topics", "--kafka", &self.kafka_address()])
-                .await?;
+            let address = self.kafka_address();
+            let mut arguments = vec!["topics", "--kafka", &address];
+            if self.options.brokers > 1 {
+                // Said, so that a broker that is lost by now is an error and no topic with two copies.
+                arguments.extend(["--replication", "3"]);
+            }
+            self.shop(&arguments).await?;
             say("topics are there");
         }
         Ok(())
