@@ -15,17 +15,21 @@ use crate::layout::root;
 /// A crate of the workspace and the crates of the workspace that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("onceward", &[]),
+    ("onceward-http", &[]),
     ("onceward-kafka", &["onceward"]),
     ("onceward-saga", &["onceward"]),
     ("onceward-testkit", &[]),
-    ("outbox-relay", &["onceward", "onceward-kafka"]),
+    (
+        "outbox-relay",
+        &["onceward", "onceward-http", "onceward-kafka"],
+    ),
     (
         "onceward-cli",
         // The auditor, so that `verify` does not decode with what it verifies.
         &["onceward", "onceward-kafka", "onceward-saga", "auditor"],
     ),
     ("contracts", &["onceward", "onceward-saga"]),
-    ("skeleton", &["onceward", "onceward-saga"]),
+    ("skeleton", &["onceward", "onceward-http", "onceward-saga"]),
     ("order", SERVICE),
     ("inventory", SERVICE),
     ("payment", SERVICE),
