@@ -12,3 +12,4 @@ mod parking;
 mod program;
 mod stops;
 mod takeover;
+mod upgrade;

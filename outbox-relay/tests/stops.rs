@@ -11,7 +11,7 @@ use crate::support::until;
 
 /// Waits for the stop of the first source and checks that it is told everywhere.
 #[track_caller]
-fn stopped_because(relay: &Relay, reason: &str) {
+pub fn stopped_because(relay: &Relay, reason: &str) {
     let status = relay.wait_for_state(Phase::Stopped);
     let told = status.last_error.unwrap();
     assert!(told.contains(reason), "{told}");

@@ -65,6 +65,17 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// A newer program has taken something away from the database that this one needs.
+    #[error(
+        "this database is too new: migration {migration}, this program knows up to {newest:04}; \
+         upgrade this program"
+    )]
+    SchemaTooNew {
+        /// The migration that took it away.
+        migration: String,
+        /// The newest migration this program knows.
+        newest: i64,
+    },
     /// The database already belongs to another source.
     #[error("this database is source {found}, not {expected}")]
     OtherSource {

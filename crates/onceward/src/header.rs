@@ -1,7 +1,8 @@
 //! Header names on the wire: CloudEvents' Kafka binary binding (`ce_*`), W3C trace context, and
 //! ours. One place, so that relay, consumer and tools can't disagree.
 
-/// Version of this header set; raised only when a reader must know.
+/// Version of this header set; raised only when a reader must know, and read before it is written: all
+/// consumers are upgraded before the first relay. A consumer makes a record of a newer one a dead letter.
 pub const FORMAT: &str = "1";
 /// Value of [`CE_SPECVERSION`].
 pub const CE_SPECVERSION_VALUE: &str = "1.0";
@@ -53,4 +54,10 @@ pub fn is_reserved(name: &str) -> bool {
             TRACESTATE,
         ]
         .contains(&name)
+}
+
+/// Whether a record's [`HEADER_FORMAT`] is newer than [`FORMAT`]. What is no number is a stranger's.
+pub(crate) fn is_newer(format: &str) -> bool {
+    let known = FORMAT.parse::<u32>();
+    matches!((format.parse::<u32>(), known), (Ok(found), Ok(known)) if found > known)
 }

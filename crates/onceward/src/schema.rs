@@ -1,4 +1,21 @@
-//! The library's tables: migration and version check.
+//! The library's tables: made by [`migrate`], looked at by [`check`].
+//!
+//! [`migrate`] may run at every start of a service, in several processes at once; or let an operator run
+//! `onceward schema migrate` and only [`check`] in the service.
+//!
+//! # Upgrades
+//!
+//! Migrations go forward only, and programs of one version and the next work on one database side by
+//! side:
+//!
+//! * A migration **adds** (tables, indexes, columns that may be null or have a default), so that a program
+//!   that has never heard of it goes on. It is fine to meet one.
+//! * What is no longer used is taken away by a later migration, whose file name ends with the number of
+//!   the migration a program must know to live without it: `0012_drop_owner_needs_0010.sql`. A program
+//!   that does not know migration 10 refuses that database, in one line.
+//! * A database that lacks a migration is refused as well: migrate first, then start the new program.
+//!
+//! The lines of your own tables ([`Line`]) follow the same rules.
 
 use sqlx::migrate::Migrator;
 use sqlx::{Pool, Postgres, Sqlite};
@@ -62,16 +79,17 @@ impl Line {
         run_line(pool, B::of_line(self), self.bookkeeping).await
     }
 
-    /// Refuses a database that lacks a migration of this line, or has one that this program does
-    /// not know.
+    /// Refuses a database that lacks a migration of this line, or has one that takes away what this
+    /// program needs. A newer one that only adds is fine.
     pub async fn check<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
         let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
         check_line::<B>(&mut conn, B::of_line(self), self.bookkeeping).await
     }
 }
 
-/// Refuses a database that is not the source `name` or lacks one of the library's migrations. For
-/// a service at its start; the relay does the same on each connection.
+/// Refuses a database that is not the source `name`, lacks one of the library's migrations, or has one
+/// that takes away what this program needs. For a service at its start; the relay does the same on
+/// each connection.
 pub async fn check<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
     let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
     check_connection::<B>(&mut conn, name).await
@@ -104,8 +122,9 @@ async fn check_line<B: Backend>(
     migrations: &Migrator,
     bookkeeping: &'static str,
 ) -> Result<()> {
-    let statement = format!("select version from {bookkeeping} where success order by version");
-    let applied: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
+    let statement =
+        format!("select version, description from {bookkeeping} where success order by version");
+    let applied: Vec<(i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .fetch_all(conn)
         .await
         .map_err(|error| match error {
@@ -115,19 +134,41 @@ async fn check_line<B: Backend>(
             other => Error::database("schema check")(other),
         })?;
     let known: Vec<i64> = migrations.iter().map(|m| m.version).collect();
-    if applied == known {
+    compare(&known, &applied, bookkeeping)
+}
+
+/// Whether a program that knows the migrations `known` can work where `applied` ran.
+fn compare(known: &[i64], applied: &[(i64, String)], bookkeeping: &str) -> Result<()> {
+    let newest = known.iter().max().copied().unwrap_or_default();
+    let newer = applied.iter().filter(|(v, _)| !known.contains(v));
+    for (version, description) in newer {
+        if needs(description).is_some_and(|needed| needed > newest) {
+            return Err(Error::SchemaTooNew {
+                migration: format!("{version:04} {description} of {bookkeeping}"),
+                newest,
+            });
+        }
+    }
+    let is_missing = |version: &&i64| !applied.iter().any(|(v, _)| v == *version);
+    let missing: Vec<i64> = known.iter().filter(is_missing).copied().collect();
+    if missing.is_empty() {
         return Ok(());
     }
     Err(Error::Schema {
-        what: format!(
-            "{bookkeeping} says that migrations {applied:?} were applied, this program needs {known:?}"
-        ),
+        what: format!("this database is too old: {bookkeeping} lacks migrations {missing:?}"),
     })
+}
+
+/// `drop owner needs 0010`: what a program must know to live without what was taken away. `None` for
+/// a migration that only adds.
+fn needs(description: &str) -> Option<i64> {
+    description.rsplit_once("needs ")?.1.trim().parse().ok()
 }
 
 /// Brings the library's tables up to date and makes this database the source `name`.
 ///
-/// May run again and concurrently; refuses a database that already is another source.
+/// May run again and concurrently; refuses a database that already is another source, or that a newer
+/// program has taken something away from (see [the module](self)).
 pub async fn migrate<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
     run_line(pool, B::outbox_migrations(), BOOKKEEPING).await?;
     let (clock, ids) = (SystemClock, UuidV7);
@@ -172,13 +213,18 @@ pub async fn run_line<B: Backend>(
         ..Migrator::DEFAULT
     };
     line.dangerous_set_table_name(bookkeeping);
-    let outcome = if B::MIGRATOR_LOCKS {
+    // A newer program may have been here; `check_line` says whether that is fine.
+    line.set_ignore_missing(true);
+    let mut outcome = if B::MIGRATOR_LOCKS {
         line.run_direct(None, &mut conn, false)
             .await
             .map_err(Error::Migration)
     } else {
         run_locked::<B>(&line, &mut conn).await
     };
+    if outcome.is_ok() {
+        outcome = check_line::<B>(&mut conn, migrations, bookkeeping).await;
+    }
     let closed = sqlx::Connection::close(conn)
         .await
         .map_err(Error::database("disconnect"));
@@ -208,4 +254,42 @@ async fn run_locked<B: Backend>(line: &Migrator, conn: &mut B::Connection) -> Re
 fn is_missing_table(reason: &dyn sqlx::error::DatabaseError) -> bool {
     // Postgres: undefined_table. SQLite has no code of its own for it.
     reason.code().as_deref() == Some("42P01") || reason.message().starts_with("no such table")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{compare, needs};
+    use crate::Error;
+
+    fn applied(names: &[(i64, &str)]) -> Vec<(i64, String)> {
+        names.iter().map(|(v, n)| (*v, (*n).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_newer_migration_that_only_adds_is_fine() {
+        let found = applied(&[(1, "outbox"), (2, "inbox"), (3, "add owner")]);
+        compare(&[1, 2], &found, "_t").unwrap();
+    }
+
+    #[test]
+    fn a_newer_migration_that_takes_away_is_fine_for_those_who_know_what_came_instead() {
+        let found = applied(&[(1, "outbox"), (2, "inbox"), (3, "drop old needs 0002")]);
+        compare(&[1, 2], &found, "_t").unwrap();
+        let refused = compare(&[1], &found, "_t").unwrap_err();
+        assert!(
+            matches!(refused, Error::SchemaTooNew { newest: 1, .. }),
+            "{refused}"
+        );
+        assert_eq!(needs("drop old needs 0002"), Some(2));
+        assert_eq!(needs("say what it needs"), None);
+    }
+
+    #[test]
+    fn a_database_that_lacks_a_migration_is_refused() {
+        let refused = compare(&[1, 2], &applied(&[(1, "outbox")]), "_t").unwrap_err();
+        assert!(
+            refused.to_string().contains("lacks migrations [2]"),
+            "{refused}"
+        );
+    }
 }

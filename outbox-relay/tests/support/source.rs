@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use onceward::schema::{SchemaBackend, migrate};
+use onceward::schema::{SchemaBackend, migrate, run_line};
 use onceward::{MessageContext, MessageKind, Outbox, RawMessage, SourceName, UuidV7};
 use onceward_testkit::postgres;
+use sqlx::migrate::Migrator;
 use sqlx::{Pool, Postgres, Sqlite};
 use tokio::runtime::Runtime;
 
@@ -111,6 +112,27 @@ impl<B: Database> Source<B> {
             runtime,
             _folder: folder,
         }
+    }
+
+    /// What a service of this version does at its start.
+    pub fn migrate(&self) {
+        self.runtime
+            .block_on(migrate(&self.pool, &self.name))
+            .unwrap();
+    }
+
+    /// What a service of a version that is not written yet does at its start, up to this migration.
+    pub fn migrate_to(&self, version: i64) {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/version-after-next");
+        self.runtime.block_on(async {
+            let mut ahead = Migrator::new(folder).await.unwrap();
+            let migrations = ahead.migrations.to_mut();
+            migrations.retain(|migration| migration.version <= version);
+            run_line(&self.pool, &ahead, "_onceward_migrations")
+                .await
+                .unwrap();
+        });
     }
 
     /// `NAME=URL`.

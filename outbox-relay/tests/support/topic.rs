@@ -32,7 +32,7 @@ impl Seen {
 pub struct Topic {
     pub name: String,
     pub kafka: String,
-    partitions: i32,
+    pub partitions: i32,
 }
 
 fn admin(kafka: &str) -> AdminClient<DefaultClientContext> {

@@ -53,6 +53,7 @@ impl Entry {
         let ce_id = read(header::CE_ID);
         let source = read(header::CE_SOURCE);
         let message_type = read(header::CE_TYPE);
+        let format = read(header::HEADER_FORMAT);
         let envelope = Envelope {
             message_id: ce_id.as_deref().and_then(|id| id.parse().ok()),
             kind: read(header::KIND).as_deref().and_then(kind),
@@ -74,6 +75,15 @@ impl Entry {
             payload: record.payload,
             headers: record.headers,
         };
+        if let Some(format) = format.filter(|format| header::is_newer(format)) {
+            defect.get_or_insert_with(|| {
+                format!(
+                    "its header format {format} is newer than {}, which this program knows; upgrade \
+                     it, then replay",
+                    header::FORMAT
+                )
+            });
+        }
         let identity = match (&envelope.source, &envelope.ce_id) {
             (Some(source), Some(id))
                 if !source.is_empty()
@@ -229,6 +239,19 @@ mod tests {
             let entry = Entry::new(record(headers), "id");
             assert_eq!(entry.identity.ce_source, "");
             assert_eq!(entry.identity.ce_id, "id/3/7");
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_newer_format_is_handled_by_nobody_until_the_upgrade() {
+        for (format, newer) in [("1", false), ("2", true), ("99", true), ("soon", false)] {
+            let entry = Entry::new(record(vec![("onceward-format", format.as_bytes())]), "id");
+            assert_eq!(
+                entry.defect.is_some(),
+                newer,
+                "{format}: {:?}",
+                entry.defect
+            );
         }
     }
 

@@ -26,3 +26,28 @@ async fn processes_that_migrate_one_sqlite_file_at_the_same_time_all_succeed() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_database_of_another_time_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/old.db", folder.path().display());
+    let options = sqlite_options(&url).unwrap().create_if_missing(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let name = SourceName::new("old").unwrap();
+    let refusal = async || schema::check(&pool, &name).await.unwrap_err().to_string();
+    assert_eq!(
+        refusal().await,
+        "this database has not been migrated (_onceward_migrations is missing); \
+         run `onceward schema migrate URL --source NAME`"
+    );
+    schema::migrate(&pool, &name).await.unwrap();
+    sqlx::query("delete from _onceward_migrations where version = 2")
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(
+        refusal().await,
+        "this database is too old: _onceward_migrations lacks migrations [2]; \
+         run `onceward schema migrate URL --source NAME`"
+    );
+}
