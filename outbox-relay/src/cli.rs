@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use onceward_http::Guard;
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -202,11 +201,14 @@ async fn relay(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr().context("HTTP address")?;
     tracing::info!(http = %address, "relay starts");
     let stop = CancellationToken::new();
-    let app =
-        Guard::new(config.limits.clone()).protect(http::router(relay.handle(), Some(recorder)));
+    let app = http::router(relay.handle(), Some(recorder));
     let server = {
         let stop = stop.clone();
-        async move { onceward_http::serve(listener, app, &config.limits, stop).await }
+        async move {
+            axum::serve(listener, app)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await
+        }
     };
     let mut relaying = tokio::task::JoinSet::new();
     relaying.spawn(relay.run(stop.clone()));

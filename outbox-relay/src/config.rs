@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use onceward_http::Limits;
 use onceward_kafka::KafkaConfig;
 
 use crate::options::{RelayOptions, SourceOptions, redact};
@@ -25,8 +24,6 @@ pub struct Config {
     pub kafka: KafkaConfig,
     /// Address of the HTTP server.
     pub http: String,
-    /// What a client of that server may cost.
-    pub limits: Limits,
     /// Form of the log.
     pub log: LogFormat,
     /// `tracing` filter, as in `RUST_LOG`.
@@ -155,62 +152,6 @@ pub const SETTINGS: &[Setting] = &[
         "Time a graceful stop gives the open Kafka transaction",
     ),
     setting(
-        "request_timeout_ms",
-        "request-timeout-ms",
-        "ONCEWARD_REQUEST_TIMEOUT_MS",
-        "MS",
-        "Longest time an HTTP request may take; then it is answered 503",
-    ),
-    setting(
-        "header_timeout_ms",
-        "header-timeout-ms",
-        "ONCEWARD_HEADER_TIMEOUT_MS",
-        "MS",
-        "Longest wait for the head of a request, and between two of a connection; then it is closed",
-    ),
-    setting(
-        "send_timeout_ms",
-        "send-timeout-ms",
-        "ONCEWARD_SEND_TIMEOUT_MS",
-        "MS",
-        "Longest wait for a client that does not take its answer; then its connection is closed",
-    ),
-    setting(
-        "max_requests",
-        "max-requests",
-        "ONCEWARD_MAX_REQUESTS",
-        "N",
-        "HTTP requests answered at the same time; one more is answered 503 at once",
-    ),
-    setting(
-        "max_connections",
-        "max-connections",
-        "ONCEWARD_MAX_CONNECTIONS",
-        "N",
-        "HTTP connections open at the same time; one more is answered 503 and closed",
-    ),
-    setting(
-        "max_body_bytes",
-        "max-body-bytes",
-        "ONCEWARD_MAX_BODY_BYTES",
-        "BYTES",
-        "Largest body of an HTTP request; a larger one is answered 413",
-    ),
-    setting(
-        "max_uri_bytes",
-        "max-uri-bytes",
-        "ONCEWARD_MAX_URI_BYTES",
-        "BYTES",
-        "Longest path with query; a longer one is answered 414",
-    ),
-    setting(
-        "max_header_bytes",
-        "max-header-bytes",
-        "ONCEWARD_MAX_HEADER_BYTES",
-        "BYTES",
-        "All header fields of an HTTP request together; more is answered 431",
-    ),
-    setting(
         "log",
         "log",
         "ONCEWARD_LOG",
@@ -321,26 +262,18 @@ impl Config {
                 .find_map(|layer| layer.values.get(name))
                 .map(String::as_str)
         };
-        let (mut relay, mut limits) = (RelayOptions::default(), Limits::default());
-        let mut numbers = [
+        let mut relay = RelayOptions::default();
+        let mut numbers: [(&str, &mut u64); 5] = [
             ("batch_bytes", &mut relay.batch_bytes),
             ("poll_busy_ms", &mut relay.poll_busy_ms),
             ("mirror_ms", &mut relay.mirror_ms),
             ("topics_refresh_ms", &mut relay.topics_refresh_ms),
             ("retention_seconds", &mut relay.retention_seconds),
-            ("stop_ms", &mut relay.stop_ms),
-            ("request_timeout_ms", &mut limits.request_timeout_ms),
-            ("header_timeout_ms", &mut limits.header_timeout_ms),
-            ("send_timeout_ms", &mut limits.send_timeout_ms),
-            ("max_requests", &mut limits.max_requests),
-            ("max_connections", &mut limits.max_connections),
-            ("max_body_bytes", &mut limits.max_body_bytes),
-            ("max_uri_bytes", &mut limits.max_uri_bytes),
-            ("max_header_bytes", &mut limits.max_header_bytes),
         ];
         for (name, slot) in &mut numbers {
             read_number(get(name), name, *slot, &mut problems);
         }
+        read_number(get("stop_ms"), "stop_ms", &mut relay.stop_ms, &mut problems);
         read_number(
             get("batch_rows"),
             "batch_rows",
@@ -388,7 +321,6 @@ impl Config {
             problems.push(format!("http must be HOST:PORT, not {http:?}"));
         }
         problems.extend(relay.validate());
-        problems.extend(limits.validate());
         let kafka = layers.iter().fold(KafkaConfig::default(), |strong, weak| {
             strong.or(weak.kafka.clone())
         });
@@ -404,7 +336,6 @@ impl Config {
             Ok(Self {
                 kafka,
                 http,
-                limits,
                 log,
                 log_filter: get("log_filter")
                     .unwrap_or("info,rdkafka=off,librdkafka=off")
@@ -440,19 +371,6 @@ impl Config {
             .collect();
         line("accept_repartitioned", format!("[{}]", accepted.join(", ")));
         line("stop_ms", relay.stop_ms.to_string());
-        let limits = &self.limits;
-        for (name, limit) in [
-            ("request_timeout_ms", limits.request_timeout_ms),
-            ("header_timeout_ms", limits.header_timeout_ms),
-            ("send_timeout_ms", limits.send_timeout_ms),
-            ("max_requests", limits.max_requests),
-            ("max_connections", limits.max_connections),
-            ("max_body_bytes", limits.max_body_bytes),
-            ("max_uri_bytes", limits.max_uri_bytes),
-            ("max_header_bytes", limits.max_header_bytes),
-        ] {
-            line(name, limit.to_string());
-        }
         line(
             "log",
             quoted(match self.log {

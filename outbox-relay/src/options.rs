@@ -29,16 +29,24 @@ impl std::str::FromStr for SourceOptions {
             .filter(|(name, _)| !name.contains(':'))
             .ok_or_else(|| format!("{:?} is not NAME=URL", redact(text)))?;
         let name = SourceName::new(name.trim()).map_err(|e| e.to_string())?;
-        let url = url.trim().to_owned();
-        if !["sqlite:", "postgres:", "postgresql:"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
-        {
-            return Err(format!(
-                "the URL of {name} must start with sqlite: or postgres:"
-            ));
+        let source = Self {
+            name,
+            url: url.trim().to_owned(),
+        };
+        match source.problem() {
+            None => Ok(source),
+            Some(problem) => Err(problem),
         }
-        Ok(Self { name, url })
+    }
+}
+
+impl SourceOptions {
+    /// What is wrong with the URL, without the URL.
+    fn problem(&self) -> Option<String> {
+        let known = ["sqlite:", "postgres:", "postgresql:"];
+        let fine = known.iter().any(|scheme| self.url.starts_with(scheme));
+        let name = &self.name;
+        (!fine).then(|| format!("the URL of {name} must start with sqlite: or postgres:"))
     }
 }
 
@@ -93,6 +101,17 @@ impl Default for RelayOptions {
 }
 
 impl RelayOptions {
+    /// The defaults for one source: what a service that relays its own outbox needs.
+    pub fn for_source(name: &SourceName, url: impl Into<String>) -> Self {
+        Self {
+            sources: vec![SourceOptions {
+                name: name.clone(),
+                url: url.into(),
+            }],
+            ..Self::default()
+        }
+    }
+
     /// Everything that is wrong with these settings; empty if they are fit to run.
     pub fn validate(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -130,6 +149,7 @@ impl RelayOptions {
         if let Err(reason) = crate::janitor::check_schedule(&self.janitor_schedule) {
             problems.push(format!("janitor_schedule: {reason}"));
         }
+        problems.extend(self.sources.iter().filter_map(SourceOptions::problem));
         let mut names: Vec<&str> = self.sources.iter().map(|s| s.name.as_str()).collect();
         names.sort_unstable();
         for pair in names.windows(2) {

@@ -14,22 +14,19 @@ use crate::layout::root;
 
 /// A crate of the workspace and the crates of the workspace that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("onceward", &[]),
-    ("onceward-http", &[]),
+    ("onceward-macros", &[]),
+    ("onceward", &["onceward-macros"]),
     ("onceward-kafka", &["onceward"]),
-    ("onceward-saga", &["onceward"]),
+    ("onceward-saga", &["onceward", "onceward-macros"]),
     ("onceward-testkit", &[]),
-    (
-        "outbox-relay",
-        &["onceward", "onceward-http", "onceward-kafka"],
-    ),
+    ("outbox-relay", &["onceward", "onceward-kafka"]),
     (
         "onceward-cli",
         // The auditor, so that `verify` does not decode with what it verifies.
         &["onceward", "onceward-kafka", "onceward-saga", "auditor"],
     ),
     ("contracts", &["onceward", "onceward-saga"]),
-    ("skeleton", &["onceward", "onceward-http", "onceward-saga"]),
+    ("skeleton", &["onceward", "onceward-saga"]),
     ("order", SERVICE),
     ("inventory", SERVICE),
     ("payment", SERVICE),
@@ -48,6 +45,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "onceward",
             "onceward-kafka",
             "onceward-saga",
+        ],
+    ),
+    // What a user's service may depend on, and nothing else.
+    (
+        "examples",
+        &[
+            "onceward",
+            "onceward-kafka",
+            "onceward-saga",
+            "outbox-relay",
         ],
     ),
     ("auditor", &[]),

@@ -75,10 +75,11 @@ impl RdKafkaBroker {
     /// be repeated.
     pub async fn make_topics(
         &self,
-        names: Vec<String>,
+        names: impl IntoIterator<Item = impl Into<String>>,
         partition_count: i32,
         replication: i32,
     ) -> Result<BTreeMap<String, TopicMade>, BrokerError> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
         self.admin(move |admin| admin.make_topics(&names, partition_count, replication))
             .await
     }

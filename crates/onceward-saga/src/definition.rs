@@ -220,7 +220,8 @@ impl<D: DeserializeOwned + 'static> SagaBuilder<D> {
         mut self,
         build: impl Fn(&SagaView<'_, D>) -> E + Send + Sync + 'static,
     ) -> Self {
-        self.inner.on_completed = Some(Arc::new(move |state| raw(&build(&view(state)?))));
+        self.inner.on_completed =
+            Some(Arc::new(move |state| RawMessage::of(&build(&view(state)?))));
         self
     }
 
@@ -230,7 +231,8 @@ impl<D: DeserializeOwned + 'static> SagaBuilder<D> {
         mut self,
         build: impl Fn(&SagaView<'_, D>) -> E + Send + Sync + 'static,
     ) -> Self {
-        self.inner.on_compensated = Some(Arc::new(move |state| raw(&build(&view(state)?))));
+        self.inner.on_compensated =
+            Some(Arc::new(move |state| RawMessage::of(&build(&view(state)?))));
         self
     }
 
@@ -272,7 +274,9 @@ impl<D: DeserializeOwned + 'static> StepBuilder<D> {
         mut self,
         build: impl Fn(&SagaView<'_, D>, StepRef) -> E + Send + Sync + 'static,
     ) -> Self {
-        self.step.command = Some(Arc::new(move |state, at| raw(&build(&view(state)?, at))));
+        self.step.command = Some(Arc::new(move |state, at| {
+            RawMessage::of(&build(&view(state)?, at))
+        }));
         self
     }
 
@@ -299,7 +303,9 @@ impl<D: DeserializeOwned + 'static> StepBuilder<D> {
         mut self,
         build: impl Fn(&SagaView<'_, D>, StepRef) -> E + Send + Sync + 'static,
     ) -> Self {
-        self.step.compensation = Some(Arc::new(move |state, at| raw(&build(&view(state)?, at))));
+        self.step.compensation = Some(Arc::new(move |state, at| {
+            RawMessage::of(&build(&view(state)?, at))
+        }));
         self
     }
 
@@ -421,19 +427,5 @@ fn reason_of<E: Refusal>() -> Reason {
     Arc::new(|payload| {
         serde_json::from_value::<E>(payload.clone())
             .map_or_else(|_| "refused".to_owned(), |e| e.reason().to_owned())
-    })
-}
-
-/// A typed message as what the outbox takes.
-pub(crate) fn raw<E: Event>(event: &E) -> Result<RawMessage, serde_json::Error> {
-    Ok(RawMessage {
-        message_type: E::TYPE.to_owned(),
-        kind: E::KIND,
-        aggregate_type: E::AGGREGATE_TYPE.to_owned(),
-        aggregate_id: event.aggregate_id(),
-        message_key: event.message_key(),
-        topic: None,
-        payload: serde_json::to_vec(event)?,
-        headers: BTreeMap::new(),
     })
 }

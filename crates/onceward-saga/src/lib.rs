@@ -25,6 +25,9 @@ mod state;
 mod step_ref;
 mod timer;
 
+/// Implements [`trait@SagaMessage`] for a struct with one field of type [`StepRef`].
+pub use onceward_macros::SagaMessage;
+
 pub use decide::{Decision, Input, TIMED_OUT, TimerChange, begin, decide};
 pub use definition::{
     DEFAULT_DEADLINE, DEFAULT_RETRY_DELAY, InvalidDefinition, SagaBuilder, SagaDefinition,

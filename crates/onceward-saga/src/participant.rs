@@ -22,7 +22,6 @@ use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
 use sqlx::Row;
 
-use crate::definition::raw;
 use crate::{Refusal, SagaMessage, StepRef};
 
 /// Why a command that is too old is refused.
@@ -180,10 +179,10 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Command> for OnCommand<P> {
             side.participant.perform(tx, context, &command).await?
         };
         let (state, reply) = match &answer {
-            Answer::Done(done) => ("done", raw(done).map_err(unwritable)?),
+            Answer::Done(done) => ("done", RawMessage::of(done).map_err(unwritable)?),
             Answer::Refused(reason) => {
                 let refused = P::Refused::refuse(&command, reason.clone());
-                ("refused", raw(&refused).map_err(unwritable)?)
+                ("refused", RawMessage::of(&refused).map_err(unwritable)?)
             }
         };
         let stored = Stored {

@@ -23,7 +23,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::decide::{Decision, Input, TimerChange, begin, decide};
-use crate::definition::raw;
 use crate::{
     Illegal, SagaDefinition, SagaEvent, SagaMessage, SagaState, SagaStatus, StepRef, TimerName,
 };
@@ -193,8 +192,8 @@ impl SagaScript {
 
     #[track_caller]
     fn next_is<E: Event>(mut self, expected: &E) -> Self {
-        let expected =
-            raw(expected).unwrap_or_else(|error| panic!("{} is not JSON: {error}", E::TYPE));
+        let expected = RawMessage::of(expected)
+            .unwrap_or_else(|error| panic!("{} is not JSON: {error}", E::TYPE));
         let Some(said) = self.said.pop_front() else {
             panic!("the saga says nothing, expected\n{}", pretty(&expected));
         };

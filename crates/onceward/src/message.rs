@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{CausationId, CorrelationId, MessageId, Micros};
+use crate::{CausationId, CorrelationId, MessageId, Micros, Routing};
 
 /// What a message means to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,18 +28,61 @@ impl MessageKind {
     }
 }
 
-/// A typed message. Implement it on a serde struct and `append` it.
+/// A typed message. Derive it on a serde struct and `append` it.
 ///
 /// ```
 /// use onceward::Event;
-/// #[derive(serde::Serialize, serde::Deserialize)]
-/// struct OrderCreated { order_id: String, amount_minor: i64 }
-/// impl Event for OrderCreated {
-///     const TYPE: &'static str = "order.created.v1";
-///     const AGGREGATE_TYPE: &'static str = "order";
-///     fn aggregate_id(&self) -> String { self.order_id.clone() }
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(type = "order.placed.v1", id = order_id)]
+/// struct OrderPlaced {
+///     order_id: u64,
+///     amount_minor: i64,
 /// }
+///
+/// let placed = OrderPlaced { order_id: 7, amount_minor: 19_999 };
+/// assert_eq!(OrderPlaced::AGGREGATE_TYPE, "order");
+/// assert_eq!(placed.message_key().as_deref(), Some("7"));
 /// ```
+///
+/// `#[event(…)]` also takes `aggregate = "order"` (else the type up to its first dot),
+/// `key = customer_id` to keep order by another field, `key = none` to give order up, and
+/// `kind = command` or `kind = reply`:
+///
+/// ```
+/// # use onceward::{Event, MessageKind};
+/// # use serde::{Deserialize, Serialize};
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(type = "mail.send.v1", kind = command, id = mail_id, aggregate = "letter", key = to)]
+/// struct SendMail {
+///     mail_id: u64,
+///     to: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(type = "page.viewed.v1", id = 0, key = none)]
+/// struct PageViewed(String);
+///
+/// let mail = SendMail { mail_id: 1, to: "a@b.example".into() };
+/// assert_eq!(SendMail::KIND, MessageKind::Command);
+/// assert_eq!(SendMail::AGGREGATE_TYPE, "letter");
+/// assert_eq!(mail.aggregate_id(), "1");
+/// assert_eq!(mail.message_key().as_deref(), Some("a@b.example"));
+/// assert_eq!(PageViewed("/".into()).message_key(), None);
+/// ```
+///
+/// What is left out is a compile error that says so:
+///
+/// ```compile_fail
+/// # use onceward::Event;
+/// #[derive(serde::Serialize, serde::Deserialize, Event)]
+/// #[event(type = "order.placed.v1")] // which field is the id?
+/// struct OrderPlaced { order_id: u64 }
+/// ```
+///
+/// Written by hand it is three items: [`TYPE`](Event::TYPE),
+/// [`AGGREGATE_TYPE`](Event::AGGREGATE_TYPE) and [`aggregate_id`](Event::aggregate_id).
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Versioned name, `order.created.v1`: topic name plus version unless a [`crate::Routing`]
     /// says otherwise. A changed meaning is a new version.
@@ -112,6 +155,35 @@ impl std::fmt::Display for Coordinates {
 }
 
 impl Envelope {
+    /// `event` as a consumer would get it from Kafka, from the source `test`: for tests of handlers,
+    /// see [`Handlers::dispatch`](crate::consumer::Handlers::dispatch).
+    ///
+    /// # Errors
+    /// If the event can't be written as JSON.
+    pub fn of<E: Event>(event: &E, message_id: MessageId) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            message_id: Some(message_id),
+            ce_id: Some(message_id.to_string()),
+            source: Some("test".to_owned()),
+            message_type: Some(E::TYPE.to_owned()),
+            kind: Some(E::KIND),
+            aggregate_id: Some(event.aggregate_id()),
+            occurred_at: None,
+            correlation_id: None,
+            causation_id: None,
+            traceparent: None,
+            tracestate: None,
+            coordinates: Coordinates {
+                topic: Routing::default().topic(E::TYPE).to_owned(),
+                partition: 0,
+                offset: 0,
+            },
+            message_key: event.message_key().map(Bytes::from),
+            payload: serde_json::to_vec(event)?.into(),
+            headers: Vec::new(),
+        })
+    }
+
     /// Decodes the payload as `E`. Fails if the type header names another type or the JSON does
     /// not fit; both end as a dead letter, because trying again can't help.
     pub fn decode<E: Event>(&self) -> Result<E, DecodeError> {

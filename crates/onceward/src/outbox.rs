@@ -23,7 +23,23 @@ pub struct Outbox {
     max_payload_bytes: usize,
 }
 
-/// A message that is already bytes, for callers without a typed [`Event`].
+/// A message that is already bytes: for callers without a typed [`Event`], and for those who want
+/// to add something to one.
+///
+/// ```
+/// # #[derive(serde::Serialize, serde::Deserialize, onceward::Event)]
+/// # #[event(type = "order.placed.v1", id = id)]
+/// # struct Order { id: u64 }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use onceward::RawMessage;
+///
+/// let message = RawMessage::of(&Order { id: 7 })?
+///     .with_header("tenant", "acme")
+///     .to_topic("orders.eu");
+/// # assert_eq!(message.headers["tenant"], "acme");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RawMessage {
     /// Versioned type.
@@ -42,6 +58,39 @@ pub struct RawMessage {
     pub payload: Vec<u8>,
     /// The user's own headers; [`header::is_reserved`] names are refused.
     pub headers: BTreeMap<String, String>,
+}
+
+impl RawMessage {
+    /// This event as bytes, as [`Outbox::append`] writes it.
+    ///
+    /// # Errors
+    /// If it can't be written as JSON.
+    pub fn of<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            message_type: E::TYPE.to_owned(),
+            kind: E::KIND,
+            aggregate_type: E::AGGREGATE_TYPE.to_owned(),
+            aggregate_id: event.aggregate_id(),
+            message_key: event.message_key(),
+            topic: None,
+            payload: serde_json::to_vec(event)?,
+            headers: BTreeMap::new(),
+        })
+    }
+
+    /// Adds a header of your own, or replaces it.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sends this one message to `topic`, whatever the routing says.
+    #[must_use]
+    pub fn to_topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
 }
 
 impl Outbox {
@@ -82,6 +131,10 @@ impl Outbox {
     pub fn source(&self) -> &SourceName {
         &self.source
     }
+    /// The context of a message that nothing led to: the start of a story, with an id of its own.
+    pub fn new_context(&self) -> MessageContext {
+        MessageContext::start(&*self.ids)
+    }
     /// Where this outbox takes its time from.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -104,20 +157,10 @@ impl Outbox {
         context: &MessageContext,
         event: &E,
     ) -> Result<MessageId> {
-        let payload = serde_json::to_vec(event).map_err(|source| Error::Encode {
+        let message = RawMessage::of(event).map_err(|source| Error::Encode {
             message_type: E::TYPE,
             source,
         })?;
-        let message = RawMessage {
-            message_type: E::TYPE.to_owned(),
-            kind: E::KIND,
-            aggregate_type: E::AGGREGATE_TYPE.to_owned(),
-            aggregate_id: event.aggregate_id(),
-            message_key: event.message_key(),
-            topic: None,
-            payload,
-            headers: BTreeMap::new(),
-        };
         self.append_raw(tx, context, message).await
     }
 

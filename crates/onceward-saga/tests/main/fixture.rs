@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use onceward::consumer::{HandlerError, Handlers};
 use onceward::{
-    Backend, Clock, Coordinates, Db, Envelope, Event, IdGen, MessageId, Micros, OpenOptions,
-    Outbox, SourceName, SystemClock, Tx, UuidV7,
+    Backend, Clock, Db, Envelope, Event, IdGen, MessageId, Micros, OpenOptions, Outbox, SourceName,
+    SystemClock, Tx, UuidV7,
 };
 use onceward_saga::SagaBackend;
 use onceward_testkit::postgres;
@@ -73,25 +72,8 @@ pub fn outbox() -> Outbox {
 /// `message` as it would come from Kafka, written at `written`.
 pub fn envelope<E: Event>(message: &E, written: Micros) -> Envelope {
     Envelope {
-        message_id: Some(MessageId(UuidV7.next())),
-        ce_id: None,
-        source: Some("elsewhere".into()),
-        message_type: Some(E::TYPE.into()),
-        kind: Some(E::KIND),
-        aggregate_id: Some(message.aggregate_id()),
         occurred_at: Some(written),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: None,
-        tracestate: None,
-        coordinates: Coordinates {
-            topic: "t".into(),
-            partition: 0,
-            offset: 0,
-        },
-        message_key: None,
-        payload: Bytes::from(serde_json::to_vec(message).unwrap()),
-        headers: Vec::new(),
+        ..Envelope::of(message, MessageId(UuidV7.next())).unwrap()
     }
 }
 
