@@ -32,6 +32,17 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The message would go to a topic that Kafka can't have.
+    #[error(
+        "{message_type} would go to topic {topic:?}, a name Kafka does not allow: use 1 to 249 letters, \
+         digits, dots, underscores and hyphens"
+    )]
+    InvalidTopic {
+        /// Type of the message.
+        message_type: String,
+        /// The name.
+        topic: String,
+    },
     /// A message can't be written as JSON.
     #[error("{message_type} can't be written as JSON")]
     Encode {

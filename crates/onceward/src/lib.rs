@@ -221,4 +221,4 @@ pub use progress::{
     Cursor, IdSum, LastRow, PROGRESS_FORMAT, PartitionPositions, PgCursor, PgPage, ProgressRecord,
     ReplayProgress, SqliteCursor,
 };
-pub use routing::Routing;
+pub use routing::{Routing, is_topic_name};

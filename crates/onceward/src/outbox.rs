@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, OutboxConnection, in_transaction};
 use crate::{
     Clock, Error, Event, IdGen, MessageContext, MessageId, MessageKind, Result, Routing,
-    SourceName, SystemClock, UuidV7, header,
+    SourceName, SystemClock, UuidV7, header, is_topic_name,
 };
 
 /// Largest payload `append` accepts unless told otherwise, in bytes. Below Kafka's default
@@ -150,7 +150,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Error::NoTransaction`] outside a transaction, [`Error::PayloadTooLarge`],
-    /// [`Error::Encode`], [`Error::Database`]. On an error nothing was written.
+    /// [`Error::InvalidTopic`], [`Error::Encode`], [`Error::Database`]. On an error nothing was written.
     pub async fn append<B: Backend, E: Event>(
         &self,
         tx: &mut impl OutboxConnection<B>,
@@ -178,15 +178,21 @@ impl Outbox {
                 limit: self.max_payload_bytes,
             });
         }
+        let topic = message
+            .topic
+            .unwrap_or_else(|| self.routing.topic(&message.message_type).to_owned());
+        if !is_topic_name(&topic) {
+            return Err(Error::InvalidTopic {
+                message_type: message.message_type,
+                topic,
+            });
+        }
         let headers = stored_headers(context, message.kind, message.headers)?;
         let conn = tx.connection();
         if !in_transaction::<B>(conn) {
             return Err(Error::NoTransaction);
         }
         let id = MessageId(self.ids.next());
-        let topic = message
-            .topic
-            .unwrap_or_else(|| self.routing.topic(&message.message_type).to_owned());
         sqlx::query(
             "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, \
              message_key, payload, headers, occurred_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",

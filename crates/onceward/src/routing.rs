@@ -25,6 +25,17 @@ impl Routing {
     }
 }
 
+/// Whether Kafka allows a topic of this name: 1 to 249 letters, digits, dots, underscores and
+/// hyphens, but not `.` or `..` (Kafka's `Topic.validate`).
+pub fn is_topic_name(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 fn default_topic(message_type: &str) -> &str {
     match message_type.rsplit_once(".v") {
         Some((topic, version))

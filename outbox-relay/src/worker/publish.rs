@@ -102,7 +102,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let rows = batch.rows.get(part.clone()).unwrap_or_default();
         self.withhold(term, rows).await?;
         // No topic of that name can ever exist, so waiting for it would hold the source for good.
-        let nameless = |row: &OutboxRow| !records::is_topic_name(&row.topic);
+        let nameless = |row: &OutboxRow| !onceward::is_topic_name(&row.topic);
         if let Some(row) = rows
             .iter()
             .position(|row| nameless(row) && !term.parked.contains(row))

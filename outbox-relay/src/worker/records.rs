@@ -214,18 +214,9 @@ impl Route {
     }
 }
 
-/// Why a row is parked that [`is_topic_name`] says no to.
+/// Why a row is parked whose topic [`onceward::is_topic_name`] says no to. `append` refuses it; a row
+/// written by other means may have it.
 pub(super) const NO_TOPIC_NAME: &str = "Kafka allows no topic of that name";
-
-/// Whether Kafka would allow a topic of this name.
-pub(super) fn is_topic_name(name: &str) -> bool {
-    (1..=249).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
 
 /// Lets the progress pass `rows`, to `cursor`.
 pub(super) fn pass(progress: &mut ProgressRecord, rows: &[OutboxRow], cursor: Cursor) {

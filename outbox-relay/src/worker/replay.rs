@@ -114,7 +114,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         copies: &[OutboxRow],
         replay: &ReplayProgress,
     ) -> Result<Sent, Exit> {
-        let nameless = |copy: &OutboxRow| !records::is_topic_name(&copy.topic);
+        let nameless = |copy: &OutboxRow| !onceward::is_topic_name(&copy.topic);
         if let Some(record) = copies.iter().position(nameless) {
             return Ok(Sent::Refused {
                 record,

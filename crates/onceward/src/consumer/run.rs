@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{
     ConsumerOptions, ConsumerState, Handle, Handlers, Subscriber, SubscriberError, Subscription,
 };
-use crate::{Backend, Clock, Db, Error, SourceId, SystemClock, metrics};
+use crate::{Backend, Clock, Db, Error, SourceId, SystemClock, is_topic_name, metrics};
 
 /// Handles the records of some topics exactly once in effect.
 ///
@@ -42,7 +42,8 @@ impl std::fmt::Debug for dyn Subscriber {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// The database's identity could not be read: not reachable, or not migrated.
+    /// The database's identity could not be read (not reachable, or not migrated), or the dead
+    /// letter topic has an impossible name.
     #[error("consumer {name} can't start")]
     Start {
         /// The consumer.
@@ -94,6 +95,18 @@ impl<B: Backend> Consumer<B> {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConsumerError> {
         let ended = Ended(self.handle.clone());
         let source_id = source_id(&self.db, &self.options).await?;
+        // Noticed now, not at the first dead letter.
+        if let Some(to) = &self.options.dead_letter_topic
+            && !is_topic_name(&to.topic)
+        {
+            return Err(ConsumerError::Start {
+                name: self.options.name.to_string(),
+                source: Error::InvalidTopic {
+                    message_type: "a dead letter".to_owned(),
+                    topic: to.topic.clone(),
+                },
+            });
+        }
         let subscription = Subscription {
             group: self.options.name.clone(),
             instance_id: self.options.instance_id.clone(),

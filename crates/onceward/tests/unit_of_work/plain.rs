@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use onceward::schema::SchemaBackend;
 use onceward::{
-    Db, Event, HINT_CHANNEL, MessageContext, Outbox, SourceName, Tx, UuidV7, WriteError,
+    Db, Error, Event, HINT_CHANNEL, MessageContext, MessageKind, Outbox, RawMessage, SourceName,
+    Tx, UuidV7, WriteError,
 };
 use sqlx::Postgres;
 use sqlx::postgres::PgListener;
@@ -162,4 +163,35 @@ async fn a_hint_follows_a_commit_that_appended_and_no_other_on_postgres() {
     appending(false).await.unwrap();
     let hint = tokio::time::timeout(Duration::from_secs(5), listener.recv()).await;
     assert_eq!(hint.unwrap().unwrap().channel(), HINT_CHANNEL);
+}
+
+#[tokio::test]
+async fn a_topic_that_kafka_can_not_have_is_refused_and_nothing_is_written() {
+    let (_dir, _url, db) = on_sqlite().await;
+    let outbox = Outbox::new(SourceName::new("test").unwrap());
+    let context = MessageContext::start(&UuidV7);
+    for topic in ["", "..", "with space", "ö", &"x".repeat(250)] {
+        let message = RawMessage {
+            message_type: "a.v1".into(),
+            kind: MessageKind::Event,
+            aggregate_type: "a".into(),
+            aggregate_id: "1".into(),
+            message_key: None,
+            topic: Some(topic.to_owned()),
+            payload: Vec::new(),
+            headers: Default::default(),
+        };
+        let mut tx = db.pool().begin().await.unwrap();
+        let refused = outbox.append_raw(&mut tx, &context, message);
+        assert!(
+            matches!(refused.await, Err(Error::InvalidTopic { .. })),
+            "{topic}"
+        );
+        tx.commit().await.unwrap();
+    }
+    let rows: i64 = sqlx::query_scalar("select count(*) from outbox")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
 }
