@@ -11,7 +11,7 @@ use onceward::publisher::{Broker, PublishOutcome, Publisher, Records};
 use onceward::{
     Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock, partition_for,
 };
-use onceward_kafka::{KafkaConfig, RdKafkaBroker, RdKafkaPublisher};
+use onceward_kafka::{KafkaConfig, KafkaPublisher, RdKafkaBroker};
 
 const TOPIC: &str = "publish-bench";
 const PARTITIONS: i32 = 3;
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// Time of one transaction, without the making of its records.
 async fn publish(
-    publisher: &mut RdKafkaPublisher,
+    publisher: &mut KafkaPublisher,
     size: usize,
     position: i64,
 ) -> anyhow::Result<Duration> {

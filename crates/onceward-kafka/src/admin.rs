@@ -13,7 +13,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::KafkaConfig;
 use crate::fault::{broker_error, config_error, kafka_error};
-use crate::native::{TopicDescription, describe_topics};
+use crate::ffi::{TopicDescription, describe_topics};
 use crate::watch::why_unreachable;
 
 const ASK_AT_MOST: Duration = Duration::from_secs(10);

@@ -9,14 +9,15 @@ use onceward::publisher::{Broker, BrokerError, CommittedProgress, TopicInfo};
 use crate::KafkaConfig;
 use crate::admin::{Admin, TopicMade};
 use crate::check::{Finding, check};
+use crate::choice::{KafkaPublisher, PublisherOptions};
 use crate::fault::config_error;
 use crate::progress::{Upto, read};
-use crate::publisher::RdKafkaPublisher;
 
 /// A Kafka cluster by rdkafka. Cheap to clone; connects when first used, and anew after trouble.
 #[derive(Clone)]
 pub struct RdKafkaBroker {
     config: Arc<KafkaConfig>,
+    options: PublisherOptions,
     admin: Arc<Mutex<Option<Admin>>>,
 }
 
@@ -34,8 +35,16 @@ impl RdKafkaBroker {
         config.validate()?;
         Ok(Self {
             config: Arc::new(config),
+            options: PublisherOptions::default(),
             admin: Arc::default(),
         })
+    }
+
+    /// The same with publishers made like this.
+    #[must_use]
+    pub fn with_publisher(mut self, options: PublisherOptions) -> Self {
+        self.options = options;
+        self
     }
 
     /// How the cluster is reached.
@@ -153,7 +162,7 @@ impl RdKafkaBroker {
 }
 
 impl Broker for RdKafkaBroker {
-    type Publisher = RdKafkaPublisher;
+    type Publisher = KafkaPublisher;
 
     async fn ensure_progress_topic(&self, source: &SourceName) -> Result<(), BrokerError> {
         let topic = source.progress_topic();
@@ -177,12 +186,8 @@ impl Broker for RdKafkaBroker {
         self.read(source, from_offset, Upto::LastStable).await
     }
 
-    async fn open(&self, source: &SourceName) -> Result<RdKafkaPublisher, BrokerError> {
-        let client = self
-            .config
-            .client_config()
-            .map_err(|problems| config_error(&problems))?;
-        RdKafkaPublisher::open(client, source).await
+    async fn open(&self, source: &SourceName) -> Result<KafkaPublisher, BrokerError> {
+        KafkaPublisher::open(&self.config, self.options, source).await
     }
 
     async fn topics(&self, names: Vec<String>) -> Result<BTreeMap<String, TopicInfo>, BrokerError> {

@@ -135,10 +135,10 @@ impl SecurityProtocol {
             Self::SaslSsl => "sasl_ssl",
         }
     }
-    fn has_tls(self) -> bool {
+    pub(crate) fn has_tls(self) -> bool {
         matches!(self, Self::Ssl | Self::SaslSsl)
     }
-    fn has_sasl(self) -> bool {
+    pub(crate) fn has_sasl(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
 }
@@ -161,7 +161,7 @@ pub enum SaslMechanism {
 }
 
 impl SaslMechanism {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
@@ -256,6 +256,8 @@ const OWNED: &[&str] = &[
     "allow.auto.create.topics",
     "auto.offset.reset",
     "batch.num.messages",
+    "compression.codec",
+    "compression.type",
     "bootstrap.servers",
     "delivery.report.only.error",
     "delivery.timeout.ms",
@@ -414,7 +416,7 @@ impl KafkaConfig {
         }
     }
 
-    fn protocol(&self) -> SecurityProtocol {
+    pub(crate) fn protocol(&self) -> SecurityProtocol {
         self.security_protocol
             .unwrap_or(SecurityProtocol::Plaintext)
     }
@@ -455,16 +457,19 @@ impl KafkaConfig {
         if let Some(username) = &self.username {
             config.set("sasl.username", username);
         }
-        match (&self.password, &self.password_file) {
-            (Some(password), _) => {
-                config.set("sasl.password", password.reveal());
-            }
-            (None, Some(file)) => {
-                config.set("sasl.password", read_secret("password_file", file)?);
-            }
-            (None, None) => {}
+        if let Some(password) = self.password()? {
+            config.set("sasl.password", password.reveal());
         }
         Ok(config)
+    }
+
+    /// The SASL password, read from its file if it is in one.
+    pub(crate) fn password(&self) -> Result<Option<Secret>, ConfigProblems> {
+        match (&self.password, &self.password_file) {
+            (Some(password), _) => Ok(Some(password.clone())),
+            (None, Some(file)) => read_secret("password_file", file).map(|text| Some(text.into())),
+            (None, None) => Ok(None),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::fault::{Fault, broker_error, fault, kafka_error};
-use crate::native::{self, Polled};
+use crate::ffi::{self, Polled};
 use crate::publisher::TRANSACTION_TIMEOUT;
 
 /// One query of a broker.
@@ -125,7 +125,7 @@ fn last_record(
     let mut trouble = None;
     let mut deadline = Instant::now() + END_AT_MOST;
     loop {
-        match native::poll(consumer, Duration::from_millis(100)) {
+        match ffi::poll(consumer, Duration::from_millis(100)) {
             Polled::Record { offset, payload } => {
                 last = Some((offset, payload));
                 // Reading on takes the time it takes; only standing still is bounded.

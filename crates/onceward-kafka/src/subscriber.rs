@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use crate::KafkaConfig;
 use crate::events::{Event, Events, set_leader_epoch};
-use crate::native::describe_topics;
+use crate::ffi::describe_topics;
 
 /// Reads a consumer group's topics by librdkafka.
 #[derive(Debug, Clone)]

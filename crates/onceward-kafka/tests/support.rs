@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, PublishOutcome, Records};
 use onceward::{Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaConfig, PublisherKind, PublisherOptions, RdKafkaBroker};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -20,18 +20,56 @@ pub struct Place {
 }
 
 pub fn broker_at(bootstrap: &str) -> RdKafkaBroker {
-    RdKafkaBroker::new(KafkaConfig::plaintext(bootstrap)).unwrap()
+    broker_with(bootstrap, PublisherKind::Auto)
 }
+
+pub fn broker_with(bootstrap: &str, kind: PublisherKind) -> RdKafkaBroker {
+    let options = PublisherOptions {
+        kind,
+        ..PublisherOptions::default()
+    };
+    RdKafkaBroker::new(KafkaConfig::plaintext(bootstrap))
+        .unwrap()
+        .with_publisher(options)
+}
+
+/// Makes two tests of each sentence, one a publisher.
+macro_rules! with_both_publishers {
+    ($($sentence:ident),* $(,)?) => {
+        mod by_native {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $sentence() {
+                    super::$sentence(onceward_kafka::PublisherKind::Native).await;
+                }
+            )*
+        }
+        mod by_rdkafka {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $sentence() {
+                    super::$sentence(onceward_kafka::PublisherKind::RdKafka).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use with_both_publishers;
 
 impl Place {
     /// With its progress topic and a data topic of `partitions`.
     pub async fn new(bootstrap: &str, partitions: i32) -> Self {
+        Self::with(bootstrap, partitions, PublisherKind::Auto).await
+    }
+
+    /// The same, for one of the publishers.
+    pub async fn with(bootstrap: &str, partitions: i32, kind: PublisherKind) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let place = Self {
             source: SourceName::new(format!("source{number}")).unwrap(),
             topic: format!("topic{number}").into(),
-            broker: broker_at(bootstrap),
+            broker: broker_with(bootstrap, kind),
         };
         place
             .broker

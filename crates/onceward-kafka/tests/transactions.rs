@@ -1,17 +1,25 @@
 //! Transactions: rows and progress together, fencing, refusals.
 
 use onceward::publisher::{Broker, PublishOutcome, Publisher, Refusal};
+use onceward_kafka::PublisherKind;
 use onceward_testkit::kafka::{self, Kafka};
 
-use crate::support::{Place, batch, committed, progress, sees};
+use crate::support::{Place, batch, committed, progress, sees, with_both_publishers};
+
+with_both_publishers!(
+    rows_and_progress_become_visible_together,
+    a_second_open_fences_the_first,
+    an_oversized_record_is_named_and_the_producer_goes_on,
+    a_record_too_large_for_its_topic_alone_is_refused_by_the_broker,
+    a_missing_topic_is_named_and_the_producer_goes_on,
+);
 
 fn kafka() -> &'static Kafka {
     kafka::shared().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_and_progress_become_visible_together() {
-    let place = Place::new(&kafka().bootstrap(), 1).await;
+async fn rows_and_progress_become_visible_together(kind: PublisherKind) {
+    let place = Place::with(&kafka().bootstrap(), 1, kind).await;
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     assert_eq!(place.position().await, None, "an empty topic holds none");
 
@@ -44,9 +52,8 @@ async fn rows_and_progress_become_visible_together() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_open_fences_the_first() {
-    let place = Place::new(&kafka().bootstrap(), 1).await;
+async fn a_second_open_fences_the_first(kind: PublisherKind) {
+    let place = Place::with(&kafka().bootstrap(), 1, kind).await;
     let mut first = place.broker.open(&place.source).await.unwrap();
     committed(
         first
@@ -69,9 +76,8 @@ async fn a_second_open_fences_the_first() {
     assert_eq!(place.position().await, Some(2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_oversized_record_is_named_and_the_producer_goes_on() {
-    let place = Place::new(&kafka().bootstrap(), 1).await;
+async fn an_oversized_record_is_named_and_the_producer_goes_on(kind: PublisherKind) {
+    let place = Place::with(&kafka().bootstrap(), 1, kind).await;
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     let rows = vec![place.record("small"), place.record(vec![b'x'; 2_000_000])];
     match publisher.publish(&batch(rows), &progress(2)).await {
@@ -87,9 +93,8 @@ async fn an_oversized_record_is_named_and_the_producer_goes_on() {
     assert_eq!(place.position().await, Some(1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker() {
-    let place = Place::new(&kafka().bootstrap(), 1).await;
+async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker(kind: PublisherKind) {
+    let place = Place::with(&kafka().bootstrap(), 1, kind).await;
     kafka()
         .run_tool(
             "kafka.admin.ConfigCommand",
@@ -122,9 +127,8 @@ async fn a_record_too_large_for_its_topic_alone_is_refused_by_the_broker() {
     sees(&kafka().bootstrap(), &place.topic, &["next"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_topic_is_named_and_the_producer_goes_on() {
-    let place = Place::new(&kafka().bootstrap(), 1).await;
+async fn a_missing_topic_is_named_and_the_producer_goes_on(kind: PublisherKind) {
+    let place = Place::with(&kafka().bootstrap(), 1, kind).await;
     let mut publisher = place.broker.open(&place.source).await.unwrap();
     for (topic, partition) in [("nowhere", 0), (&*place.topic, 7)] {
         let mut lost = place.record("lost");

@@ -1,0 +1,595 @@
+//! One transaction after another, each to a known (or known to be unknown) end.
+//!
+//! ```text
+//! ready ─ settle ─ produce ─┬─ all there ─ EndTxn(commit) ─┬─ ok ───── Committed
+//!   │        │              │                              ├─ fenced ─ Fenced
+//!   │        │              │                              └─ else ─── Unknown
+//!   │        │              ├─ refused ─── EndTxn(abort) ──┬─ ok ───── NotCommitted, or begun again
+//!   │        │              │                              └─ else ─── Fenced, Unknown
+//!   └────────┴─ NotCommitted└─ no answer ───────────────────────────── Unknown
+//! ```
+//! Until the first byte of a Produce is sent nothing is under way, and trouble is an outage. From
+//! then on any trouble of the connection makes the outcome unknown: nothing is sent again across
+//! a transaction's end. Every end has its own epoch, so a request that arrives late is refused.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onceward::publisher::{BrokerError, PublishOutcome, Records, Refusal};
+use onceward::{Clock, ProgressRecord, SourceName, SystemClock};
+use tokio::time::{Instant, sleep};
+
+use super::batch::Encoder;
+use super::cluster::{Cluster, Leader, Trouble};
+use super::connection::WireError;
+use super::fault::{Code, Kind};
+use super::message::{
+    BatchAnswer, DescribeTransactions, EndTxn, InitProducerId, ProducerIdentity, read_produced,
+};
+use super::produce::{self, Envelope, Lanes, Load, Sent, SentBatch};
+use super::settings::Settings;
+use crate::publisher::TRANSACTION_TIMEOUT;
+
+/// How long Kafka may take to end what a fenced producer left open.
+const INIT_AT_MOST: Duration = Duration::from_secs(15);
+/// From the first byte to the end: below the transaction's own time-out.
+const TRANSACTION_AT_MOST: Duration = Duration::from_secs(8);
+/// How long leaders and coordinator may be missing before it is an outage, and a topic before it is
+/// said to be missing: a new one is not known to every broker at once.
+const READY_AT_MOST: Duration = Duration::from_secs(1);
+/// How long the markers of the last transaction may take.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(5);
+/// After this the markers of the last transaction are there.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
+/// Requests under way to one broker.
+const IN_FLIGHT: usize = 3;
+/// Times a transaction is begun again behind a clean abort: enough to halve the largest batch down to
+/// one record.
+const AGAIN_AT_MOST: u32 = 24;
+/// Memory kept from one transaction to the next.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// A transactional producer of one source for transactions V2 (KIP-890).
+pub(crate) struct V2Publisher {
+    cluster: Cluster,
+    transactional_id: String,
+    progress_topic: Arc<str>,
+    progress_key: String,
+    producer: ProducerIdentity,
+    lanes: Lanes,
+    encoder: Encoder,
+    out: Vec<u8>,
+    /// When the last transaction ended, until its markers are known to be written.
+    ended: Option<Instant>,
+    /// Why it must not be used again.
+    dead: Option<String>,
+}
+
+impl std::fmt::Debug for V2Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("V2Publisher")
+            .field("transactional_id", &self.transactional_id)
+            .field("producer", &self.producer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why no producer could be made.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// The cluster has no transactions V2.
+    Unsupported(String),
+    /// Anything else.
+    Broker(BrokerError),
+}
+
+impl From<Trouble> for OpenError {
+    fn from(trouble: Trouble) -> Self {
+        Self::Broker(match trouble {
+            Trouble::Passing(reason) => BrokerError::Unavailable(reason),
+            Trouble::Lasting(reason) => BrokerError::Configuration(reason),
+            Trouble::Fenced => BrokerError::Fenced,
+        })
+    }
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Ended(PublishOutcome),
+    /// Cleanly aborted, and worth another one.
+    Again(Refusal),
+}
+
+/// Why the transaction must be aborted, or worse.
+struct Failure {
+    code: Code,
+    message: String,
+    batch: SentBatch,
+    /// Index in the transaction of the record that is to blame, or the first of the batch.
+    record: usize,
+}
+
+/// How an EndTxn was answered.
+enum End {
+    Done,
+    Fenced,
+    Unknown(String),
+}
+
+impl V2Publisher {
+    /// Connects, fences every older producer of the source and aborts what it left open.
+    pub(super) async fn open(settings: Settings, source: &SourceName) -> Result<Self, OpenError> {
+        let transactional_id = source.transactional_id();
+        let until = Instant::now() + INIT_AT_MOST;
+        let mut cluster = Cluster::new(settings, transactional_id.clone());
+        if let Some(reason) = cluster.missing_ability(until).await? {
+            return Err(OpenError::Unsupported(reason));
+        }
+        let progress_topic: Arc<str> = source.progress_topic().into();
+        cluster.learn(&[&progress_topic], until).await?;
+        let mut publisher = Self {
+            cluster,
+            transactional_id,
+            progress_topic,
+            progress_key: source.as_str().to_owned(),
+            producer: ProducerIdentity::NONE,
+            lanes: Lanes::default(),
+            encoder: Encoder::default(),
+            out: Vec::new(),
+            ended: None,
+            dead: None,
+        };
+        publisher.init(until).await?;
+        Ok(publisher)
+    }
+
+    /// CRASH: died here = older producers are fenced and what they left open is aborted; nothing else.
+    async fn init(&mut self, until: Instant) -> Result<(), Trouble> {
+        let doing = "initialising transactions";
+        loop {
+            let request = InitProducerId {
+                transactional_id: &self.transactional_id,
+                transaction_timeout_ms: i32::try_from(TRANSACTION_TIMEOUT.as_millis())
+                    .unwrap_or(i32::MAX),
+                current: self.producer,
+            };
+            let trouble = match self.cluster.ask_coordinator(&request, until).await {
+                Ok((error, identity)) => match Code::of(error) {
+                    None if identity.id >= 0 && identity.epoch >= 0 => {
+                        self.producer = identity;
+                        return Ok(());
+                    }
+                    None => return Err(Trouble::Passing(format!("{doing}: no id in the answer"))),
+                    Some(code) => {
+                        if code.kind() == Kind::Coordinator {
+                            self.cluster.forget_coordinator();
+                        } else if !code.is_concurrent() {
+                            return Err(Trouble::of(code, doing));
+                        }
+                        Trouble::of(code, doing)
+                    }
+                },
+                Err(Trouble::Passing(reason)) => Trouble::Passing(reason),
+                Err(lasting) => return Err(lasting),
+            };
+            if Instant::now() + RETRY_PAUSE > until {
+                return Err(trouble);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// See [`onceward::publisher::Publisher::publish`].
+    pub(crate) async fn publish(
+        &mut self,
+        rows: &Records,
+        progress: &ProgressRecord,
+    ) -> PublishOutcome {
+        if let Some(reason) = &self.dead {
+            return PublishOutcome::Unknown(format!("producer of no more use: {reason}"));
+        }
+        let value = match serde_json::to_vec(progress) {
+            Ok(value) => value,
+            Err(error) => return PublishOutcome::Unknown(format!("progress as JSON: {error}")),
+        };
+        let mut progress = Records::new(SystemClock.now().div_euclid(1000));
+        let to = progress.add_destination(self.progress_topic.clone(), 0);
+        progress.push(to, Some(self.progress_key.as_bytes()), &value, |_| {});
+        let load = Load {
+            rows,
+            progress: &progress,
+        };
+        if let Err(index) = self.lanes.fill(load) {
+            let reason = "larger than any broker takes".to_owned();
+            return PublishOutcome::NotCommitted(Refusal::Record { index, reason });
+        }
+        let outcome = self.attempts(load).await;
+        match &outcome {
+            PublishOutcome::Unknown(reason) => self.dead = Some(reason.clone()),
+            PublishOutcome::Fenced => self.dead = Some("fenced".into()),
+            _ => {}
+        }
+        self.lanes.clear();
+        self.out.clear();
+        self.out.shrink_to(KEPT_BYTES);
+        self.encoder.shrink(KEPT_BYTES);
+        outcome
+    }
+
+    async fn attempts(&mut self, load: Load<'_>) -> PublishOutcome {
+        let enough = Instant::now() + TRANSACTION_AT_MOST;
+        let mut left = AGAIN_AT_MOST;
+        loop {
+            match self.attempt(load).await {
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::Again(refusal) => {
+                    left -= 1;
+                    if left == 0 || Instant::now() > enough {
+                        return PublishOutcome::NotCommitted(refusal);
+                    }
+                    self.lanes.rewind();
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, load: Load<'_>) -> Attempt {
+        let leaders = match self.ready().await {
+            Ok(leaders) => leaders,
+            Err(outcome) => return Attempt::Ended(outcome),
+        };
+        let until = Instant::now() + TRANSACTION_AT_MOST;
+        // Should this future be dropped on the way, the transaction stays open: not to be used again.
+        self.dead = Some("left in a transaction".into());
+        let produced = self.produce(load, &leaders, until).await;
+        let attempt = match produced {
+            Ok(Ok(progress_offset)) => match self.end(true, until).await {
+                // CRASH: the answer is lost, the transaction's outcome stands in the progress topic;
+                // whoever takes over reads it there.
+                End::Done => Attempt::Ended(PublishOutcome::Committed {
+                    progress_offset,
+                    // A late EndTxn has an epoch of the past, and is refused.
+                    dirty: false,
+                }),
+                End::Fenced => Attempt::Ended(PublishOutcome::Fenced),
+                End::Unknown(reason) => Attempt::Ended(PublishOutcome::Unknown(reason)),
+            },
+            Ok(Err(failure)) => self.abort(failure, load, until).await,
+            Err(error) => {
+                self.cluster.disconnect();
+                Attempt::Ended(PublishOutcome::Unknown(error.to_string()))
+            }
+        };
+        self.dead = None;
+        attempt
+    }
+
+    /// Everything that can be made sure of before anything is begun.
+    async fn ready(&mut self) -> Result<Vec<i32>, PublishOutcome> {
+        let give_up = Instant::now() + READY_AT_MOST;
+        loop {
+            let refusal = match self.try_ready(give_up + READY_AT_MOST).await {
+                Ok(leaders) => return Ok(leaders),
+                Err(NotReady::Refused(refusal)) => refusal,
+                Err(NotReady::Trouble(Trouble::Passing(reason))) => Refusal::Outage(reason),
+                // A new producer reads certificates and passwords anew.
+                Err(NotReady::Trouble(Trouble::Lasting(reason))) => {
+                    return Err(PublishOutcome::Unknown(reason));
+                }
+                Err(NotReady::Trouble(Trouble::Fenced)) => return Err(PublishOutcome::Fenced),
+            };
+            if Instant::now() + RETRY_PAUSE > give_up {
+                return Err(PublishOutcome::NotCommitted(refusal));
+            }
+            self.cluster.forget_leaders();
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn try_ready(&mut self, until: Instant) -> Result<Vec<i32>, NotReady> {
+        let cluster = &mut self.cluster;
+        let is_known = |topic: &Arc<str>, partition| match cluster.leader(topic, partition) {
+            Leader::Broker(id) => Ok(id),
+            _ => Err(()),
+        };
+        if self.lanes.lead(is_known).is_err() {
+            let topics = self.lanes.topics();
+            let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            cluster.learn(&names, until).await?;
+            let progress_topic = &self.progress_topic;
+            self.lanes.lead(|topic, partition| {
+                let refused = |reason: String| {
+                    if topic == progress_topic {
+                        Refusal::Progress(format!("{topic}: {reason}"))
+                    } else {
+                        Refusal::Topic {
+                            topic: topic.to_string(),
+                            reason,
+                        }
+                    }
+                };
+                Err(NotReady::Refused(match cluster.leader(topic, partition) {
+                    Leader::Broker(id) => return Ok(id),
+                    Leader::NoTopic => refused("it does not exist".into()),
+                    Leader::NoPartition => refused(format!("it has no partition {partition}")),
+                    Leader::Refused(code) => refused(code.to_string()),
+                    Leader::None | Leader::Unknown => {
+                        Refusal::Outage(format!("{topic}/{partition} has no leader"))
+                    }
+                }))
+            })?;
+        }
+        let leaders = self.lanes.sort();
+        for leader in &leaders {
+            cluster.connect(*leader).await?;
+        }
+        self.settle().await?;
+        self.cluster.coordinator(until).await?;
+        Ok(leaders)
+    }
+
+    /// Waits until the markers of the last transaction are written. A Produce that comes earlier waits
+    /// in the broker, which looks again only after 20 ms.
+    async fn settle(&mut self) -> Result<(), Trouble> {
+        let Some(ended) = self.ended else {
+            return Ok(());
+        };
+        if ended.elapsed() > SETTLED_AFTER {
+            self.ended = None;
+            return Ok(());
+        }
+        let start = Instant::now();
+        let until = start + SETTLE_AT_MOST;
+        loop {
+            let request = DescribeTransactions {
+                transactional_id: &self.transactional_id,
+            };
+            let (error, preparing) = self.cluster.ask_coordinator(&request, until).await?;
+            match Code::of(error) {
+                None if !preparing => {
+                    self.ended = None;
+                    return Ok(());
+                }
+                None => {}
+                Some(code) if code.kind() == Kind::Coordinator => {
+                    self.cluster.forget_coordinator();
+                }
+                Some(code) => return Err(Trouble::of(code, "asking for the last transaction")),
+            }
+            if Instant::now() > until {
+                let text = "the markers of the last transaction are not written";
+                return Err(Trouble::Passing(text.into()));
+            }
+            // The question itself takes long enough at first.
+            if start.elapsed() > Duration::from_millis(10) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    /// Sends all records; the offset of the progress record, or why it must be aborted.
+    async fn produce(
+        &mut self,
+        load: Load<'_>,
+        leaders: &[i32],
+        until: Instant,
+    ) -> Result<Result<i64, Failure>, WireError> {
+        let envelope = Envelope {
+            transactional_id: &self.transactional_id,
+            producer: self.producer,
+            compression: self.cluster.settings().compression,
+        };
+        let mut under_way: VecDeque<Sent> = VecDeque::new();
+        let mut answers = Answers::default();
+        let mut more = true;
+        while more && answers.failure.is_none() {
+            more = false;
+            for leader in leaders {
+                let connection = self.cluster.connection(*leader).ok_or_else(gone)?;
+                connection.begin(&mut self.out, produce::KEY, produce::VERSION, true);
+                let sent = self.lanes.put_request(
+                    &mut self.out,
+                    &mut self.encoder,
+                    *leader,
+                    load,
+                    &envelope,
+                );
+                if let Some(sent) = sent {
+                    connection.send(&mut self.out, until).await?;
+                    under_way.push_back(sent);
+                    more = true;
+                }
+            }
+            while under_way.len() > IN_FLIGHT * leaders.len() {
+                if let Some(sent) = under_way.pop_front() {
+                    receive(&mut self.cluster, &self.lanes, &sent, &mut answers, until).await?;
+                }
+            }
+        }
+        for sent in under_way {
+            receive(&mut self.cluster, &self.lanes, &sent, &mut answers, until).await?;
+        }
+        if let Some(failure) = answers.failure {
+            return Ok(Err(failure));
+        }
+        match answers.last {
+            Some((record, offset)) if record == load.progress_index() => Ok(Ok(offset)),
+            _ => Err(gone()),
+        }
+    }
+
+    /// CRASH: Kafka aborts by its time-out what was not aborted; nothing was visible.
+    async fn abort(&mut self, failure: Failure, load: Load<'_>, until: Instant) -> Attempt {
+        let Failure {
+            code,
+            message,
+            batch,
+            record: index,
+        } = failure;
+        let reason = match message.is_empty() {
+            true => code.to_string(),
+            false => format!("{code}: {message}"),
+        };
+        match code.kind() {
+            Kind::Fenced => return Attempt::Ended(PublishOutcome::Fenced),
+            Kind::Lost => return Attempt::Ended(PublishOutcome::Unknown(reason)),
+            _ => {}
+        }
+        match self.end(false, until).await {
+            End::Done => {}
+            End::Fenced => return Attempt::Ended(PublishOutcome::Fenced),
+            End::Unknown(end) => {
+                return Attempt::Ended(PublishOutcome::Unknown(format!("{reason}; {end}")));
+            }
+        }
+        let is_progress = index == load.progress_index();
+        let topic = load.topic(index).to_owned();
+        let refusal = match code.kind() {
+            Kind::TooLarge if self.lanes.halve(&batch) => {
+                return Attempt::Again(Refusal::Record { index, reason });
+            }
+            Kind::Moved => {
+                self.cluster.forget_leaders();
+                return Attempt::Again(Refusal::Outage(reason));
+            }
+            Kind::TooLarge | Kind::Record | Kind::Topic if is_progress => {
+                Refusal::Progress(format!("{topic}: {reason}"))
+            }
+            Kind::TooLarge | Kind::Record => Refusal::Record { index, reason },
+            Kind::Topic => Refusal::Topic { topic, reason },
+            Kind::Configuration => Refusal::Progress(reason),
+            Kind::Outage | Kind::Coordinator | Kind::Fenced | Kind::Lost => Refusal::Outage(reason),
+        };
+        Attempt::Ended(PublishOutcome::NotCommitted(refusal))
+    }
+
+    /// Commits or aborts, and adopts the identity for the next transaction.
+    async fn end(&mut self, commit: bool, until: Instant) -> End {
+        let doing = if commit { "commit" } else { "abort" };
+        loop {
+            let Some(connection) = self.cluster.coordinator_connection() else {
+                return End::Unknown(format!("{doing}: the coordinator is gone"));
+            };
+            let request = EndTxn {
+                transactional_id: &self.transactional_id,
+                producer: self.producer,
+                commit,
+            };
+            let (error, identity) = match connection.call(&request, until).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    self.cluster.disconnect();
+                    return End::Unknown(format!("{doing}: {error}"));
+                }
+            };
+            match Code::of(error) {
+                None if identity.id >= 0 && identity.epoch >= 0 => {
+                    self.producer = identity;
+                    self.ended = Some(Instant::now());
+                    return End::Done;
+                }
+                None => return End::Unknown(format!("{doing}: no new epoch in the answer")),
+                // The coordinator says that it has done nothing yet.
+                Some(code) if code.is_concurrent() && Instant::now() < until => {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Some(code) if code.kind() == Kind::Fenced => return End::Fenced,
+                Some(code) => return End::Unknown(format!("{doing}: {code}")),
+            }
+        }
+    }
+}
+
+/// Between two tries while nothing is open.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a transaction can't begin.
+enum NotReady {
+    Refused(Refusal),
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for NotReady {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+/// What the answers said so far.
+#[derive(Default)]
+struct Answers {
+    /// Index and offset of the highest record known to be stored.
+    last: Option<(usize, i64)>,
+    failure: Option<Failure>,
+}
+
+impl Answers {
+    fn fail(&mut self, failure: Failure) {
+        // What concerns the producer outranks what concerns a record, that what may pass; then the
+        // lowest record is the suspect.
+        let rank = |failure: &Failure| {
+            let rank = match failure.code.kind() {
+                Kind::Fenced => 0,
+                Kind::Lost => 1,
+                Kind::TooLarge | Kind::Record | Kind::Topic | Kind::Configuration => 2,
+                Kind::Moved => 3,
+                Kind::Outage | Kind::Coordinator => 4,
+            };
+            (rank, failure.record)
+        };
+        if self
+            .failure
+            .as_ref()
+            .is_none_or(|known| rank(&failure) < rank(known))
+        {
+            self.failure = Some(failure);
+        }
+    }
+}
+
+/// Receives the answer to the oldest request of a broker.
+async fn receive(
+    cluster: &mut Cluster,
+    lanes: &Lanes,
+    sent: &Sent,
+    answers: &mut Answers,
+    until: Instant,
+) -> Result<(), WireError> {
+    let connection = cluster.connection(sent.broker).ok_or_else(gone)?;
+    let mut reader = connection.receive(true, until).await?;
+    let produced = read_produced(&mut reader);
+    let produced = produced.map_err(|source| connection.malformed(source))?;
+    for batch in &sent.batches {
+        let is_it = |answer: &&BatchAnswer| {
+            lanes.place(batch).is_some_and(|(topic, partition)| {
+                topic == answer.topic && partition == answer.partition
+            })
+        };
+        let answer = produced.iter().find(is_it).ok_or_else(gone)?;
+        match Code::of(answer.error) {
+            None => {
+                let last = lanes.record(batch, usize::MAX);
+                let offset = answer.base_offset;
+                if answers.last.is_none_or(|(known, _)| known < last) {
+                    answers.last = Some((last, offset));
+                }
+            }
+            Some(code) => answers.fail(Failure {
+                code,
+                message: answer.message.clone(),
+                batch: *batch,
+                record: lanes.record(batch, answer.culprit.unwrap_or(0)),
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// A broker did not say what became of a batch.
+fn gone() -> WireError {
+    WireError::Malformed {
+        peer: "Kafka".into(),
+        source: super::codec::Malformed("a batch has no answer"),
+    }
+}
