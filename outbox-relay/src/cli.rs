@@ -1,18 +1,18 @@
 //! The command line of `outbox-relay`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
-use metrics_exporter_prometheus::PrometheusBuilder;
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_telemetry::{Settings, Telemetry, TelemetryError, traces_endpoint};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Layer, LogFormat, SETTINGS, list, read_file};
+use crate::config::{Config, Layer, SETTINGS, list, read_file};
 use crate::{Relay, check, http, metrics};
 
 /// Worked and ended in order.
@@ -63,19 +63,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         print!("{}", config.to_toml());
         return ExitCode::from(OK);
     }
-    log_to_stderr(&config);
+    let telemetry = match telemetry(&config, name == "run") {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let stopping = OnceLock::new();
     let outcome = runtime().and_then(|runtime| {
         let outcome = match name {
             "check" => runtime.block_on(async {
                 let broker = RdKafkaBroker::new(config.kafka.clone()).context("Kafka settings")?;
                 Ok(check::run(&config, &broker).await)
             }),
-            _ => runtime.block_on(relay(config)).map(|()| true),
+            _ => runtime
+                .block_on(relay(config, &telemetry, &stopping))
+                .map(|()| true),
         };
         // A call that waits for a dead broker must not hold the end up.
         runtime.shutdown_background();
         outcome
     });
+    telemetry.stop(last_spans(stopping.get()));
     match outcome {
         Ok(true) => ExitCode::from(OK),
         Ok(false) => ExitCode::from(FAILED),
@@ -84,6 +94,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// How long the collector may take for the last spans: what is left of the stop's two seconds.
+fn last_spans(stopping: Option<&Instant>) -> Duration {
+    let used = stopping.map(Instant::elapsed).unwrap_or_default();
+    let left = Duration::from_millis(1_950).saturating_sub(used);
+    left.clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -173,25 +190,24 @@ fn read(matches: &ArgMatches) -> Result<Config, Vec<String>> {
     Config::from_layers(&layers, problems)
 }
 
-fn log_to_stderr(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal()); // no colours in log files
-    let outcome = match config.log {
-        LogFormat::Pretty => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    if let Err(error) = outcome {
-        eprintln!("warning: no log: {error}");
-    }
+/// Logger and metrics; the export of spans only for a relay that runs.
+fn telemetry(config: &Config, runs: bool) -> Result<Telemetry, TelemetryError> {
+    let endpoint = config.otlp_endpoint.as_deref();
+    onceward_telemetry::init(&Settings {
+        service: "outbox-relay",
+        instance: Some(&config.relay.instance_id),
+        log_filter: &config.log_filter,
+        log_format: config.log_format,
+        traces: runs.then(|| traces_endpoint(endpoint)).flatten(),
+    })
 }
 
-async fn relay(config: Config) -> anyhow::Result<()> {
-    let recorder = PrometheusBuilder::new()
-        .install_recorder()
-        .context("installing the metrics recorder")?;
+/// Relays until a signal comes, and notes when it did.
+async fn relay(
+    config: Config,
+    telemetry: &Telemetry,
+    stopping: &OnceLock<Instant>,
+) -> anyhow::Result<()> {
     metrics::describe();
     let broker = RdKafkaBroker::new(config.kafka).context("Kafka settings")?;
     let relay = Relay::new(config.relay, broker)?;
@@ -201,7 +217,7 @@ async fn relay(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr().context("HTTP address")?;
     tracing::info!(http = %address, "relay starts");
     let stop = CancellationToken::new();
-    let app = http::router(relay.handle(), Some(recorder));
+    let app = http::router(relay.handle(), Some(telemetry.metrics().clone()));
     let server = {
         let stop = stop.clone();
         async move {
@@ -214,10 +230,16 @@ async fn relay(config: Config) -> anyhow::Result<()> {
     relaying.spawn(relay.run(stop.clone()));
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(server);
+    let upkeep = telemetry.upkeep();
+    serving.spawn(async move {
+        upkeep.await;
+        Ok(())
+    });
     let mut signals = Signals::new()?;
     let ended = tokio::select! {
         ended = relaying.join_next() => ended,
         () = signals.next() => {
+            let _first = stopping.set(Instant::now());
             tracing::info!("stopping; a second signal kills");
             stop.cancel();
             tokio::select! {

@@ -4,18 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use clap::ValueEnum as _;
 use onceward_kafka::KafkaConfig;
+use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat};
 
 use crate::options::{RelayOptions, SourceOptions, redact};
-
-/// Form of the log on stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Everything the program runs with.
 #[derive(Debug, Clone)]
@@ -25,15 +18,17 @@ pub struct Config {
     /// Address of the HTTP server.
     pub http: String,
     /// Form of the log.
-    pub log: LogFormat,
+    pub log_format: LogFormat,
     /// `tracing` filter, as in `RUST_LOG`.
     pub log_filter: String,
+    /// Collector that spans are exported to, as in `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otlp_endpoint: Option<String>,
     /// The relay's own settings.
     pub relay: RelayOptions,
 }
 
 /// One setting: its name in the file; the flag is the name with dashes, the environment variable
-/// `ONCEWARD_` and the name in capitals.
+/// `ONCEWARD_` and the name in capitals, unless a standard says otherwise.
 #[derive(Debug)]
 pub struct Setting {
     /// Name in the file.
@@ -152,11 +147,11 @@ pub const SETTINGS: &[Setting] = &[
         "Time a graceful stop gives the open Kafka transaction",
     ),
     setting(
-        "log",
-        "log",
-        "ONCEWARD_LOG",
-        "pretty|json",
-        "Form of the log on stderr",
+        "log_format",
+        "log-format",
+        "ONCEWARD_LOG_FORMAT",
+        "auto|pretty|json",
+        "Form of the log on stderr; auto is pretty on a terminal, else json",
     ),
     setting(
         "log_filter",
@@ -164,6 +159,14 @@ pub const SETTINGS: &[Setting] = &[
         "ONCEWARD_LOG_FILTER",
         "FILTER",
         "What is logged, as in RUST_LOG",
+    ),
+    setting(
+        "otlp_endpoint",
+        "otlp-endpoint",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "URL",
+        "Collector that spans are exported to (OTLP over HTTP), such as http://127.0.0.1:4318; \
+         without it nothing is. The standard's other OTEL_ variables count too",
     ),
 ];
 
@@ -305,14 +308,13 @@ impl Config {
                 Err(problem) => problems.push(format!("source: {problem}")),
             }
         }
-        let log = match get("log").unwrap_or("pretty") {
-            "json" => LogFormat::Json,
-            "pretty" => LogFormat::Pretty,
-            other => {
-                problems.push(format!("log must be pretty or json, not {other:?}"));
-                LogFormat::Pretty
-            }
-        };
+        let format = get("log_format").unwrap_or(LogFormat::Auto.as_str());
+        let log_format = LogFormat::from_str(format, false).unwrap_or_else(|_| {
+            problems.push(format!(
+                "log_format must be auto, pretty or json, not {format:?}"
+            ));
+            LogFormat::Auto
+        });
         let http = get("http").unwrap_or("127.0.0.1:9100").to_owned();
         if http
             .rsplit_once(':')
@@ -336,10 +338,11 @@ impl Config {
             Ok(Self {
                 kafka,
                 http,
-                log,
-                log_filter: get("log_filter")
-                    .unwrap_or("info,rdkafka=off,librdkafka=off")
-                    .to_owned(),
+                log_format,
+                log_filter: get("log_filter").unwrap_or(DEFAULT_LOG_FILTER).to_owned(),
+                otlp_endpoint: get("otlp_endpoint")
+                    .filter(|url| !url.is_empty())
+                    .map(str::to_owned),
                 relay,
             })
         } else {
@@ -371,14 +374,10 @@ impl Config {
             .collect();
         line("accept_repartitioned", format!("[{}]", accepted.join(", ")));
         line("stop_ms", relay.stop_ms.to_string());
-        line(
-            "log",
-            quoted(match self.log {
-                LogFormat::Pretty => "pretty",
-                LogFormat::Json => "json",
-            }),
-        );
+        line("log_format", quoted(self.log_format.as_str()));
         line("log_filter", quoted(&self.log_filter));
+        let endpoint = self.otlp_endpoint.as_deref().map(redact);
+        line("otlp_endpoint", quoted(&endpoint.unwrap_or_default()));
         out.push_str("\n[sources]\n");
         for source in &relay.sources {
             let _ = writeln!(

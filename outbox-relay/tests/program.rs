@@ -60,14 +60,14 @@ fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_pr
 fn all_problems_are_told_at_once_with_exit_code_two() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("relay.toml");
-    std::fs::write(&file, "no_such_setting = 1\nlog = \"loud\"\n").unwrap();
+    std::fs::write(&file, "no_such_setting = 1\nlog_format = \"loud\"\n").unwrap();
     let (mut command, _) = program(&["run", "--batch-rows", "many", "--source", "nonsense"]);
     let output = command.arg("--config").arg(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output);
     for part in [
         "no_such_setting",
-        "log must be",
+        "log_format must be",
         "batch_rows",
         "NAME=URL",
         "--kafka",

@@ -18,15 +18,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("onceward", &["onceward-macros"]),
     ("onceward-kafka", &["onceward"]),
     ("onceward-saga", &["onceward", "onceward-macros"]),
+    // Relay and services alone: a library must not bring an exporter with it.
+    ("onceward-telemetry", &["onceward"]),
     ("onceward-testkit", &[]),
-    ("outbox-relay", &["onceward", "onceward-kafka"]),
+    (
+        "outbox-relay",
+        &["onceward", "onceward-kafka", "onceward-telemetry"],
+    ),
     (
         "onceward-cli",
         // The auditor, so that `verify` does not decode with what it verifies.
         &["onceward", "onceward-kafka", "onceward-saga", "auditor"],
     ),
     ("contracts", &["onceward", "onceward-saga"]),
-    ("skeleton", &["onceward", "onceward-saga"]),
+    (
+        "skeleton",
+        &["onceward", "onceward-saga", "onceward-telemetry"],
+    ),
     ("order", SERVICE),
     ("inventory", SERVICE),
     ("payment", SERVICE),

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{MessageContext, Outbox, Tx};
+use onceward::{MessageContext, Outbox, Tx, trace};
 use serde::Serialize;
+use tracing::{Instrument, Span};
 
 use crate::decide::{Decision, Input, begin, decide};
 use crate::timer::rows;
@@ -162,8 +163,12 @@ impl Sagas {
             })
         })?;
         let status = locked.state.status;
+        let mut story = locked.story.clone();
+        let (log, export) = timer_spans(saga_id, timer, &mut story);
         let moved = self
-            .carry_out(tx, None, locked, &Input::TimerFired(name))
+            .carry_out(tx, Some(&story), locked, &Input::TimerFired(name))
+            .instrument(export)
+            .instrument(log)
             .await?;
         match moved {
             Moved::To(status) => Ok(Fired::Now(status)),
@@ -227,6 +232,24 @@ impl<B: SagaBackend, E: SagaMessage> Handler<B, E> for Sagas {
         self.reply(tx, context, &message).await?;
         Ok(())
     }
+}
+
+/// For the log and for export. A timer belongs to the trace its saga was started in.
+fn timer_spans(saga_id: SagaId, timer: &str, story: &mut MessageContext) -> (Span, Span) {
+    let log = tracing::info_span!(
+        target: trace::LOG_ONLY, parent: None, "saga.timer", saga.id = %saga_id, timer,
+        correlation.id = %story.correlation_id, trace.id = tracing::field::Empty,
+    );
+    if trace::bridge().is_none() {
+        return (log, Span::none());
+    }
+    let export = tracing::info_span!(
+        target: trace::EXPORT_ONLY, parent: None, "saga.timer", saga.id = %saga_id, timer,
+    );
+    if let Some(joined) = trace::join(&export, story) {
+        log.record("trace.id", joined.trace_id_hex());
+    }
+    (log, export)
 }
 
 fn illegal(saga_id: SagaId) -> impl FnOnce(Illegal) -> SagaError {

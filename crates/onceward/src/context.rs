@@ -1,5 +1,6 @@
 //! What a message inherits from the request or message that caused it.
 
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::{CausationId, CorrelationId, Envelope, IdGen, Micros};
@@ -18,7 +19,33 @@ pub struct MessageContext {
     pub traceparent: Option<String>,
     /// W3C `tracestate` header.
     pub tracestate: Option<String>,
+    pub(crate) spans: Spans,
 }
+
+/// Where the log lines and spans of a message belong. No part of what a context says: two contexts
+/// are equal whatever they are handled within.
+#[derive(Debug, Clone)]
+pub(crate) struct Spans {
+    pub(crate) log: Span,
+    pub(crate) export: Span,
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Self {
+            log: Span::none(),
+            export: Span::none(),
+        }
+    }
+}
+
+impl PartialEq for Spans {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Spans {}
 
 impl MessageContext {
     /// Starts a new story.
@@ -34,6 +61,7 @@ impl MessageContext {
             caused_at: None,
             traceparent: None,
             tracestate: None,
+            spans: Spans::default(),
         }
     }
 
@@ -48,7 +76,16 @@ impl MessageContext {
             caused_at: envelope.occurred_at,
             traceparent: envelope.traceparent.clone(),
             tracestate: envelope.tracestate.clone(),
+            spans: Spans::default(),
         }
+    }
+
+    /// `work` within the spans of the message that is being handled: its log lines tell message and
+    /// story, its spans belong to the trace. A handler already runs so; work that it spawns, or a
+    /// batch that it takes apart, does not.
+    pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        let Spans { log, export } = self.spans.clone();
+        work.instrument(export).instrument(log)
     }
 
     /// The same context with a W3C trace.

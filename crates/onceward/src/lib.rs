@@ -196,6 +196,7 @@ pub mod publisher;
 mod routing;
 pub mod schema;
 pub mod source;
+pub mod trace;
 
 pub use backend::{Backend, Column, ColumnRef, Columns, OutboxConnection, QueryResult, Tx, imply};
 pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};

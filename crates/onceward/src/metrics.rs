@@ -1,5 +1,7 @@
 //! Names of the library's metrics.
 
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
 /// Gauge: units of work that wait for the writer.
 pub const WRITE_QUEUE: &str = "onceward_write_waiting_jobs";
 /// Histogram: seconds a unit of work waited before it began.
@@ -46,3 +48,49 @@ pub const BATCH_FAULTS: &str = "onceward_consumer_batch_faults_total";
 pub const SUBSCRIPTIONS_LOST: &str = "onceward_consumer_subscriptions_lost_total";
 /// Counter: how often another process with the same instance id took the membership.
 pub const INSTANCE_CONFLICTS: &str = "onceward_consumer_instance_conflicts_total";
+
+/// Registers the help texts with the recorder of this process.
+pub fn describe() {
+    describe_gauge!(WRITE_QUEUE, "Units of work that wait for the writer");
+    describe_histogram!(WRITE_WAIT_SECONDS, "Wait of a unit of work before it began");
+    describe_histogram!(WRITE_GROUP, "Units of work in one transaction");
+    describe_histogram!(WRITE_OPEN_SECONDS, "From BEGIN until COMMIT was sent");
+    describe_histogram!(WRITE_COMMIT_SECONDS, "From COMMIT to its answer");
+    describe_counter!(WRITE_RERUNS, "Units of work that ran again");
+    describe_counter!(
+        WRITE_COMMITS_UNKNOWN,
+        "Transactions whose COMMIT had no answer"
+    );
+    describe_counter!(HANDLED, "Messages whose effect was committed");
+    describe_counter!(DUPLICATES, "Messages skipped because their id is known");
+    describe_counter!(
+        REUSED_IDS,
+        "Messages skipped because another record had their id"
+    );
+    describe_counter!(FAILED_ATTEMPTS, "Attempts that failed");
+    describe_counter!(DEAD_LETTERS, "Messages that became dead letters");
+    describe_gauge!(
+        WAITING,
+        "Messages that wait to be tried again, or behind one that does"
+    );
+    describe_gauge!(DEAD_KEYS, "Keys parked behind a dead letter");
+    describe_gauge!(LAG, "Records not yet handled, of the partitions held");
+    describe_gauge!(STOPPED, "Partitions that stopped and need a person");
+    describe_counter!(
+        FENCED,
+        "Batches thrown away because a newer owner had claimed"
+    );
+    describe_histogram!(BATCH_SECONDS, "From begin to commit of a batch");
+    describe_counter!(
+        BATCH_FAULTS,
+        "Batches rolled back for a fault of the database"
+    );
+    describe_counter!(
+        SUBSCRIPTIONS_LOST,
+        "Subscriptions that ended without being asked to"
+    );
+    describe_counter!(
+        INSTANCE_CONFLICTS,
+        "Times another process with the same instance id took the membership"
+    );
+}

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use crate::backend::{Backend, OutboxConnection, in_transaction};
 use crate::{
     Clock, Error, Event, IdGen, MessageContext, MessageId, MessageKind, Result, Routing,
-    SourceName, SystemClock, UuidV7, header, is_topic_name,
+    SourceName, SystemClock, UuidV7, header, is_topic_name, trace,
 };
 
 /// Largest payload `append` accepts unless told otherwise, in bytes. Below Kafka's default
@@ -178,6 +180,9 @@ impl Outbox {
                 limit: self.max_payload_bytes,
             });
         }
+        if let Some(name) = reserved(&message.headers) {
+            return Err(Error::ReservedHeader { name });
+        }
         let topic = message
             .topic
             .unwrap_or_else(|| self.routing.topic(&message.message_type).to_owned());
@@ -187,12 +192,13 @@ impl Outbox {
                 topic,
             });
         }
-        let headers = stored_headers(context, message.kind, message.headers)?;
         let conn = tx.connection();
         if !in_transaction::<B>(conn) {
             return Err(Error::NoTransaction);
         }
         let id = MessageId(self.ids.next());
+        let (span, traceparent) = trace::create(context, id, &message.message_type, &topic);
+        let headers = stored_headers(context, traceparent, message.kind, message.headers)?;
         sqlx::query(
             "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, \
              message_key, payload, headers, occurred_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -207,6 +213,7 @@ impl Outbox {
         .bind(headers)
         .bind(self.clock.now())
         .execute(conn)
+        .instrument(span)
         .await
         .map_err(Error::database("outbox insert"))?;
         crate::db::note_append();
@@ -214,18 +221,19 @@ impl Outbox {
     }
 }
 
+/// A header of the user's own that bears a name of ours.
+fn reserved(own: &BTreeMap<String, String>) -> Option<String> {
+    let ours = |name: &&String| header::is_reserved(name) && *name != header::CONTENT_TYPE;
+    own.keys().find(ours).cloned()
+}
+
 /// The `headers` column: everything that has no column of its own.
 fn stored_headers(
     context: &MessageContext,
+    traceparent: Option<String>,
     kind: MessageKind,
     own: BTreeMap<String, String>,
 ) -> Result<String> {
-    if let Some(name) = own
-        .keys()
-        .find(|n| header::is_reserved(n) && *n != header::CONTENT_TYPE)
-    {
-        return Err(Error::ReservedHeader { name: name.clone() });
-    }
     let mut headers = own;
     headers
         .entry(header::CONTENT_TYPE.into())
@@ -238,8 +246,8 @@ fn stored_headers(
     if let Some(id) = context.causation_id {
         headers.insert(header::CAUSATION_ID.into(), id.to_string());
     }
-    if let Some(trace) = &context.traceparent {
-        headers.insert(header::TRACEPARENT.into(), trace.clone());
+    if let Some(trace) = traceparent {
+        headers.insert(header::TRACEPARENT.into(), trace);
     }
     if let Some(state) = &context.tracestate {
         headers.insert(header::TRACESTATE.into(), state.clone());

@@ -62,16 +62,25 @@ impl Meter {
     pub(super) fn sent(&self, time: Duration, outcome: &PublishOutcome) {
         histogram!(names::PUBLISH_SECONDS, "source" => self.source.clone())
             .record(time.as_secs_f64());
-        let outcome = match outcome {
-            PublishOutcome::Committed { .. } => return self.count(names::COMMITTED),
-            PublishOutcome::NotCommitted(Refusal::Record { .. }) => "record_refused",
-            PublishOutcome::NotCommitted(Refusal::Topic { .. }) => "topic_refused",
-            PublishOutcome::NotCommitted(Refusal::Progress(_)) => "progress_refused",
-            PublishOutcome::NotCommitted(Refusal::Outage(_)) => "outage",
-            PublishOutcome::Unknown(_) => "unknown",
-            PublishOutcome::Fenced => "fenced",
-        };
-        counter!(names::UNCOMMITTED, "source" => self.source.clone(), "outcome" => outcome)
-            .increment(1);
+        match failure(outcome) {
+            None => self.count(names::COMMITTED),
+            Some(outcome) => {
+                counter!(names::UNCOMMITTED, "source" => self.source.clone(), "outcome" => outcome)
+                    .increment(1);
+            }
+        }
+    }
+}
+
+/// How a Kafka transaction ended that did not commit, in one word.
+pub(super) fn failure(outcome: &PublishOutcome) -> Option<&'static str> {
+    match outcome {
+        PublishOutcome::Committed { .. } => None,
+        PublishOutcome::NotCommitted(Refusal::Record { .. }) => Some("record_refused"),
+        PublishOutcome::NotCommitted(Refusal::Topic { .. }) => Some("topic_refused"),
+        PublishOutcome::NotCommitted(Refusal::Progress(_)) => Some("progress_refused"),
+        PublishOutcome::NotCommitted(Refusal::Outage(_)) => Some("outage"),
+        PublishOutcome::Unknown(_) => Some("unknown"),
+        PublishOutcome::Fenced => Some("fenced"),
     }
 }

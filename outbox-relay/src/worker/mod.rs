@@ -11,6 +11,7 @@ mod meter;
 mod publish;
 mod records;
 mod replay;
+mod spans;
 mod stop;
 mod tail;
 mod take_over;

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use onceward::publisher::{Broker, BrokerError, PublishOutcome, Publisher, Records, Refusal};
 use onceward::source::{Batch, Dialect, OutboxRow, Parking};
 use onceward::{Clock, ProgressRecord, SystemClock};
+use tracing::Instrument;
 
 use super::records::{self, Unready};
+use super::spans::Spans;
 use super::{Exit, SourceWorker, Stop, Term};
 use crate::failpoint;
 use crate::phase::Input;
@@ -178,13 +180,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Sent, Exit> {
         // CRASH: died here = nothing sent; the successor reads the same rows again.
         failpoint::hit(failpoint::PUBLISHING);
+        let spans = Spans::open(&self.name, records);
         let started = Instant::now();
         let outcome = tokio::select! {
-            outcome = term.publisher.publish(records, &progress) => outcome,
+            outcome = term.publisher.publish(records, &progress).instrument(spans.batch()) => outcome,
             () = self.stop_overdue() => {
                 return Err(Exit::Stop);
             }
         };
+        spans.close(&outcome);
         self.meter.sent(started.elapsed(), &outcome);
         match outcome {
             PublishOutcome::Committed {

@@ -14,6 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Counts open sagas for `/metrics`.
 pub(crate) fn task<B: SagaBackend>(db: Db<B>) -> Background {
     Background::new("saga-gauges", move |stop| async move {
+        metrics::describe_gauge!(OPEN_SAGAS, "Sagas that have not ended");
         while !stop.is_cancelled() {
             match inspect::count_open(db.pool()).await {
                 Ok(counts) => {

@@ -1,5 +1,7 @@
 //! What each command does.
 
+use std::time::Duration;
+
 use clap::Args;
 use onceward::Db;
 use onceward::consumer::{Consumer, ConsumerOptions};
@@ -9,6 +11,9 @@ use skeleton::{App, Background, Definition, Service};
 
 use crate::cli::{Command, Migrate, Serve, Topics};
 use crate::database::Database;
+
+/// Longest wait at the end for the collector to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
@@ -84,7 +89,14 @@ impl Member for SagaOrchestrator {
 }
 
 async fn on_database<M: Member>(serve: Serve<M::Settings>, _member: M) -> anyhow::Result<()> {
-    skeleton::init_telemetry(&serve.server.telemetry)?;
+    let instance = serve.instance_id.as_deref();
+    let telemetry = skeleton::init_telemetry(&serve.server.telemetry, M::DEFINITION, instance)?;
+    let outcome = Box::pin(open_and_run::<M>(serve)).await;
+    tokio::task::block_in_place(|| telemetry.stop(LAST_SPANS));
+    outcome
+}
+
+async fn open_and_run<M: Member>(serve: Serve<M::Settings>) -> anyhow::Result<()> {
     serve.kafka.validate()?;
     match Database::open(&serve.server.database).await? {
         Database::Sqlite(db) => Box::pin(run_service::<M, _>(serve, db)).await,

@@ -36,7 +36,7 @@ pub struct ServerOptions {
         value_name = "MS"
     )]
     pub drain_timeout_ms: u64,
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub telemetry: TelemetryOptions,
 }

@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use onceward::trace::{self, TraceParent};
 use onceward::{CorrelationId, IdGen, MessageContext, UuidV7, header};
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::ApiError;
 
@@ -34,29 +36,59 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
     }
 }
 
-/// Reads the context once, puts it on the request's span and tells the client the correlation id.
+/// Reads the context once, puts it on the request's spans and tells the client the correlation id.
 pub(crate) async fn layer(
     State(ids): State<Arc<dyn IdGen>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let context = match read(request.headers(), &*ids) {
+    let mut context = match read(request.headers(), &*ids) {
         Ok(context) => context,
         Err(refusal) => return refusal.into_response(),
     };
     let correlation_id = context.correlation_id.to_string();
-    let span = tracing::info_span!(
-        "http.request",
-        method = %request.method(),
-        path = request.uri().path(),
-        correlation.id = correlation_id,
+    let log = tracing::info_span!(
+        target: trace::LOG_ONLY, parent: None, "http.request",
+        http.request.method = %request.method(), url.path = request.uri().path(),
+        correlation.id = correlation_id, trace.id = Empty,
     );
+    let export = exported_span(&request, &correlation_id);
+    if let Some(joined) = trace::join(&export, &mut context) {
+        log.record("trace.id", joined.trace_id_hex());
+    }
     request.extensions_mut().insert(RequestContext(context));
-    let mut response = next.run(request).instrument(span).await;
+    let handled = next.run(request);
+    let mut response = handled.instrument(export.clone()).instrument(log).await;
+    let status = response.status();
+    export.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        export.record("otel.status_code", "error");
+        export.record("error.type", status.as_str());
+    }
     if let Ok(value) = HeaderValue::try_from(correlation_id) {
         response.headers_mut().insert(header::CORRELATION_ID, value);
     }
     response
+}
+
+/// The request as a trace shows it; a span that does nothing while spans go nowhere.
+fn exported_span(request: &Request, correlation_id: &str) -> Span {
+    if trace::bridge().is_none() {
+        return Span::none();
+    }
+    let method = request.method().as_str();
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map(MatchedPath::as_str);
+    tracing::info_span!(
+        target: trace::EXPORT_ONLY, parent: None, "http.request",
+        otel.name = [method, route.unwrap_or_default()].join(" ").trim_end(),
+        otel.kind = "server", otel.status_code = Empty, error.type = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        url.path = request.uri().path(),
+        correlation.id = correlation_id,
+    )
 }
 
 fn read(headers: &HeaderMap, ids: &dyn IdGen) -> Result<MessageContext, ApiError> {
@@ -75,36 +107,14 @@ fn read(headers: &HeaderMap, ids: &dyn IdGen) -> Result<MessageContext, ApiError
         }
     };
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    context.traceparent = text(header::TRACEPARENT)
-        .filter(|v| is_traceparent(v))
-        .map(str::to_owned);
+    let parent: Option<TraceParent> = text(header::TRACEPARENT).and_then(|v| v.parse().ok());
+    context.traceparent = parent.map(|parent| parent.to_string());
     if context.traceparent.is_some() {
         context.tracestate = text(header::TRACESTATE)
             .filter(|v| v.len() <= 512)
             .map(str::to_owned);
     }
     Ok(context)
-}
-
-/// `version-trace id-parent id-flags` of W3C Trace Context level 1, lowercase hex.
-fn is_traceparent(value: &str) -> bool {
-    let parts: Vec<&str> = value.split('-').collect();
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let zero = |part: &str| part.bytes().all(|b| b == b'0');
-    match parts.as_slice() {
-        [version, trace, parent, flags] => {
-            hex(version, 2)
-                && *version != "ff"
-                && hex(trace, 32)
-                && !zero(trace)
-                && hex(parent, 16)
-                && !zero(parent)
-                && hex(flags, 2)
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

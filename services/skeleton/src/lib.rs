@@ -34,5 +34,5 @@ pub use money::Money;
 pub use page::{Page, PageQuery};
 pub use run::{assemble, migrate, run};
 pub use service::{Background, Definition, Service};
-pub use telemetry::{LogFormat, TelemetryOptions, init as init_telemetry};
+pub use telemetry::{TelemetryOptions, init as init_telemetry};
 pub use time::iso_time;

@@ -1,63 +1,53 @@
-//! Logs to stderr, metrics to `/metrics`.
+//! Logs, metrics and traces of a service; the doing is `onceward-telemetry`'s.
 
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use clap::{Args, ValueEnum};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
+use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat, Settings, Telemetry, traces_endpoint};
+
+use crate::Definition;
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Upper bounds of histograms of durations, in seconds.
-const BUCKETS: [f64; 14] = [
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0,
-];
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged, and how.
+/// What is logged and traced, and how.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryOptions {
     /// What is logged: info, or filters such as onceward=debug,info.
     #[arg(
         long,
-        env = "ONCEWARD_LOG",
-        default_value = "info",
+        env = "ONCEWARD_LOG_FILTER",
+        default_value = DEFAULT_LOG_FILTER,
         value_name = "FILTER"
     )]
-    pub log: String,
+    pub log_filter: String,
     /// How log lines look.
-    #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
+    #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
+    /// Collector that spans are exported to (OTLP over HTTP), such as http://127.0.0.1:4318; without
+    /// it nothing is. The standard's other OTEL_ variables count too.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
 }
 
-/// Installs logger and metrics of this process. A second call (tests) changes nothing.
-pub fn init(options: &TelemetryOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log)?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    // Fails only if a logger is installed already.
-    let _installed = match options.log_format {
-        LogFormat::Pretty => logs.with_target(false).try_init(),
-        LogFormat::Json => logs.json().try_init(),
-    };
-    if METRICS.get().is_none() {
-        let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?
-            .install_recorder()?;
-        let _first = METRICS.set(handle);
-    }
-    Ok(())
+/// Installs logger, metrics and export of spans of this process. Once.
+///
+/// # Errors
+/// Settings that are wrong; a collector that is not there is none.
+pub fn init(
+    options: &TelemetryOptions,
+    definition: &Definition,
+    instance: Option<&str>,
+) -> anyhow::Result<Telemetry> {
+    let telemetry = onceward_telemetry::init(&Settings {
+        service: definition.name,
+        instance,
+        log_filter: &options.log_filter,
+        log_format: options.log_format,
+        traces: traces_endpoint(options.otlp_endpoint.as_deref()),
+    })?;
+    let _first = METRICS.set(telemetry.metrics().clone());
+    Ok(telemetry)
 }
 
 /// The metrics of this process in Prometheus' text format; empty before [`init`].

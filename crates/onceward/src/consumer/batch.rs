@@ -8,10 +8,11 @@ use futures::FutureExt;
 
 use super::claim::{Guard, Owned, Reached, advance};
 use super::entry::{Entry, Identity, later};
-use super::fault::chain;
+use super::fault::{Logged, chain};
 use super::inbox::{self, Claim, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
 use crate::fault::{database_error, is_transient};
+use crate::trace::{Scope, TraceParent};
 use crate::{Backend, Envelope, Error, Micros, Tx};
 
 /// Messages with a savepoint of their own in one transaction: more than 64 subtransactions make
@@ -45,6 +46,8 @@ pub(super) struct Batch<B: Backend> {
     pub guards: Vec<Guard>,
     /// Idle partitions: advance to this offset, where no record stands.
     pub ends: Vec<(TopicPartition, i64)>,
+    /// The batch's span, which those of its messages link to.
+    pub span: Option<TraceParent>,
 }
 
 /// What became of one record. Known only when the batch has committed.
@@ -53,8 +56,8 @@ pub(super) enum Outcome {
     Handled,
     Duplicate { reused_id: bool },
     Queued,
-    Waiting { due_at: Micros, error: String },
-    Dead { reason: String },
+    Waiting { due_at: Micros, failed: Logged },
+    Dead { failed: Logged },
 }
 
 /// Why a batch was rolled back.
@@ -181,13 +184,20 @@ impl<B: Backend> Batch<B> {
         Ok(outcomes)
     }
 
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            consumer: self.options.name.as_str(),
+            batch: self.span,
+        }
+    }
+
     /// Handles messages of one type and empties the list; any failure blames nobody.
     async fn handle_run(
         &self,
         tx: &mut Tx<'static, B>,
         run: &mut Vec<&Envelope>,
     ) -> Result<(), Stop> {
-        let handled = self.handlers.dispatch_batch(tx, run);
+        let handled = self.handlers.dispatch_batch(tx, self.scope(), run);
         let handled = call(handled, self.options.handler_timeout).await;
         run.clear();
         handled.map_err(|error| batch_fault(&error).unwrap_or(Stop::OneByOne))
@@ -247,21 +257,24 @@ impl<B: Backend> Batch<B> {
         let limit = time_left(&self.options, begun);
         let error = match &entry.defect {
             Some(defect) => HandlerError::Reject(defect.clone().into()),
-            None => match attempt(&self.handlers, tx, &entry.envelope, limit).await? {
-                Attempt::Done => return Ok(Outcome::Handled),
-                Attempt::Failed(error) => error,
-            },
+            None => {
+                match attempt(&self.handlers, self.scope(), tx, &entry.envelope, limit).await? {
+                    Attempt::Done => return Ok(Outcome::Handled),
+                    Attempt::Failed(error) => error,
+                }
+            }
         };
         let name = &self.options.name;
         let verdict = Verdict::of(&error, 1, &self.options, self.now);
+        let failed = Logged::new(entry, &error);
         let (outcome, state) = match verdict {
             Verdict::Again { due_at, error } => {
                 waiting::insert(tx, name, entry, 1, due_at, Some(&error), self.now).await?;
-                (Outcome::Waiting { due_at, error }, InboxState::Waiting)
+                (Outcome::Waiting { due_at, failed }, InboxState::Waiting)
             }
             Verdict::Dead { reason } => {
                 dead_letter::bury(tx, &self.options, entry, 1, &reason, self.now).await?;
-                (Outcome::Dead { reason }, InboxState::Dead)
+                (Outcome::Dead { failed }, InboxState::Dead)
             }
         };
         let from = InboxState::Handled;
@@ -326,12 +339,14 @@ pub(super) fn time_left(options: &ConsumerOptions, begun: Instant) -> Duration {
 /// whole transaction is lost, and nobody's attempt is used.
 pub(super) async fn attempt<B: Backend>(
     handlers: &Handlers<B>,
+    scope: Scope<'_>,
     tx: &mut Tx<'static, B>,
     envelope: &Envelope,
     limit: Duration,
 ) -> Result<Attempt, Stop> {
     savepoint(tx, "savepoint onceward_message").await?;
-    let error = match call(handlers.dispatch(tx, envelope), limit).await {
+    let handled = handlers.dispatch_within(tx, scope, envelope);
+    let error = match call(handled, limit).await {
         Ok(()) => match savepoint(tx, "release savepoint onceward_message").await {
             Ok(()) => return Ok(Attempt::Done),
             Err(error) => HandlerError::Database(error),

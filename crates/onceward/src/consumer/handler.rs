@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::trace::Scope;
 use crate::{Backend, BoxError, DecodeError, Envelope, Event, MessageContext, Tx};
 
 /// What a handler returns.
@@ -70,6 +71,9 @@ pub trait Handler<B: Backend, E: Event>: Send + Sync + 'static {
     /// default is that loop; overwrite it where one statement can do for many. Called with what one
     /// inbox insert has claimed, 1 to 256 messages.
     ///
+    /// Log lines and spans of one message belong [`MessageContext::within`] its context; the default
+    /// sees to it.
+    ///
     /// An error or panic blames nobody: all is rolled back, and each message is given to
     /// [`Self::handle`] alone.
     fn handle_batch(
@@ -79,7 +83,8 @@ pub trait Handler<B: Backend, E: Event>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HandlerError>> + Send {
         async move {
             for (context, message) in messages {
-                self.handle(tx, &context, message).await?;
+                let handled = self.handle(tx, &context, message);
+                context.within(handled).await?;
             }
             Ok(())
         }
@@ -88,10 +93,16 @@ pub trait Handler<B: Backend, E: Event>: Send + Sync + 'static {
 
 /// A [`Handler`] without its message type.
 trait Erased<B: Backend>: Send + Sync {
-    fn one<'a>(&'a self, tx: &'a mut Tx<'static, B>, envelope: &'a Envelope) -> HandlerFuture<'a>;
+    fn one<'a>(
+        &'a self,
+        tx: &'a mut Tx<'static, B>,
+        scope: Scope<'a>,
+        envelope: &'a Envelope,
+    ) -> HandlerFuture<'a>;
     fn many<'a>(
         &'a self,
         tx: &'a mut Tx<'static, B>,
+        scope: Scope<'a>,
         envelopes: &'a [&'a Envelope],
     ) -> HandlerFuture<'a>;
 }
@@ -99,26 +110,45 @@ trait Erased<B: Backend>: Send + Sync {
 struct Typed<H, E>(H, PhantomData<fn(E)>);
 
 impl<B: Backend, E: Event, H: Handler<B, E>> Erased<B> for Typed<H, E> {
-    fn one<'a>(&'a self, tx: &'a mut Tx<'static, B>, envelope: &'a Envelope) -> HandlerFuture<'a> {
+    fn one<'a>(
+        &'a self,
+        tx: &'a mut Tx<'static, B>,
+        scope: Scope<'a>,
+        envelope: &'a Envelope,
+    ) -> HandlerFuture<'a> {
         Box::pin(async move {
-            let message = envelope.decode::<E>()?;
-            let context = MessageContext::caused_by(envelope);
-            self.0.handle(tx, &context, message).await
+            let (context, processing) = scope.process(envelope);
+            let handled = async {
+                let message = envelope.decode::<E>()?;
+                self.0.handle(tx, &context, message).await
+            };
+            let handled = context.within(handled).await;
+            processing.ended(&handled);
+            handled
         })
     }
 
     fn many<'a>(
         &'a self,
         tx: &'a mut Tx<'static, B>,
+        scope: Scope<'a>,
         envelopes: &'a [&'a Envelope],
     ) -> HandlerFuture<'a> {
         Box::pin(async move {
-            let messages = envelopes.iter().map(|envelope| {
-                let message = envelope.decode::<E>()?;
-                Ok((MessageContext::caused_by(envelope), message))
+            let decoded = envelopes.iter().map(|envelope| envelope.decode::<E>());
+            let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
+            let mut all = Vec::new();
+            let messages = envelopes.iter().zip(decoded).map(|(envelope, message)| {
+                let (context, processing) = scope.process(envelope);
+                all.extend(processing.if_exported());
+                (context, message)
             });
-            let messages = messages.collect::<Result<_, DecodeError>>()?;
-            self.0.handle_batch(tx, messages).await
+            let messages = messages.collect();
+            let handled = self.0.handle_batch(tx, messages).await;
+            for processing in all {
+                processing.ended(&handled);
+            }
+            handled
         })
     }
 }
@@ -157,19 +187,31 @@ impl<B: Backend> Handlers<B> {
         tx: &mut Tx<'static, B>,
         envelope: &Envelope,
     ) -> Result<(), HandlerError> {
-        self.of(envelope)?.one(tx, envelope).await
+        let scope = Scope::default();
+        self.dispatch_within(tx, scope, envelope).await
+    }
+
+    /// [`Self::dispatch`] for a consumer's batch, which spans tell of.
+    pub(super) async fn dispatch_within(
+        &self,
+        tx: &mut Tx<'static, B>,
+        scope: Scope<'_>,
+        envelope: &Envelope,
+    ) -> Result<(), HandlerError> {
+        self.of(envelope)?.one(tx, scope, envelope).await
     }
 
     /// Runs [`Handler::handle_batch`] of envelopes that all have the first one's type.
     pub(super) async fn dispatch_batch(
         &self,
         tx: &mut Tx<'static, B>,
+        scope: Scope<'_>,
         envelopes: &[&Envelope],
     ) -> Result<(), HandlerError> {
         match envelopes {
             [] => Ok(()),
-            [one] => self.dispatch(tx, one).await,
-            [first, ..] => self.of(first)?.many(tx, envelopes).await,
+            [one] => self.dispatch_within(tx, scope, one).await,
+            [first, ..] => self.of(first)?.many(tx, scope, envelopes).await,
         }
     }
 

@@ -8,10 +8,11 @@ use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left};
 use super::claim::{Guard, Owned, hold};
 use super::dead_letter::{self, Request, RequestKind};
 use super::entry::Entry;
-use super::fault::chain;
+use super::fault::{Logged, chain, logged};
 use super::inbox::{InboxState, move_state};
 use super::queue::{QueueId, Waiting};
 use super::{ConsumerOptions, HandlerError, Handlers, waiting};
+use crate::trace::Scope;
 use crate::{Backend, Micros, Tx};
 
 /// One queue's due messages, in order.
@@ -39,10 +40,10 @@ pub(super) enum Tried {
     Again {
         attempts: u32,
         due_at: Micros,
-        error: String,
+        failed: Logged,
     },
     Dead {
-        reason: String,
+        failed: Logged,
     },
 }
 
@@ -95,7 +96,8 @@ impl<B: Backend> Due<B> {
             return Ok(Tried::Gone);
         }
         let limit = time_left(&self.options, begun);
-        let error = match handle(&self.handlers, tx, &entry, limit).await? {
+        let scope = Scope::of(name.as_str());
+        let error = match handle(&self.handlers, scope, tx, &entry, limit).await? {
             Attempt::Done => {
                 waiting::delete(tx, name, at, message.offset).await?;
                 return Ok(Tried::Handled);
@@ -103,6 +105,7 @@ impl<B: Backend> Due<B> {
             Attempt::Failed(error) => error,
         };
         let attempts = message.attempts.saturating_add(1);
+        let failed = Logged::new(&entry, &error);
         match Verdict::of(&error, attempts, &self.options, self.now) {
             Verdict::Again { due_at, error } => {
                 move_state(tx, name, &entry.identity, to, from, self.now).await?;
@@ -110,14 +113,14 @@ impl<B: Backend> Due<B> {
                 Ok(Tried::Again {
                     attempts,
                     due_at,
-                    error,
+                    failed,
                 })
             }
             Verdict::Dead { reason } => {
                 move_state(tx, name, &entry.identity, to, InboxState::Dead, self.now).await?;
                 dead_letter::bury(tx, &self.options, &entry, attempts, &reason, self.now).await?;
                 waiting::delete(tx, name, at, message.offset).await?;
-                Ok(Tried::Dead { reason })
+                Ok(Tried::Dead { failed })
             }
         }
     }
@@ -126,13 +129,14 @@ impl<B: Backend> Due<B> {
 /// An attempt; a record with a defect is refused without asking the handler.
 async fn handle<B: Backend>(
     handlers: &Handlers<B>,
+    scope: Scope<'_>,
     tx: &mut Tx<'static, B>,
     entry: &Entry,
     limit: std::time::Duration,
 ) -> Result<Attempt, Stop> {
     match &entry.defect {
         Some(defect) => Ok(Attempt::Failed(HandlerError::Reject(defect.clone().into()))),
-        None => attempt(handlers, tx, &entry.envelope, limit).await,
+        None => attempt(handlers, scope, tx, &entry.envelope, limit).await,
     }
 }
 
@@ -150,8 +154,8 @@ pub(super) struct Carry<B: Backend> {
 pub(super) enum Carried {
     /// The dead letter is gone; its queue goes on.
     Done { id: QueueId },
-    /// It stays dead, or was not dead any more.
-    Refused { why: String },
+    /// It stays dead, or was not dead any more; `logged` is what of `why` may be logged.
+    Refused { why: String, logged: String },
 }
 
 impl<B: Backend> Carry<B> {
@@ -159,7 +163,7 @@ impl<B: Backend> Carry<B> {
         let carried = self.carry_out(tx).await?;
         let refusal = match &carried {
             Carried::Done { .. } => None,
-            Carried::Refused { why } => Some(why.as_str()),
+            Carried::Refused { why, .. } => Some(why.as_str()),
         };
         dead_letter::close_request(tx, self.request.id, refusal, self.now).await?;
         // CRASH: died before the commit that follows = the request stands as it was asked. Died
@@ -173,8 +177,10 @@ impl<B: Backend> Carry<B> {
     async fn carry_out(&self, tx: &mut Tx<'static, B>) -> Result<Carried, Stop> {
         let begun = Instant::now();
         let (name, Request { at, offset, .. }) = (&self.options.name, &self.request);
-        let gone = || Carried::Refused {
-            why: "it is not a dead letter any more".to_owned(),
+        let gone = || {
+            let why = "it is not a dead letter any more".to_owned();
+            let logged = why.clone();
+            Carried::Refused { why, logged }
         };
         let Some((entry, attempts)) = dead_letter::load(tx, name, at, *offset).await? else {
             return Ok(gone());
@@ -190,12 +196,18 @@ impl<B: Backend> Carry<B> {
         }
         if self.request.kind == RequestKind::Replay {
             let limit = time_left(&self.options, begun);
-            if let Attempt::Failed(error) = handle(&self.handlers, tx, &entry, limit).await? {
+            let scope = Scope::of(name.as_str());
+            if let Attempt::Failed(error) = handle(&self.handlers, scope, tx, &entry, limit).await?
+            {
                 let reason = chain(&error);
                 move_state(tx, name, &entry.identity, to, dead, self.now).await?;
                 let attempts = attempts.saturating_add(1);
                 dead_letter::still_dead(tx, name, &entry, attempts, &reason).await?;
-                return Ok(Carried::Refused { why: reason });
+                let logged = logged(&error);
+                return Ok(Carried::Refused {
+                    why: reason,
+                    logged,
+                });
             }
         }
         dead_letter::finish(tx, name, at, *offset, end).await?;

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument;
+
 use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
 use super::dead_letter::open_requests;
 use super::entry::{Entry, later};
-use super::fault::chain;
+use super::fault::{Logged, chain};
 use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
 use super::{Command, TopicPartition, janitor};
-use crate::{Backend, Tx, WriteError, metrics};
+use crate::{Backend, Tx, WriteError, metrics, trace};
 
 /// Between two bites of the janitor while there is more to purge.
 const PURGE_PAUSE: Duration = Duration::from_millis(200);
@@ -76,6 +78,8 @@ impl<B: Backend> Worker<B> {
         let touched: BTreeSet<_> = entries.iter().map(|entry| &entry.at).collect();
         let touched = touched.into_iter().chain(ends.iter().map(|(at, _)| at));
         let guards = touched.filter_map(|at| Some(self.held.get(at)?.guard.clone()));
+        let envelopes = entries.iter().map(|entry| &entry.envelope);
+        let (span, traced) = trace::batch(self.options.name.as_str(), envelopes);
         let batch = Batch {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
@@ -85,12 +89,14 @@ impl<B: Backend> Worker<B> {
             guards: guards.collect(),
             entries: Arc::new(entries),
             ends,
+            span: traced,
         };
         let (entries, ends) = (Arc::clone(&batch.entries), batch.ends.clone());
         let begun = Instant::now();
         let written = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| batch.run(tx).await)
+            .instrument(span)
             .await;
         let outcomes = match written {
             // Somebody in the batch failed, panicked outside of its handler or was slow: find out who.
@@ -166,22 +172,28 @@ impl<B: Backend> Worker<B> {
                 }
             }
             Outcome::Queued => held.queues.push(id, waiting(0, 0)),
-            Outcome::Waiting { due_at, error } => {
-                tracing::info!(consumer = %self.options.name, record = at, attempt = 1, error,
-                    "to be tried again");
+            Outcome::Waiting { due_at, failed } => {
                 held.queues.push(id, waiting(1, due_at));
-                self.count(metrics::FAILED_ATTEMPTS, &entry.at);
+                self.again(&entry.at, entry.offset, 1, &failed);
             }
-            Outcome::Dead { reason } => {
+            Outcome::Dead { failed } => {
                 held.queues.bury(id, entry.offset);
-                self.died(&entry.at, entry.offset, &reason);
+                self.died(&entry.at, entry.offset, &failed);
             }
         }
     }
 
-    fn died(&self, at: &TopicPartition, offset: i64, reason: &str) {
+    fn again(&self, at: &TopicPartition, offset: i64, attempt: u32, failed: &Logged) {
+        tracing::info!(consumer = %self.options.name, record = format!("{at}@{offset}"), attempt,
+            message.id = failed.message_id, message.type = failed.message_type,
+            correlation.id = failed.correlation_id, error = failed.error, "to be tried again");
+        self.count(metrics::FAILED_ATTEMPTS, at);
+    }
+
+    fn died(&self, at: &TopicPartition, offset: i64, failed: &Logged) {
         tracing::warn!(consumer = %self.options.name, record = format!("{at}@{offset}"),
-            error = reason, "dead letter");
+            message.id = failed.message_id, message.type = failed.message_type,
+            correlation.id = failed.correlation_id, error = failed.error, "dead letter");
         self.count(metrics::FAILED_ATTEMPTS, at);
         self.count(metrics::DEAD_LETTERS, at);
     }
@@ -230,17 +242,15 @@ impl<B: Backend> Worker<B> {
                 Tried::Again {
                     attempts,
                     due_at,
-                    error,
+                    failed,
                 } => {
                     held.queues.postpone(id, attempts, due_at);
-                    tracing::info!(consumer = %self.options.name, attempt = attempts, error,
-                        record = format!("{}@{offset}", guard.at), "to be tried again");
-                    self.count(metrics::FAILED_ATTEMPTS, &guard.at);
+                    self.again(&guard.at, offset, attempts, &failed);
                 }
-                Tried::Dead { reason } => {
+                Tried::Dead { failed } => {
                     held.queues.bury(id.clone(), offset);
                     held.queues.pop(id, offset);
-                    self.died(&guard.at, offset, &reason);
+                    self.died(&guard.at, offset, &failed);
                 }
             }
         }
@@ -277,8 +287,8 @@ impl<B: Backend> Worker<B> {
                     tracing::info!(consumer = %self.options.name,
                         record = format!("{at}@{offset}"), "dead letter request carried out");
                 }
-                Carried::Refused { why } => {
-                    tracing::warn!(consumer = %self.options.name, error = why,
+                Carried::Refused { logged, .. } => {
+                    tracing::warn!(consumer = %self.options.name, error = logged,
                         record = format!("{at}@{offset}"), "dead letter request refused");
                 }
             }
