@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use onceward_testkit::kafka::{self, Kafka};
+use onceward_testkit::kafka::{self, Kafka, KafkaOptions};
 use outbox_relay::Phase;
 use sqlx::{Postgres, Sqlite};
 
@@ -253,4 +253,38 @@ fn a_stop_while_a_frozen_kafka_is_asked_for_topics_leaves_the_lease_in_order() {
     assert_eq!(source.text("select owner from outbox_source"), None);
     assert_eq!(source.number("select passed from outbox_progress"), 3);
     kafka.resume().unwrap();
+}
+
+/// Kafka forgets a transactional id that was not used for a week (here: two seconds). That is no newer
+/// relay's fence: the source is taken over anew, and nothing is lost or doubled.
+#[test]
+fn rows_flow_after_kafka_forgot_an_idle_producer() {
+    let kafka = Kafka::start_with(KafkaOptions {
+        properties: [
+            ("transactional.id.expiration.ms", "2000"),
+            (
+                "transaction.remove.expired.transaction.cleanup.interval.ms",
+                "500",
+            ),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec(),
+        ..KafkaOptions::default()
+    })
+    .unwrap();
+    let source = Source::<Sqlite>::new("forgotten");
+    let topic = Topic::new(&kafka.bootstrap(), "forgotten", 1);
+    let relay = Start::new(&kafka.bootstrap(), &[source.option()]).go();
+    source.write_key(&topic.name, "a", 0..3);
+    topic.wait_for(3, || relay.process.log_tail(30));
+    until("Kafka to forget the transactional id", || {
+        let tool = "org.apache.kafka.tools.TransactionsCommand";
+        let known = kafka.run_tool(tool, &["--bootstrap-server", &kafka.bootstrap(), "list"])?;
+        Ok((!known.contains("outbox-relay.forgotten")).then_some(()))
+    });
+    source.write_key(&topic.name, "a", 3..6);
+    topic.wait_for(6, || relay.process.log_tail(30));
+    assert_exactly_once(&topic.read(), &[("a", 6)]);
+    let log = relay.process.log_tail(40);
+    assert!(log.contains("taking over anew"), "{log}");
 }
