@@ -33,8 +33,11 @@
 //! ```
 #![deny(missing_docs)]
 
+#[cfg(feature = "program")]
 mod check;
+#[cfg(feature = "program")]
 pub mod cli;
+#[cfg(feature = "program")]
 pub mod config;
 pub mod failpoint;
 mod http;

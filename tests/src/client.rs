@@ -49,6 +49,16 @@ impl Client {
 
     /// Posts an order; with a key it may be posted again. Answers status and body.
     pub async fn post_order(&self, order: &Order, key: Option<&str>) -> Result<(u16, Value)> {
+        let header = key.map(|key| ("Idempotency-Key", key));
+        self.post_order_with(order, header.as_slice()).await
+    }
+
+    /// [`Self::post_order`] with headers.
+    pub async fn post_order_with(
+        &self,
+        order: &Order,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value)> {
         let body = json!({
             "user_id": order.user_id, "product_id": order.product_id,
             "quantity": order.quantity, "amount": 199.99,
@@ -57,8 +67,8 @@ impl Client {
             .http
             .post(format!("{}/orders", self.urls["order"]))
             .json(&body);
-        if let Some(key) = key {
-            request = request.header("Idempotency-Key", key);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let answer = request.send().await?;
         let status = answer.status().as_u16();
@@ -73,6 +83,22 @@ impl Client {
             "POST /orders: {status} {body}"
         );
         Ok(body["order_id"].as_str().context("order_id")?.to_owned())
+    }
+
+    /// Posts any text and answers the status.
+    pub async fn post_raw(&self, service: &str, path: &str, body: String) -> Result<u16> {
+        let url = format!("{}{path}", self.urls[service]);
+        let request = self
+            .http
+            .post(url)
+            .header("content-type", "application/json");
+        Ok(request.body(body).send().await?.status().as_u16())
+    }
+
+    /// GET of one process, as text.
+    pub async fn text(&self, process: &str, path: &str) -> Result<String> {
+        let url = format!("{}{path}", self.urls[process]);
+        Ok(self.http.get(&url).send().await?.text().await?)
     }
 
     /// GET of one service.

@@ -4,9 +4,11 @@
 mod books;
 mod brokers;
 mod client;
+mod collector;
 mod world;
 
 pub use client::{Client, Order};
+pub use collector::{Collector, Span};
 pub use world::{Database, SERVICES, Settings, World};
 
 /// The tests' fallible result.

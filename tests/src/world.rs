@@ -48,6 +48,10 @@ pub struct Settings {
     pub deadline: Duration,
     /// Kafka's brokers: one, called `kafka`, or several, called `kafka-1`, `kafka-2` …
     pub brokers: u16,
+    /// Port of the collector that spans are exported to.
+    pub collector: Option<u16>,
+    /// What is logged, as JSON; pretty lines of the usual otherwise.
+    pub log_filter: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -57,6 +61,8 @@ impl Default for Settings {
             delivery_fail_percent: 0,
             deadline: Duration::from_secs(60),
             brokers: 1,
+            collector: None,
+            log_filter: None,
         }
     }
 }
@@ -193,6 +199,14 @@ impl World {
             }
         }
         command.args(["--kafka", &self.kafka.bootstrap()]);
+        match self.settings.log_filter {
+            Some(filter) => command.args(["--log-format", "json", "--log-filter", filter]),
+            None => command.args(["--log-format", "pretty"]),
+        };
+        if let Some(port) = self.settings.collector {
+            command.args(["--otlp-endpoint", &format!("http://127.0.0.1:{port}")]);
+            command.env("OTEL_BSP_SCHEDULE_DELAY", "200");
+        }
         let process = Process::spawn(name, command, &self.log_file(name))?;
         self.processes.insert(name, process);
         Ok(())
@@ -316,6 +330,11 @@ impl World {
     pub fn log_tail(&self, name: &str, lines: usize) -> String {
         let text = std::fs::read_to_string(self.log_file(name)).unwrap_or_default();
         onceward_testkit::process::tail(&text, lines)
+    }
+
+    /// The whole log of a process.
+    pub fn log(&self, name: &str) -> Result<String> {
+        std::fs::read_to_string(self.log_file(name)).with_context(|| format!("log of {name}"))
     }
 
     /// URL of a service's database.

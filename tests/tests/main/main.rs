@@ -2,4 +2,6 @@
 
 mod brokers;
 mod chaos;
+mod documents;
 mod scenarios;
+mod telemetry;

@@ -16,6 +16,8 @@ use crate::manifest::{Manifest, Source};
 use crate::probe::Ready;
 use crate::supervisor::{Handle, Spec};
 
+const LOG_FORMAT: &str = "ONCEWARD_LOG_FORMAT";
+
 /// One run's plan.
 pub(super) struct Run {
     options: Options,
@@ -229,6 +231,10 @@ impl Run {
         let settings = self.options.set.clone();
         move || {
             let mut command = Command::new(&program);
+            // Log files here are read by people.
+            if std::env::var_os(LOG_FORMAT).is_none() {
+                command.env(LOG_FORMAT, "pretty");
+            }
             command.args(&arguments).envs(settings.iter().cloned());
             command
         }

@@ -2,6 +2,7 @@
 
 use super::HandlerError;
 use super::entry::Entry;
+use crate::MessageContext;
 
 /// A failed attempt as log lines tell it.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,11 +16,12 @@ pub(super) struct Logged {
 impl Logged {
     pub(super) fn new(entry: &Entry, error: &HandlerError) -> Self {
         let envelope = &entry.envelope;
-        let correlation_id = envelope.correlation_id.map(|id| id.to_string());
         Self {
             message_id: clean(envelope.ce_id.as_deref().unwrap_or_default(), 100),
             message_type: clean(envelope.message_type.as_deref().unwrap_or_default(), 100),
-            correlation_id: correlation_id.unwrap_or_default(),
+            correlation_id: MessageContext::caused_by(envelope)
+                .correlation_id
+                .to_string(),
             error: logged(error),
         }
     }
