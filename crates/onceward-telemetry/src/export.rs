@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use crate::metrics::{SPANS_EXPORTED, SPANS_LOST};
-use crate::{Settings, TelemetryError};
+use crate::{Settings, TelemetryError, without_user};
 
 /// Spans that wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise: OpenTelemetry's
 /// own 2,048 are less than one batch of a busy relay.
@@ -48,7 +48,7 @@ pub(crate) fn provider(
 ) -> Result<SdkTracerProvider, TelemetryError> {
     if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
         return Err(TelemetryError::Endpoint {
-            endpoint: endpoint.to_owned(),
+            endpoint: without_user(endpoint),
         });
     }
     for name in [

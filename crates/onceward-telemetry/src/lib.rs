@@ -153,8 +153,25 @@ impl Telemetry {
 
 /// `https://user:password@host/` without what stands before the `@`.
 fn without_user(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
-        _ => url.to_owned(),
+    let scheme = url.find("://").map_or("", |at| &url[..at + 3]);
+    match url.rsplit_once('@') {
+        Some((_, place)) => format!("{scheme}{place}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_user;
+
+    #[test]
+    fn a_password_in_the_endpoint_is_not_told() {
+        for (url, told) in [
+            ("https://me:hush@c:4318/v1", "https://c:4318/v1"),
+            ("me:hush@c:4318", "c:4318"),
+            ("http://c:4318", "http://c:4318"),
+        ] {
+            assert_eq!(without_user(url), told);
+        }
     }
 }
