@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, bench, deps, logs, ps, test, up};
+use crate::{Result, bench, deps, logs, package, ps, test, up};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -84,6 +84,8 @@ enum Command {
 enum Check {
     /// Which crate may depend on which
     Deps,
+    /// Build the published crates as crates.io would get them (minutes)
+    Package,
 }
 
 /// Reads the command line, does what it says; a failure is one line on stderr.
@@ -132,6 +134,11 @@ fn execute(cli: Cli) -> Result<()> {
         }
         Command::Test { name } => test::run(name.as_deref()),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Check(Check::Package) => {
+            package::check(package::Depth::Build)?;
+            println!("every published crate builds from its package");
+            Ok(())
+        }
         Command::Check(Check::Deps) => {
             deps::check()?;
             println!("all dependencies are allowed");

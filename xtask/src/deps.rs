@@ -96,8 +96,8 @@ struct Dependency {
     kind: Option<String>,
 }
 
-/// Reads the workspace's `cargo metadata` and fails with all edges that are not allowed.
-pub fn check() -> Result<()> {
+/// What cargo knows of the workspace's own crates, as JSON.
+pub(crate) fn metadata() -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(root())
@@ -110,7 +110,12 @@ pub fn check() -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    let wrong = violations(&String::from_utf8_lossy(&output.stdout))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Reads the workspace's `cargo metadata` and fails with all edges that are not allowed.
+pub fn check() -> Result<()> {
+    let wrong = violations(&metadata()?)?;
     if !wrong.is_empty() {
         bail!(
             "dependencies that are not allowed:\n  {}",

@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod layout;
 pub mod logs;
 pub mod manifest;
+pub mod package;
 pub mod preflight;
 pub mod probe;
 pub mod ps;

@@ -1,13 +1,75 @@
-//! Sagas over a transactional outbox: a definition in code, an append-only log in rows, commands
-//! and compensations that commute.
+//! Sagas over the transactional outbox [`onceward`]: steps in several services, all of them done, or those
+//! that were done undone.
 //!
-//! * [`SagaDefinition`]: the steps, each with command, replies, compensation and deadline.
-//! * [`decide()`]: the state machine, pure; drawn in [`mod@decide`].
-//! * [`Sagas`]: starts sagas and hands them replies, in the consumer's transaction.
-//! * [`TimerRunner`]: fires deadlines.
-//! * [`Participant`]: the other side; write `perform` and `undo`, the rest is done.
-//! * [`inspect`]: lists and shows sagas.
-//! * `script::SagaScript` (feature `test-util`): unit tests as dialogue.
+//! A saga has a **definition** (code, pure) and instances (rows: an append-only log). The **coordinator** sends each
+//! step's command and waits for its reply; a **participant** carries it out. If one refuses, or is silent past its
+//! deadline, every step that was done *or may have been* is told to undo it. Because topics are in no order to each
+//! other, a cancel may overtake its command; both sides are built so that the two commute.
+//!
+//! # A definition
+//!
+//! ```
+//! use onceward::Event;
+//! use onceward_saga::{Refusal, SagaDefinition, SagaMessage, StepRef};
+//! use serde::{Deserialize, Serialize};
+//!
+//! /// What an instance is started with.
+//! #[derive(Serialize, Deserialize)]
+//! struct Trip { number: u32 }
+//!
+//! #[derive(Debug, Clone, Serialize, Deserialize, Event, SagaMessage)]
+//! #[event(type = "seat.book.v1", kind = command, id = trip)]
+//! struct BookSeat { at: StepRef, trip: u32 }
+//!
+//! #[derive(Debug, Serialize, Deserialize, Event, SagaMessage)]
+//! #[event(type = "seat.booked.v1", kind = reply, id = trip)]
+//! struct SeatBooked { at: StepRef, trip: u32 }
+//!
+//! #[derive(Debug, Serialize, Deserialize, Event, SagaMessage)]
+//! #[event(type = "seat.sold_out.v1", kind = reply, id = trip)]
+//! struct SoldOut { at: StepRef, trip: u32, reason: String }
+//!
+//! impl Refusal for SoldOut {
+//!     fn reason(&self) -> &str { &self.reason }
+//! }
+//!
+//! #[derive(Debug, Serialize, Deserialize, Event, SagaMessage)]
+//! #[event(type = "seat.free.v1", kind = command, id = trip)]
+//! struct FreeSeat { at: StepRef, trip: u32 }
+//!
+//! #[derive(Debug, Serialize, Deserialize, Event, SagaMessage)]
+//! #[event(type = "seat.freed.v1", kind = reply, id = trip)]
+//! struct SeatFreed { at: StepRef, trip: u32 }
+//!
+//! # fn main() -> Result<(), onceward_saga::InvalidDefinition> {
+//! let definition = SagaDefinition::of::<Trip>("trip", 1)
+//!     .step("seat", |step| {
+//!         step.command(|saga, at| BookSeat { at, trip: saga.data.number })
+//!             .done_by::<SeatBooked>()
+//!             .refused_by::<SoldOut>()
+//!             .compensate_with(|saga, at| FreeSeat { at, trip: saga.data.number })
+//!             .confirmed_by::<SeatFreed>()
+//!     })
+//!     // .step("card", …)
+//!     .build()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Running it
+//!
+//! The coordinator is a consumer ([`onceward::consumer`]) whose handlers are [`Sagas`]: it takes every reply
+//! (`handlers.on::<SeatBooked, _>(sagas.clone())`), and [`Sagas::start`] begins an instance in your transaction.
+//! Deadlines are fired by a [`TimerRunner`], one or more a database. A participant writes
+//! [`perform` and `undo`](Participant) and is registered by [`take_part`]; that commands come twice, late, or
+//! after their cancels is not its business. Both make the tables by [`schema::migrate`].
+//!
+//! The repository's `examples/saga` is a whole program of two steps.
+//!
+//! # Testing it
+//!
+//! With the feature `test-util` a definition is tested as dialogue, in memory and virtual time:
+//! `script::SagaScript`. [`inspect`] lists and shows instances, [`mod@decide`] is the state machine, drawn.
 #![deny(missing_docs)]
 
 pub mod decide;

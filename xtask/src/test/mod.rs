@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::Result;
-use crate::deps;
 use crate::layout::root;
+use crate::{deps, package};
 
 mod report;
 
@@ -41,6 +41,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         step("format", &mut || cargo(&["fmt", "--all", "--check"]));
         step("dependency rules", &mut deps::check);
+        step("packages", &mut || package::check(package::Depth::Contents));
         step("clippy", &mut || {
             cargo(&[
                 "clippy",
