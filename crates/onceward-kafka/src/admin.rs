@@ -12,8 +12,9 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::KafkaConfig;
-use crate::fault::{broker_error, config_error, kafka_error};
+use crate::fault::{broker_error, broker_error_needing, config_error, kafka_error};
 use crate::ffi::{TopicDescription, describe_topics};
+use crate::trouble::Trouble;
 use crate::watch::why_unreachable;
 
 const ASK_AT_MOST: Duration = Duration::from_secs(10);
@@ -59,6 +60,12 @@ impl Admin {
         let mut config = config
             .client_config()
             .map_err(|problems| config_error(&problems))?;
+        // Told at once, instead of by a call that waits in vain for 10 s.
+        if config.get("security.protocol") != Some("plaintext")
+            && let Some(Trouble::Refused(cause)) = why_unreachable(&config)
+        {
+            return Err(BrokerError::Configuration(cause));
+        }
         // Nobody serves an admin client's log events, so let there be few.
         config.set_log_level(RDKafkaLogLevel::Critical);
         let client = config
@@ -74,7 +81,8 @@ impl Admin {
     /// "Unavailable", unless the connection tells what only a person can mend.
     fn unavailable(&self, text: String) -> BrokerError {
         match why_unreachable(&self.config) {
-            Some(cause) => BrokerError::Configuration(cause),
+            Some(Trouble::Refused(cause)) => BrokerError::Configuration(cause),
+            Some(Trouble::Perhaps(cause)) => BrokerError::Unavailable(cause),
             None => BrokerError::Unavailable(text),
         }
     }
@@ -119,7 +127,13 @@ impl Admin {
                 }
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 }
-                Err(code) => return Err(broker_error(code, &format!("asking for topic {name}"))),
+                Err(code) => {
+                    let (doing, need) = (
+                        format!("asking for topic {name}"),
+                        format!("DESCRIBE on topic {name}"),
+                    );
+                    return Err(broker_error_needing(code, &doing, &need));
+                }
             }
         }
         Ok(found)
@@ -142,8 +156,10 @@ impl Admin {
             .iter()
             .zip(answers)
             .map(|(name, answer)| {
-                let resource: ConfigResource =
-                    answer.map_err(|code| broker_error(code, &format!("{doing} of {name}")))?;
+                let resource: ConfigResource = answer.map_err(|code| {
+                    let need = format!("DESCRIBE_CONFIGS on topic {name}");
+                    broker_error_needing(code, &format!("{doing} of {name}"), &need)
+                })?;
                 let entries = resource.entries.into_iter();
                 let known = entries.filter_map(|entry| Some((entry.name, entry.value?)));
                 Ok((name.clone(), TopicSettings(known.collect())))
@@ -172,7 +188,10 @@ impl Admin {
         match results.into_iter().next() {
             Some(Ok(_)) => Ok(true),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-            Some(Err((_, code))) => Err(broker_error(code, &doing)),
+            Some(Err((_, code))) => {
+                let need = format!("CREATE on topic {topic}");
+                Err(broker_error_needing(code, &doing, &need))
+            }
             None => Err(BrokerError::Unavailable(format!("{doing}: no answer"))),
         }
     }

@@ -90,6 +90,44 @@ pub(crate) fn in_words(code: RDKafkaErrorCode, doing: &str) -> String {
     }
 }
 
+/// Whether Kafka says that a right is missing.
+pub(crate) fn is_denied(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        code,
+        C::TopicAuthorizationFailed
+            | C::GroupAuthorizationFailed
+            | C::TransactionalIdAuthorizationFailed
+            | C::ClusterAuthorizationFailed
+    )
+}
+
+/// The sentence for a missing right, which the caller knows: `READ on topic order.created`.
+pub(crate) fn denied(doing: &str, need: &str) -> String {
+    format!("{doing}: not authorized; this user needs the ACL {need}")
+}
+
+/// [`broker_error`], naming the right that the request needs if that is what is missing.
+pub(crate) fn broker_error_needing(code: RDKafkaErrorCode, doing: &str, need: &str) -> BrokerError {
+    if is_denied(code) {
+        BrokerError::Configuration(denied(doing, need))
+    } else {
+        broker_error(code, doing)
+    }
+}
+
+/// [`kafka_error`], naming the right that the request needs if that is what is missing.
+pub(crate) fn kafka_error_needing(error: &KafkaError, doing: &str, need: &str) -> BrokerError {
+    let code = match error {
+        KafkaError::Transaction(inner) => Some(inner.code()),
+        other => other.rdkafka_error_code(),
+    };
+    match code {
+        Some(code) if is_denied(code) => BrokerError::Configuration(denied(doing, need)),
+        _ => kafka_error(error, doing),
+    }
+}
+
 /// A code as the error that stops or delays the relay.
 pub(crate) fn broker_error(code: RDKafkaErrorCode, doing: &str) -> BrokerError {
     match fault(code) {

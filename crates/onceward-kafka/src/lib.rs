@@ -44,6 +44,7 @@ mod progress;
 mod publisher;
 mod subscriber;
 mod transaction;
+mod trouble;
 mod v2;
 mod watch;
 

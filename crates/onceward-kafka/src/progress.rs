@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::fault::{Fault, broker_error, fault, kafka_error};
+use crate::fault::{Fault, broker_error_needing, fault, kafka_error, kafka_error_needing};
 use crate::ffi::{self, Polled};
 use crate::publisher::TRANSACTION_TIMEOUT;
 
@@ -99,7 +99,7 @@ fn watermarks(
             Some(C::UnknownTopic | C::UnknownTopicOrPartition | C::UnknownPartition) => {
                 BrokerError::Unavailable(format!("{doing}: {error}"))
             }
-            _ => kafka_error(&error, doing),
+            _ => kafka_error_needing(&error, doing, &format!("DESCRIBE on topic {topic}")),
         })
 }
 
@@ -145,7 +145,12 @@ fn last_record(
                 (Fault::Transient, _) | (_, RDKafkaErrorCode::UnknownTopicOrPartition) => {
                     trouble = Some(text);
                 }
-                _ => return Err(broker_error(code, doing)),
+                // The group is nothing but a name, see `consumer`: no right on it is needed.
+                (_, RDKafkaErrorCode::GroupAuthorizationFailed) => {}
+                _ => {
+                    let need = format!("READ on topic {topic}");
+                    return Err(broker_error_needing(code, doing, &need));
+                }
             },
         }
         if Instant::now() > deadline {

@@ -17,8 +17,9 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use tokio::sync::oneshot;
 
-use crate::fault::kafka_error;
+use crate::fault::{kafka_error, kafka_error_needing};
 use crate::transaction::{ProgressToSend, publish};
+use crate::trouble::Trouble;
 use crate::watch::{RETRY_BACKOFF_MS, Watch};
 
 /// `transaction.timeout.ms`: what a killed relay leaves open is aborted by Kafka after this.
@@ -27,6 +28,8 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_TIMEOUT_MS: u64 = 8_000;
 /// How long `init_transactions` may take; Kafka first ends what the fenced producer left open.
 const INIT_AT_MOST: Duration = Duration::from_secs(15);
+/// How long an open waits for a broker before it asks anyway.
+const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
 /// How often an idle producer looks at its connections' events, so that they don't pile up.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
 
@@ -165,23 +168,50 @@ fn open(
     let producer: BaseProducer<Context> = config
         .create_with_context(Context::default())
         .map_err(|error| kafka_error(&error, &doing))?;
-    // Connect first: librdkafka looks for the transactions' coordinator at once if a broker is up, and
-    // else only every 500 ms. A failure shows in the next call.
-    let _ = producer
-        .client()
-        .fetch_metadata(Some(&source.progress_topic()), Duration::from_secs(5));
+    connect(&producer, &config, source).map_err(|cause| {
+        drain(&producer);
+        BrokerError::Configuration(format!("{doing}: {cause}"))
+    })?;
     // CRASH: older producers are fenced and what they left open is aborted; nothing else changed.
     if let Err(error) = producer.init_transactions(INIT_AT_MOST) {
         drain(&producer);
-        return Err(match producer.context().watch.configuration_error() {
-            Some(text) => BrokerError::Configuration(format!("{doing}: {text}")),
-            None => kafka_error(&error, &doing),
+        return Err(match producer.context().watch.trouble(&config) {
+            Some(Trouble::Refused(text)) => BrokerError::Configuration(format!("{doing}: {text}")),
+            Some(Trouble::Perhaps(text)) => BrokerError::Unavailable(format!("{doing}: {text}")),
+            None => {
+                let need = format!("WRITE on transactional id {}", source.transactional_id());
+                kafka_error_needing(&error, &doing, &need)
+            }
         });
     }
     // What happened before the first transaction can't harm it: nothing was to be ended.
     drain(&producer);
     producer.context().watch.cleanse();
     Ok(producer)
+}
+
+/// Connects first: librdkafka looks for the transactions' coordinator at once if a broker is up, and
+/// else only every 500 ms. A refusal is told at once, everything else shows in the next call.
+fn connect(
+    producer: &BaseProducer<Context>,
+    config: &ClientConfig,
+    source: &SourceName,
+) -> Result<(), String> {
+    let topic = source.progress_topic();
+    let deadline = Instant::now() + CONNECT_AT_MOST;
+    while Instant::now() < deadline {
+        let asked = producer
+            .client()
+            .fetch_metadata(Some(&topic), Duration::from_millis(500));
+        if asked.is_ok() {
+            return Ok(());
+        }
+        drain(producer);
+        if let Some(Trouble::Refused(cause)) = producer.context().watch.trouble(config) {
+            return Err(cause);
+        }
+    }
+    Ok(())
 }
 
 /// Serves every event that waits: logs, errors, statistics, delivery reports.

@@ -21,7 +21,10 @@ use serde::Deserialize;
 
 use crate::KafkaConfig;
 use crate::events::{Event, Events, set_leader_epoch};
+use crate::fault::{denied, is_denied};
 use crate::ffi::describe_topics;
+use crate::trouble::{Trouble, explain};
+use crate::watch::why_unreachable;
 
 /// Reads a consumer group's topics by librdkafka.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_secs(3);
 /// Another process runs with our static member id: don't throw it out again at once.
 const FENCED_PAUSE: Duration = Duration::from_secs(10);
+/// A cause is looked for no more often than this: it may take a connection of its own.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// librdkafka's log goes to `tracing`; errors come as events.
 struct Quiet;
@@ -69,10 +74,10 @@ impl Subscriber for KafkaSubscriber {
         subscription: &Subscription,
         link: &mut Link,
     ) -> Result<(), SubscriberError> {
-        let config = self
-            .config
-            .client_config()
-            .map_err(failed("configuration"))?;
+        let config = self.config.client_config().map_err(|problems| {
+            link.refused(problems.to_string());
+            failed("configuration")(problems)
+        })?;
         let consumer: BaseConsumer<Quiet> = group_config(&config, subscription)
             .create_with_context(Quiet)
             .map_err(failed("consumer start"))?;
@@ -85,6 +90,7 @@ impl Subscriber for KafkaSubscriber {
         let mut session = Session {
             events,
             config,
+            group: subscription.group.to_string(),
             link,
             assigned: Vec::new(),
             backlog: VecDeque::new(),
@@ -93,6 +99,8 @@ impl Subscriber for KafkaSubscriber {
             paused: BTreeSet::new(),
             // The trouble that ended the subscription before this one is over when this one works.
             troubled: true,
+            has_worked: false,
+            explained: None,
         };
         let ended = session.run();
         session.leave();
@@ -142,6 +150,7 @@ enum Backlog {
 struct Session<'c, 'l> {
     events: Events<'c, Quiet>,
     config: ClientConfig,
+    group: String,
     link: &'l mut Link,
     assigned: Vec<TopicPartition>,
     /// In the order of the queue.
@@ -152,6 +161,9 @@ struct Session<'c, 'l> {
     /// Partitions that the loop wants paused.
     paused: BTreeSet<TopicPartition>,
     troubled: bool,
+    has_worked: bool,
+    /// When a cause was last told.
+    explained: Option<Instant>,
 }
 
 impl Session<'_, '_> {
@@ -254,10 +266,10 @@ impl Session<'_, '_> {
             None => (code, fatal),
         };
         tracing::debug!(?code, text, fatal, "consumer error");
-        match (code, at) {
+        match (code, &at) {
             (RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, Some(at)) => {
                 let reason = format!("{at}: the position is not in the log: {text}");
-                self.link.out_of_range(at, reason);
+                self.link.out_of_range(at.clone(), reason);
                 return Ok(());
             }
             (RDKafkaErrorCode::FencedInstanceId, _) => {
@@ -274,11 +286,45 @@ impl Session<'_, '_> {
             _ => {}
         }
         self.troubled = true;
-        self.link.trouble(text);
+        self.tell(at.as_ref(), code, text);
         Ok(())
     }
 
+    /// Says what is wrong, in words that tell what to do where that can be known.
+    fn tell(&mut self, at: Option<&TopicPartition>, code: RDKafkaErrorCode, text: String) {
+        if is_denied(code) {
+            // A subscription names no partition, but its text the topic.
+            let need = match (code, at) {
+                (RDKafkaErrorCode::GroupAuthorizationFailed, _) => {
+                    format!("READ on group {}", self.group)
+                }
+                (_, Some(at)) => format!("READ on topic {}", at.topic),
+                (_, None) => format!("READ on the topic ({text})"),
+            };
+            return self.link.refused(denied("consume", &need));
+        }
+        if self
+            .explained
+            .is_some_and(|at| at.elapsed() < EXPLAIN_EVERY)
+        {
+            return;
+        }
+        let cause = match code {
+            // Nothing was told yet, so ask; but only who has never worked is likely to be refused.
+            RDKafkaErrorCode::AllBrokersDown if !self.has_worked => why_unreachable(&self.config),
+            _ => explain(&self.config, Some(code), &text),
+        };
+        match cause {
+            Some(Trouble::Refused(cause)) => self.link.refused(cause),
+            Some(Trouble::Perhaps(cause)) => self.link.trouble(cause),
+            None => return self.link.trouble(text),
+        }
+        self.explained = Some(Instant::now());
+    }
+
     fn well(&mut self) {
+        self.has_worked = true;
+        self.explained = None;
         if std::mem::take(&mut self.troubled) {
             self.link.well();
         }
@@ -300,14 +346,17 @@ impl Session<'_, '_> {
         self.assigned.clone_from(&assigned);
         let begun = Instant::now();
         let facts = loop {
-            match facts(self.events.consumer(), &self.config, &assigned) {
+            match facts(self.events.consumer(), &self.config, &self.group, &assigned) {
                 Ok(facts) => break facts,
                 Err(error) if self.link.is_stopping() || begun.elapsed() > ASK_ALL => {
-                    return Err(error);
+                    return Err(error.error);
                 }
                 Err(error) => {
                     self.troubled = true;
-                    self.link.trouble(error.to_string());
+                    match error.is_denied {
+                        true => self.link.refused(error.error.reason),
+                        false => self.link.trouble(error.error.to_string()),
+                    }
                     std::thread::sleep(Duration::from_millis(200));
                 }
             }
@@ -463,8 +512,9 @@ fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
 fn facts(
     consumer: &BaseConsumer<Quiet>,
     config: &ClientConfig,
+    group: &str,
     partitions: &[TopicPartition],
-) -> Result<Vec<AssignedPartition>, SubscriberError> {
+) -> Result<Vec<AssignedPartition>, NoFacts> {
     if partitions.is_empty() {
         return Ok(Vec::new());
     }
@@ -472,19 +522,30 @@ fn facts(
     let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
     let mut ids = BTreeMap::new();
     for (name, described) in
-        describe_topics(consumer.client(), &names, ASK).map_err(failed("topic lookup"))?
+        describe_topics(consumer.client(), &names, ASK).map_err(no_facts("topic lookup"))?
     {
-        ids.insert(name, described.map_err(failed("topic lookup"))?.id);
+        let described = described.map_err(|code| {
+            let need = format!("DESCRIBE on topic {name}");
+            needing("topic lookup", code, &need)
+        })?;
+        ids.insert(name, described.id);
     }
     let committed = consumer
         .committed_offsets(list_of(partitions), ASK)
-        .map_err(failed("committed offset lookup"))?;
+        .map_err(|error| {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            needing(
+                "committed offset lookup",
+                code,
+                &format!("READ on group {group}"),
+            )
+        })?;
     let retentions = retentions(config, &names);
     let mut facts = Vec::with_capacity(partitions.len());
     for at in partitions {
         let (log_start, log_end) = consumer
             .fetch_watermarks(&at.topic, at.partition, ASK)
-            .map_err(failed("offset lookup"))?;
+            .map_err(no_facts("offset lookup"))?;
         let metadata = committed
             .find_partition(&at.topic, at.partition)
             .filter(|element| matches!(element.offset(), Offset::Offset(_)))
@@ -546,6 +607,34 @@ fn retention(policy: Option<String>, milliseconds: Option<String>) -> Retention 
         Ok(Ok(kept)) => Retention::Time(Duration::from_millis(kept)),
         Ok(Err(_)) => Retention::Unlimited,
         Err(_) => Retention::Unknown,
+    }
+}
+
+/// The cluster did not tell what it knows of the partitions.
+struct NoFacts {
+    error: SubscriberError,
+    /// A right is missing.
+    is_denied: bool,
+}
+
+/// Names the right that the question needs if that is what is missing.
+fn needing(doing: &'static str, code: RDKafkaErrorCode, need: &str) -> NoFacts {
+    let is_denied = is_denied(code);
+    let reason = match is_denied {
+        true => denied(doing, need),
+        false => code.to_string(),
+    };
+    NoFacts {
+        error: SubscriberError { doing, reason },
+        is_denied,
+    }
+}
+
+/// For `map_err`.
+fn no_facts<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> NoFacts {
+    move |error| NoFacts {
+        error: failed(doing)(error),
+        is_denied: false,
     }
 }
 

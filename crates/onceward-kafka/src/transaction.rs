@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
-use crate::fault::{Fault, fault, in_words};
+use crate::fault::{Fault, denied, fault, in_words, is_denied};
 use crate::publisher::{Context, Deliveries, TRANSACTION_TIMEOUT, drain};
 use crate::watch::MAY_HAVE_RETRIED;
 
@@ -318,9 +318,17 @@ fn refusal(
     whole: Option<(RDKafkaErrorCode, String)>,
 ) -> Option<Refusal> {
     use RDKafkaErrorCode as C;
+    let words = |code, topic: &str| match is_denied(code) {
+        true => denied("publish", &format!("WRITE on topic {topic}")),
+        false => in_words(code, "publish"),
+    };
     if let Some((index, code)) = refused {
-        let reason = in_words(code, "publish");
-        let Some(record) = records.get(index) else {
+        let record = records.get(index);
+        let reason = words(
+            code,
+            record.map_or(progress_topic, |record| &record.destination.topic),
+        );
+        let Some(record) = record else {
             return match fault(code) {
                 Fault::Record | Fault::Topic | Fault::Configuration => {
                     Some(Refusal::Progress(format!("{progress_topic}: {reason}")))

@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
 
-use crate::fault::{Fault, fault, in_words};
+use crate::trouble::{Trouble, explain};
 
 /// `retry.backoff.ms` of producers; librdkafka's jitter is 20 %.
 pub(crate) const RETRY_BACKOFF_MS: u64 = 500;
@@ -30,7 +30,8 @@ pub(crate) const MAY_HAVE_RETRIED: Duration = Duration::from_millis(RETRY_BACKOF
 pub(crate) struct Watch {
     dirty: AtomicBool,
     first: Mutex<Option<String>>,
-    configuration: Mutex<Option<String>>,
+    /// The last event that may tell why a connection does not come about.
+    told: Mutex<Option<(Option<RDKafkaErrorCode>, String)>>,
     counters: Mutex<BTreeMap<String, Counters>>,
     statistics: AtomicU64,
 }
@@ -83,14 +84,17 @@ impl Watch {
         self.dirty.store(false, Ordering::Release);
     }
 
-    /// The last error that only a person can mend: a refused password shows up only here, the call
-    /// that waits for the connection just times out.
-    pub(crate) fn configuration_error(&self) -> Option<String> {
-        let text = self
-            .configuration
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        text.clone()
+    /// Why no connection comes about: a refused password shows up only here, the call that waits
+    /// for the connection just times out. May connect to the broker to find out more.
+    pub(crate) fn trouble(&self, config: &ClientConfig) -> Option<Trouble> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = told.clone()?;
+        drop(told);
+        explain(config, code, &text)
+    }
+
+    fn note(&self, code: Option<RDKafkaErrorCode>, text: &str) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, text.to_owned()));
     }
 
     /// The error callback.
@@ -99,14 +103,11 @@ impl Watch {
         let Some(code) = error.rdkafka_error_code() else {
             return self.soil(reason);
         };
-        if fault(code) == Fault::Configuration {
-            let text = format!("{} ({reason})", in_words(code, "connecting"));
-            *self
-                .configuration
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(text);
-        }
         use RDKafkaErrorCode as C;
+        // It follows upon an event that tells more.
+        if code != C::AllBrokersDown {
+            self.note(Some(code), reason);
+        }
         let is_transport = matches!(
             code,
             C::BrokerTransportFailure
@@ -127,6 +128,15 @@ impl Watch {
     /// The log callback: `FAIL` is a lost connection, `REQTMOUT` a request without an answer.
     pub(crate) fn on_log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         tracing::debug!(target: "librdkafka", ?level, facility, "{text}");
+        if facility == "FAIL" {
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            // An event tells more: it has a code.
+            let is_event = matches!(&*told, Some((Some(_), _)));
+            drop(told);
+            if !is_event {
+                self.note(None, text);
+            }
+        }
         if (facility == "FAIL" && !never_connected(text)) || facility == "REQTMOUT" {
             self.soil(text);
         }
@@ -157,24 +167,32 @@ impl Watch {
 }
 
 /// Asks a failing connection what it fails of: refused passwords and certificates come as events to a
-/// client that listens, while the calls of an admin client just time out. Blocks up to 3 s.
-pub(crate) fn why_unreachable(config: &ClientConfig) -> Option<String> {
-    let consumer: BaseConsumer<Listener> = config.create_with_context(Listener::default()).ok()?;
+/// client that listens, while the calls of an admin client just time out. `None` if nothing is wrong,
+/// or nothing but that no broker answers. Blocks up to 3 s, and 2 s more to look at a certificate.
+pub(crate) fn why_unreachable(config: &ClientConfig) -> Option<Trouble> {
+    let mut listening = config.clone();
+    listening
+        .set("group.id", "onceward")
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
+    let consumer: BaseConsumer<Listener> =
+        listening.create_with_context(Listener::default()).ok()?;
     let deadline = Instant::now() + Duration::from_secs(3);
+    let mut perhaps = None;
     while Instant::now() < deadline {
-        let _ = consumer.poll(Duration::from_millis(50));
-        let cause = consumer.client().context().0.configuration_error();
-        if cause.is_some() {
-            return cause;
-        }
         if consumer
             .fetch_metadata(None, Duration::from_millis(100))
             .is_ok()
         {
             return None;
         }
+        let _ = consumer.poll(Duration::from_millis(50));
+        match consumer.client().context().0.trouble(config) {
+            Some(refused @ Trouble::Refused(_)) => return Some(refused),
+            other => perhaps = other.or(perhaps),
+        }
     }
-    None
+    perhaps
 }
 
 #[derive(Default)]

@@ -7,6 +7,8 @@ mod faults;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod topics;

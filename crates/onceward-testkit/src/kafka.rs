@@ -41,6 +41,8 @@ pub struct KafkaOptions {
     pub heap_mib: u32,
     /// Lines of `server.properties` that are added to ours or replace them.
     pub properties: Vec<(String, String)>,
+    /// More words for the tool that formats the data folder, such as `--add-scram`.
+    pub format_arguments: Vec<String>,
 }
 
 impl Default for KafkaOptions {
@@ -52,6 +54,7 @@ impl Default for KafkaOptions {
             member: None,
             heap_mib: 512,
             properties: Vec::new(),
+            format_arguments: Vec::new(),
         }
     }
 }
@@ -124,7 +127,7 @@ impl Kafka {
             _ports: ports,
             cleaner,
         };
-        kafka.format()?;
+        kafka.format(&options.format_arguments)?;
         Ok(kafka)
     }
 
@@ -287,7 +290,7 @@ impl Kafka {
     }
 
     /// Writes the cluster's identity into an empty data folder.
-    fn format(&self) -> Result<()> {
+    fn format(&self, more: &[String]) -> Result<()> {
         if self.folder.join("data/meta.properties").exists() {
             return Ok(());
         }
@@ -300,6 +303,7 @@ impl Kafka {
             .tool("kafka.tools.StorageTool")
             .args(["format", "--ignore-formatted", "-t", &cluster_id, "-c"])
             .arg(self.folder.join("server.properties"))
+            .args(more)
             .output()?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);

@@ -121,11 +121,14 @@
 //! itself killed, leaves no process and no folder behind.
 #![deny(missing_docs)]
 
+pub mod acl;
+pub mod certificates;
 pub mod kafka;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod secure;
 pub mod wait;
 
 /// The tests' fallible result; the whole error chain is worth reading.

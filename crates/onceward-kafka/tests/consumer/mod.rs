@@ -7,6 +7,7 @@ use std::time::Instant;
 use onceward::Backend;
 use onceward::consumer::ConsumerState;
 use onceward_testkit::kafka;
+pub use world::trouble_of;
 use world::{Running, World, header, until};
 
 async fn bootstrap() -> String {

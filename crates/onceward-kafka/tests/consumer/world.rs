@@ -303,3 +303,30 @@ pub fn until(what: &str, state: impl AsyncFn() -> bool) -> impl Future<Output = 
         }
     }
 }
+
+/// What a consumer that reaches Kafka in this way says of its trouble.
+pub async fn trouble_of(kafka: KafkaConfig) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trouble.db");
+    std::fs::File::create(&file).unwrap();
+    let url = format!("sqlite://{}", file.display());
+    let db = Db::<Sqlite>::open(&url, Default::default()).await.unwrap();
+    let name = SourceName::new("trouble").unwrap();
+    onceward::schema::migrate(db.pool(), &name).await.unwrap();
+    let group = ConsumerName::new("trouble").unwrap();
+    let options = ConsumerOptions::new(group, ["trouble.topic"]);
+    let handlers = Handlers::default().on::<Ping, _>(Effect);
+    let consumer = Consumer::new(db, handlers, KafkaSubscriber::new(kafka), options);
+    let handle = consumer.handle();
+    let stop = CancellationToken::new();
+    let running = Running {
+        handle: handle.clone(),
+        task: tokio::spawn(consumer.run(stop.clone())),
+        stop,
+    };
+    let generic = "brokers are down";
+    let is_told = |s: &ConsumerStatus| s.trouble.as_ref().is_some_and(|t| !t.contains(generic));
+    running.until("trouble", is_told).await;
+    running.stop().await;
+    handle.status().trouble.unwrap_or_default()
+}

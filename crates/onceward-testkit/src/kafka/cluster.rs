@@ -126,6 +126,7 @@ impl Cluster {
         let cluster_id = known.unwrap_or_else(cluster_id);
         let members = folders.into_iter().zip(ports).zip(1..);
         let members = members.map(|((folder, (port, controller_port)), id)| KafkaOptions {
+            format_arguments: Vec::new(),
             data_dir: Some(folder),
             port: Some(port),
             controller_port: Some(controller_port),

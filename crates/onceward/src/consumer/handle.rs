@@ -9,6 +9,7 @@ use crate::ConsumerName;
 #[derive(Debug, Clone)]
 pub struct Handle {
     shared: Arc<Mutex<ConsumerStatus>>,
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 /// How a consumer stands.
@@ -91,6 +92,7 @@ impl Handle {
         };
         Self {
             shared: Arc::new(Mutex::new(status)),
+            refusal: Arc::default(),
         }
     }
 
@@ -98,6 +100,19 @@ impl Handle {
     pub fn status(&self) -> ConsumerStatus {
         let status = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         status.clone()
+    }
+
+    /// What Kafka refuses this consumer for (password, certificate, a missing right), until a person
+    /// has mended it. It is tried again and again meanwhile.
+    pub fn refusal(&self) -> Option<String> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.clone()
+    }
+
+    /// What was there before.
+    pub(super) fn set_refusal(&self, what: Option<String>) -> Option<String> {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut refusal, what)
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ConsumerStatus)) {

@@ -222,7 +222,9 @@ async fn serve<B: Backend>(mut worker: Worker<B>, mut end: LoopEnd, stop: &Cance
                 Some(Control::Revoked) => worker.revoked(),
                 Some(Control::LogEnd { at, offset }) => worker.log_end(&at, offset),
                 Some(Control::OutOfRange { at, reason }) => worker.out_of_range(&at, reason).await,
-                Some(Control::Trouble(what)) => worker.trouble(what),
+                Some(Control::Trouble(what)) => worker.trouble(Some(what)),
+                Some(Control::Refused(what)) => worker.refused(what),
+                Some(Control::Well) => worker.well(),
                 Some(Control::InstanceConflict) => worker.instance_conflict(),
             },
             received = end.items.recv_many(&mut items, room.max(1)), if room > 0 => {

@@ -181,7 +181,9 @@ pub(super) enum Control {
         at: TopicPartition,
         reason: String,
     },
-    Trouble(Option<String>),
+    Trouble(String),
+    Refused(String),
+    Well,
     InstanceConflict,
 }
 
@@ -344,7 +346,13 @@ impl Link {
 
     /// Something is wrong that the subscriber waits out (no broker …): shown in the status.
     pub fn trouble(&self, what: impl Into<String>) {
-        let _ = self.control.send(Control::Trouble(Some(what.into())));
+        let _ = self.control.send(Control::Trouble(what.into()));
+    }
+
+    /// Kafka refuses us, or we it (password, certificate, a missing right): shown in the status as
+    /// what only a person can mend. It is tried again meanwhile, and over with [`Self::well`].
+    pub fn refused(&self, what: impl Into<String>) {
+        let _ = self.control.send(Control::Refused(what.into()));
     }
 
     /// Another process runs with our instance id and has taken the membership. Loud, because it
@@ -355,7 +363,7 @@ impl Link {
 
     /// The trouble is over.
     pub fn well(&self) {
-        let _ = self.control.send(Control::Trouble(None));
+        let _ = self.control.send(Control::Well);
     }
 
     /// The next command, if there is one.

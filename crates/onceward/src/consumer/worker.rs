@@ -241,6 +241,22 @@ impl<B: Backend> Worker<B> {
         self.handle.change(|status| status.trouble = what);
     }
 
+    /// Says it once for each reason.
+    pub(super) fn refused(&mut self, what: String) {
+        let before = self.handle.set_refusal(Some(what.clone()));
+        if before.as_ref() != Some(&what) {
+            tracing::error!(consumer = %self.options.name, reason = what,
+                "Kafka refuses this consumer; it goes on by itself once that is mended");
+        }
+        self.trouble(Some(what));
+    }
+
+    /// Kafka works.
+    pub(super) fn well(&mut self) {
+        self.handle.set_refusal(None);
+        self.trouble(None);
+    }
+
     /// Says it each time, for as long as the two take turns.
     pub(super) fn instance_conflict(&mut self) {
         let id = self.options.instance_id.as_deref().unwrap_or_default();
