@@ -10,3 +10,4 @@ mod fixture;
 mod messages;
 mod participant;
 mod timer;
+mod traces;
