@@ -74,7 +74,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = runtime().and_then(|runtime| {
         let outcome = match name {
             "check" => runtime.block_on(async {
-                let broker = RdKafkaBroker::new(config.kafka.clone()).context("Kafka settings")?;
+                let broker = RdKafkaBroker::new(config.kafka.clone())
+                    .context("Kafka settings")?
+                    .with_publisher(config.publisher);
                 Ok(check::run(&config, &broker).await)
             }),
             _ => runtime
@@ -209,7 +211,9 @@ async fn relay(
     stopping: &OnceLock<Instant>,
 ) -> anyhow::Result<()> {
     metrics::describe();
-    let broker = RdKafkaBroker::new(config.kafka).context("Kafka settings")?;
+    let broker = RdKafkaBroker::new(config.kafka)
+        .context("Kafka settings")?
+        .with_publisher(config.publisher);
     let relay = Relay::new(config.relay, broker)?;
     let listener = tokio::net::TcpListener::bind(&config.http)
         .await

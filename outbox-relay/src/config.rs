@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use clap::ValueEnum as _;
-use onceward_kafka::KafkaConfig;
+use clap::ValueEnum;
+use onceward_kafka::{KafkaConfig, PublisherOptions};
 use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat};
 
 use crate::options::{RelayOptions, SourceOptions, redact};
@@ -15,6 +15,8 @@ use crate::options::{RelayOptions, SourceOptions, redact};
 pub struct Config {
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
+    /// Which producer publishes, and how it compresses.
+    pub publisher: PublisherOptions,
     /// Address of the HTTP server.
     pub http: String,
     /// Form of the log.
@@ -75,6 +77,21 @@ pub const SETTINGS: &[Setting] = &[
         "ID",
         "Name of this process among the relays; the same name after a restart takes its sources \
          back at once",
+    ),
+    setting(
+        "publisher",
+        "publisher",
+        "ONCEWARD_PUBLISHER",
+        "auto|native|rdkafka",
+        "Which producer publishes: native is the faster one and needs Kafka's transactions V2 (4.0 \
+         and later), rdkafka works with every Kafka, auto takes native where it can [default: auto]",
+    ),
+    setting(
+        "compression",
+        "compression",
+        "ONCEWARD_COMPRESSION",
+        "none|lz4|zstd",
+        "How batches are compressed [default: none]",
     ),
     setting(
         "batch_rows",
@@ -315,6 +332,19 @@ impl Config {
             ));
             LogFormat::Auto
         });
+        let mut publisher = PublisherOptions::default();
+        read_choice(
+            get("publisher"),
+            "publisher",
+            &mut publisher.kind,
+            &mut problems,
+        );
+        read_choice(
+            get("compression"),
+            "compression",
+            &mut publisher.compression,
+            &mut problems,
+        );
         let http = get("http").unwrap_or("127.0.0.1:9100").to_owned();
         if http
             .rsplit_once(':')
@@ -337,6 +367,7 @@ impl Config {
         if problems.is_empty() {
             Ok(Self {
                 kafka,
+                publisher,
                 http,
                 log_format,
                 log_filter: get("log_filter").unwrap_or(DEFAULT_LOG_FILTER).to_owned(),
@@ -359,6 +390,8 @@ impl Config {
         };
         line("http", quoted(&self.http));
         line("instance_id", quoted(&relay.instance_id));
+        line("publisher", quoted(self.publisher.kind.name()));
+        line("compression", quoted(self.publisher.compression.name()));
         line("batch_rows", relay.batch_rows.to_string());
         line("batch_bytes", relay.batch_bytes.to_string());
         line("poll_busy_ms", relay.poll_busy_ms.to_string());
@@ -405,6 +438,29 @@ pub fn list(text: &str) -> Vec<String> {
         .filter(|item| !item.is_empty())
         .map(str::to_owned)
         .collect()
+}
+
+fn read_choice<T: ValueEnum>(
+    text: Option<&str>,
+    name: &str,
+    slot: &mut T,
+    problems: &mut Vec<String>,
+) {
+    let Some(text) = text else { return };
+    match T::from_str(text, false) {
+        Ok(choice) => *slot = choice,
+        Err(_) => {
+            let names: Vec<String> = T::value_variants()
+                .iter()
+                .filter_map(ValueEnum::to_possible_value)
+                .map(|value| value.get_name().to_owned())
+                .collect();
+            problems.push(format!(
+                "{name} must be {}, not {text:?}",
+                names.join(" or ")
+            ));
+        }
+    }
 }
 
 fn read_number<T: std::str::FromStr>(

@@ -8,13 +8,14 @@ use crate::support::source::{Database, Source};
 use crate::support::topic::{Topic, assert_exactly_once};
 
 /// Killed at `point`, restarted, and each row is there once.
-fn survives<B: Database>(point: &str) {
+fn survives<B: Database>(point: &str, publisher: &str) {
     let kafka = kafka::shared().unwrap().bootstrap();
     let source = Source::<B>::new("crash");
     let topic = Topic::new(&kafka, "crash", 3);
     source.write_key(&topic.name, "a", 0..10);
     source.write_key(&topic.name, "b", 0..7);
     let mut relay = Start::new(&kafka, &[source.option()])
+        .publisher(publisher)
         .arg("--batch-rows", "4")
         .arg("--instance-id", "one")
         .dying_at(point)
@@ -22,6 +23,7 @@ fn survives<B: Database>(point: &str) {
     relay.wait_for_death();
     source.write_key(&topic.name, "a", 10..20);
     let relay = Start::new(&kafka, &[source.option()])
+        .publisher(publisher)
         .arg("--batch-rows", "4")
         .arg("--instance-id", "one")
         .go();
@@ -50,7 +52,7 @@ const POINTS: &[&str] = &[
 fn killed_at_any_line_each_row_is_published_once_from_sqlite() {
     for point in POINTS {
         println!("{point}");
-        survives::<Sqlite>(point);
+        survives::<Sqlite>(point, "native");
     }
 }
 
@@ -58,6 +60,14 @@ fn killed_at_any_line_each_row_is_published_once_from_sqlite() {
 fn killed_at_any_line_each_row_is_published_once_from_postgres() {
     for point in POINTS {
         println!("{point}");
-        survives::<Postgres>(point);
+        survives::<Postgres>(point, "native");
+    }
+}
+
+#[test]
+fn killed_at_any_line_each_row_is_published_once_by_rdkafka() {
+    for point in POINTS {
+        println!("{point}");
+        survives::<Sqlite>(point, "rdkafka");
     }
 }

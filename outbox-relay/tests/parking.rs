@@ -25,7 +25,7 @@ fn a_row<'a>(topic: &'a str, key: Option<&'a str>, payload: String) -> Row<'a> {
     }
 }
 
-fn an_oversized_row_parks_its_key<B: Database>() {
+fn an_oversized_row_parks_its_key<B: Database>(publisher: &str) {
     let kafka = kafka::shared().unwrap().bootstrap();
     let source = Source::<B>::new("parked");
     let topic = Topic::with(&kafka, "parked", 1, SMALL);
@@ -38,7 +38,9 @@ fn an_oversized_row_parks_its_key<B: Database>() {
         a_row(&topic.name, Some("bad"), "bad:2".into()),
         a_row(&topic.name, Some("good"), "good:2".into()),
     ]);
-    let relay = Start::new(&kafka, &[source.option()]).go();
+    let relay = Start::new(&kafka, &[source.option()])
+        .publisher(publisher)
+        .go();
     let seen = topic.wait_for(4, || relay.process.log_tail(60));
     assert_eq!(of_key(&seen, "good"), numbered("good", 0..3));
     assert_eq!(of_key(&seen, "bad"), numbered("bad", 0..1));
@@ -74,16 +76,16 @@ fn an_oversized_row_parks_its_key<B: Database>() {
 
 #[test]
 fn an_oversized_row_parks_its_key_and_is_replayed_in_order_from_sqlite() {
-    an_oversized_row_parks_its_key::<Sqlite>();
+    an_oversized_row_parks_its_key::<Sqlite>("native");
 }
 
 #[test]
 fn an_oversized_row_parks_its_key_and_is_replayed_in_order_from_postgres() {
-    an_oversized_row_parks_its_key::<Postgres>();
+    an_oversized_row_parks_its_key::<Postgres>("rdkafka");
 }
 
 /// Dies at `point` on the way through parking and replay; the next relay finishes.
-fn dies_while_replaying<B: Database>(point: &str) {
+fn dies_while_replaying<B: Database>(point: &str, publisher: &str) {
     let kafka = kafka::shared().unwrap().bootstrap();
     let source = Source::<B>::new("replay");
     let topic = Topic::with(&kafka, "replay", 1, SMALL);
@@ -96,6 +98,7 @@ fn dies_while_replaying<B: Database>(point: &str) {
     source.ask("replay", &topic.name, "bad");
     let start = || {
         Start::new(&kafka, &[source.option()])
+            .publisher(publisher)
             .arg("--instance-id", "one")
             .arg("--batch-rows", "3")
     };
@@ -141,7 +144,7 @@ const POINTS: &[&str] = &[
 fn a_replay_killed_anywhere_is_finished_once_on_sqlite() {
     for point in POINTS {
         println!("{point}");
-        dies_while_replaying::<Sqlite>(point);
+        dies_while_replaying::<Sqlite>(point, "native");
     }
 }
 
@@ -149,7 +152,7 @@ fn a_replay_killed_anywhere_is_finished_once_on_sqlite() {
 fn a_replay_killed_anywhere_is_finished_once_on_postgres() {
     for point in ["parked", "replay-committed", "replay-settled"] {
         println!("{point}");
-        dies_while_replaying::<Postgres>(point);
+        dies_while_replaying::<Postgres>(point, "rdkafka");
     }
 }
 

@@ -44,6 +44,7 @@ fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_pr
     assert!(output.status.success(), "{printed}");
     for line in [
         "batch_rows = 9",
+        "publisher = \"auto\"",
         "retention_seconds = 8",
         "instance_id = \"f\"",
         "bootstrap_servers = \"file:1\"",
@@ -60,7 +61,11 @@ fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_pr
 fn all_problems_are_told_at_once_with_exit_code_two() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("relay.toml");
-    std::fs::write(&file, "no_such_setting = 1\nlog_format = \"loud\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "no_such_setting = 1\nlog_format = \"loud\"\npublisher = \"x\"\n",
+    )
+    .unwrap();
     let (mut command, _) = program(&["run", "--batch-rows", "many", "--source", "nonsense"]);
     let output = command.arg("--config").arg(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -68,6 +73,7 @@ fn all_problems_are_told_at_once_with_exit_code_two() {
     for part in [
         "no_such_setting",
         "log_format must be",
+        "publisher must be auto or native or rdkafka",
         "batch_rows",
         "NAME=URL",
         "--kafka",

@@ -26,13 +26,24 @@ use crate::{ConfigProblems, KafkaConfig};
 #[value(rename_all = "lowercase")]
 pub enum PublisherKind {
     /// `Native` where the cluster has transactions V2 and the settings allow, else `RdKafka`.
+    #[default]
     Auto,
     /// Our own, for clusters whose feature `transaction.version` is 2 (KIP-890; the default from Kafka
     /// 4.0 on). An error where it can't be used.
     Native,
     /// librdkafka's, for every cluster.
-    #[default]
     RdKafka,
+}
+
+impl PublisherKind {
+    /// Its name, as configuration files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::RdKafka => "rdkafka",
+        }
+    }
 }
 
 /// How a broker's publishers are made.
@@ -72,21 +83,22 @@ impl KafkaPublisher {
         if options.kind != PublisherKind::RdKafka {
             match Box::pin(v2::open(config, options.compression, source)).await {
                 Ok(publisher) => {
-                    tracing::debug!(source = %source, publisher = "native", "producer opened");
+                    tracing::info!(source = %source, publisher = "native", "producer opened");
                     return Ok(Self(Inner::V2(Box::new(publisher))));
                 }
                 Err(OpenError::Unsupported(reason)) if options.kind == PublisherKind::Auto => {
-                    tracing::info!(source = %source, publisher = "rdkafka", reason, "transactions V2 can't be used");
+                    tracing::info!(source = %source, reason, "transactions V2 can't be used");
                 }
                 Err(OpenError::Unsupported(reason)) => {
                     let text = format!("publisher native can't be used: {reason}");
                     return Err(BrokerError::Configuration(text));
                 }
-                Err(OpenError::Broker(error)) => return Err(error),
+                Err(OpenError::Unclear(error) | OpenError::Broker(error)) => return Err(error),
             }
         }
         let client = rdkafka_config(config, options).map_err(|problems| config_error(&problems))?;
         let publisher = RdKafkaPublisher::open(client, source).await?;
+        tracing::info!(source = %source, publisher = "rdkafka", "producer opened");
         Ok(Self(Inner::RdKafka(publisher)))
     }
 }

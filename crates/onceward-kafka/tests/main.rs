@@ -5,6 +5,8 @@ mod consumer;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod native;
+#[cfg(test)]
 mod progress;
 #[cfg(test)]
 mod security;

@@ -41,6 +41,11 @@ impl Start {
         self
     }
 
+    /// By this publisher instead of the one chosen by default.
+    pub fn publisher(self, name: &str) -> Self {
+        self.arg("--publisher", name)
+    }
+
     /// Kills itself at this failpoint.
     pub fn dying_at(mut self, point: &str) -> Self {
         self.command.env("ONCEWARD_FAILPOINT", point);

@@ -2,6 +2,7 @@
 //! transactions. Asked before a transaction begins, so that what fails here has begun nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 
 use tokio::time::Instant;
 
@@ -18,6 +19,10 @@ pub(super) enum Trouble {
     /// It may pass.
     #[error("{0}")]
     Passing(String),
+    /// A broker closed the connection or wrote nonsense. It may pass; at the first contact it may also
+    /// be that one side speaks TLS and the other does not.
+    #[error("{0}")]
+    Cut(String),
     /// A person has to mend it.
     #[error("{0}")]
     Lasting(String),
@@ -30,16 +35,23 @@ impl From<WireError> for Trouble {
     fn from(error: WireError) -> Self {
         match error {
             WireError::Refused { .. } => Self::Lasting(error.to_string()),
-            _ => Self::Passing(error.to_string()),
+            WireError::Malformed { .. } => Self::Cut(error.to_string()),
+            WireError::Io { ref source, .. } if source.kind() != ErrorKind::ConnectionRefused => {
+                Self::Cut(error.to_string())
+            }
+            WireError::Io { .. } | WireError::TimedOut { .. } => Self::Passing(error.to_string()),
         }
     }
 }
 
 impl Trouble {
-    pub(super) fn of(code: Code, doing: &str) -> Self {
+    /// `need`: the right that it takes.
+    pub(super) fn of(code: Code, doing: &str, need: &str) -> Self {
         match code.kind() {
             Kind::Fenced => Self::Fenced,
-            Kind::Configuration | Kind::Topic => Self::Lasting(format!("{doing}: {code}")),
+            Kind::Configuration | Kind::Topic => {
+                Self::Lasting(format!("{doing}: {}", code.told(need)))
+            }
             _ => Self::Passing(format!("{doing}: {code}")),
         }
     }
@@ -268,10 +280,9 @@ impl Cluster {
             .ask(&FindCoordinator { transactional_id }, until)
             .await?;
         if let Some(code) = Code::of(found.error) {
-            return Err(Trouble::of(
-                code,
-                "looking for the transactions' coordinator",
-            ));
+            let doing = "looking for the transactions' coordinator";
+            let need = format!("WRITE on transactional id {id}");
+            return Err(Trouble::of(code, doing, &need));
         }
         self.addresses
             .insert(found.node, address(&found.host, found.port));

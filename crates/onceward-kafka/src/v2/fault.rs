@@ -105,34 +105,22 @@ impl Code {
         }
     }
 
-    /// What has to be done about it, where a person has to.
-    fn remedy(self) -> Option<&'static str> {
-        Some(match self.0 {
-            29 => {
-                "this user needs the topic's ACLs DESCRIBE, READ and WRITE (and CREATE or ALTER \
-                 where topics are made)"
-            }
-            31 => {
-                "this user needs a cluster ACL (CREATE to make topics, IDEMPOTENT_WRITE on old \
-                 brokers)"
-            }
+    /// In words; `need` is the right that is missing if one is: `WRITE on topic orders`.
+    pub(super) fn told(self, need: &str) -> String {
+        match self.0 {
+            29 | 31 | 53 => format!("not authorized; this user needs the ACL {need}"),
             32 => {
                 "Kafka refuses the time of publishing; the clocks of relay and broker differ, or \
                  message.timestamp.before.max.ms or …after.max.ms is too small"
+                    .to_owned()
             }
-            53 => "this user needs the ACLs WRITE and DESCRIBE on the transactional id",
-            58 => "Kafka refused the user name or password",
-            _ => return None,
-        })
+            _ => self.to_string(),
+        }
     }
 }
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), self.0)?;
-        match self.remedy() {
-            Some(remedy) => write!(f, ": {remedy}"),
-            None => Ok(()),
-        }
+        write!(f, "{} ({})", self.name(), self.0)
     }
 }

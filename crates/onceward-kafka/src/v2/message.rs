@@ -427,3 +427,40 @@ pub(super) fn read_produced(answer: &mut Reader<'_>) -> Result<Vec<BatchAnswer>,
     answer.skip_tagged()?;
     Ok(topics.into_iter().flatten().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hostile or broken broker may send anything. What is read must end, without a panic and without
+    /// memory for what is not there.
+    #[test]
+    fn no_answer_makes_it_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for round in 0..20_000_usize {
+            let length = usize::try_from(random() % 200).unwrap();
+            let mut bytes: Vec<u8> = (0..length).map(|_| random().to_le_bytes()[0]).collect();
+            if round % 2 == 0 {
+                // Mostly zeros and large lengths come further than noise.
+                for byte in &mut bytes {
+                    *byte = [0, 0, 0, 2, 0xff][usize::from(*byte) % 5];
+                }
+            }
+            let _ = ApiVersions::read(&mut Reader::new(&bytes));
+            let _ = Metadata::read(&mut Reader::new(&bytes));
+            let _ = FindCoordinator::read(&mut Reader::new(&bytes));
+            let _ = identified(&mut Reader::new(&bytes));
+            let _ = DescribeTransactions::read(&mut Reader::new(&bytes));
+            let _ = SaslHandshake::read(&mut Reader::new(&bytes));
+            let _ = SaslAuthenticate::read(&mut Reader::new(&bytes));
+            let _ = read_produced(&mut Reader::new(&bytes));
+            let _ = Reader::new(&bytes).skip_tagged();
+        }
+    }
+}

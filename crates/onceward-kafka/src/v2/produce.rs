@@ -77,7 +77,8 @@ pub(super) struct Lanes {
 /// A batch that was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SentBatch {
-    lane: usize,
+    /// Number of its partition's lane.
+    pub(super) lane: usize,
     /// Index of its first record in the lane.
     first: usize,
     extent: Extent,

@@ -12,7 +12,7 @@
 //! then on any trouble of the connection makes the outcome unknown: nothing is sent again across
 //! a transaction's end. Every end has its own epoch, so a request that arrives late is refused.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,17 +80,20 @@ impl std::fmt::Debug for V2Publisher {
 pub(crate) enum OpenError {
     /// The cluster has no transactions V2.
     Unsupported(String),
+    /// The first contact failed in a way that librdkafka can tell more about.
+    Unclear(BrokerError),
     /// Anything else.
     Broker(BrokerError),
 }
 
 impl From<Trouble> for OpenError {
     fn from(trouble: Trouble) -> Self {
-        Self::Broker(match trouble {
-            Trouble::Passing(reason) => BrokerError::Unavailable(reason),
-            Trouble::Lasting(reason) => BrokerError::Configuration(reason),
-            Trouble::Fenced => BrokerError::Fenced,
-        })
+        match trouble {
+            Trouble::Passing(reason) => Self::Broker(BrokerError::Unavailable(reason)),
+            Trouble::Cut(reason) => Self::Unclear(BrokerError::Unavailable(reason)),
+            Trouble::Lasting(reason) => Self::Unclear(BrokerError::Configuration(reason)),
+            Trouble::Fenced => Self::Broker(BrokerError::Fenced),
+        }
     }
 }
 
@@ -147,6 +150,7 @@ impl V2Publisher {
     /// CRASH: died here = older producers are fenced and what they left open is aborted; nothing else.
     async fn init(&mut self, until: Instant) -> Result<(), Trouble> {
         let doing = "initialising transactions";
+        let need = format!("WRITE on transactional id {}", self.transactional_id);
         loop {
             let request = InitProducerId {
                 transactional_id: &self.transactional_id,
@@ -165,12 +169,12 @@ impl V2Publisher {
                         if code.kind() == Kind::Coordinator {
                             self.cluster.forget_coordinator();
                         } else if !code.is_concurrent() {
-                            return Err(Trouble::of(code, doing));
+                            return Err(Trouble::of(code, doing, &need));
                         }
-                        Trouble::of(code, doing)
+                        Trouble::of(code, doing, &need)
                     }
                 },
-                Err(Trouble::Passing(reason)) => Trouble::Passing(reason),
+                Err(passing @ (Trouble::Passing(_) | Trouble::Cut(_))) => passing,
                 Err(lasting) => return Err(lasting),
             };
             if Instant::now() + RETRY_PAUSE > until {
@@ -272,7 +276,9 @@ impl V2Publisher {
             let refusal = match self.try_ready(give_up + READY_AT_MOST).await {
                 Ok(leaders) => return Ok(leaders),
                 Err(NotReady::Refused(refusal)) => refusal,
-                Err(NotReady::Trouble(Trouble::Passing(reason))) => Refusal::Outage(reason),
+                Err(NotReady::Trouble(Trouble::Passing(reason) | Trouble::Cut(reason))) => {
+                    Refusal::Outage(reason)
+                }
                 // A new producer reads certificates and passwords anew.
                 Err(NotReady::Trouble(Trouble::Lasting(reason))) => {
                     return Err(PublishOutcome::Unknown(reason));
@@ -313,7 +319,7 @@ impl V2Publisher {
                     Leader::Broker(id) => return Ok(id),
                     Leader::NoTopic => refused("it does not exist".into()),
                     Leader::NoPartition => refused(format!("it has no partition {partition}")),
-                    Leader::Refused(code) => refused(code.to_string()),
+                    Leader::Refused(code) => refused(code.told(&write_on(topic))),
                     Leader::None | Leader::Unknown => {
                         Refusal::Outage(format!("{topic}/{partition} has no leader"))
                     }
@@ -355,7 +361,10 @@ impl V2Publisher {
                 Some(code) if code.kind() == Kind::Coordinator => {
                     self.cluster.forget_coordinator();
                 }
-                Some(code) => return Err(Trouble::of(code, "asking for the last transaction")),
+                Some(code) => {
+                    let need = format!("WRITE on transactional id {}", self.transactional_id);
+                    return Err(Trouble::of(code, "asking for the last transaction", &need));
+                }
             }
             if Instant::now() > until {
                 let text = "the markers of the last transaction are not written";
@@ -427,10 +436,15 @@ impl V2Publisher {
             batch,
             record: index,
         } = failure;
-        let reason = match message.is_empty() {
-            true => code.to_string(),
-            false => format!("{code}: {message}"),
+        let topic = load.topic(index).to_owned();
+        let need = match code.kind() {
+            Kind::Configuration => format!("WRITE on transactional id {}", self.transactional_id),
+            _ => write_on(&topic),
         };
+        let mut reason = code.told(&need);
+        if !message.is_empty() {
+            reason = format!("{reason}: {message}");
+        }
         match code.kind() {
             Kind::Fenced => return Attempt::Ended(PublishOutcome::Fenced),
             Kind::Lost => return Attempt::Ended(PublishOutcome::Unknown(reason)),
@@ -444,7 +458,6 @@ impl V2Publisher {
             }
         }
         let is_progress = index == load.progress_index();
-        let topic = load.topic(index).to_owned();
         let refusal = match code.kind() {
             Kind::TooLarge if self.lanes.halve(&batch) => {
                 return Attempt::Again(Refusal::Record { index, reason });
@@ -522,6 +535,8 @@ struct Answers {
     /// Index and offset of the highest record known to be stored.
     last: Option<(usize, i64)>,
     failure: Option<Failure>,
+    /// Partitions of which a batch was refused: those behind it are out of sequence, and say so.
+    broken: BTreeSet<usize>,
 }
 
 impl Answers {
@@ -575,6 +590,7 @@ async fn receive(
                     answers.last = Some((last, offset));
                 }
             }
+            Some(_) if !answers.broken.insert(batch.lane) => {}
             Some(code) => answers.fail(Failure {
                 code,
                 message: answer.message.clone(),
@@ -586,10 +602,105 @@ async fn receive(
     Ok(())
 }
 
+/// The right to publish to a topic.
+fn write_on(topic: &str) -> String {
+    format!("WRITE on topic {topic}")
+}
+
 /// A broker did not say what became of a batch.
 fn gone() -> WireError {
     WireError::Malformed {
         peer: "Kafka".into(),
         source: super::codec::Malformed("a batch has no answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use onceward::publisher::{Broker, PublishOutcome, Records};
+    use onceward::{Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor};
+    use onceward_testkit::kafka;
+    use tokio::time::Instant;
+
+    use super::V2Publisher;
+    use crate::v2::codec::Put;
+    use crate::v2::message::{InitProducerId, Request};
+    use crate::v2::settings::{Compression, Settings};
+    use crate::{KafkaConfig, RdKafkaBroker};
+
+    /// Kafka counts 32,767 epochs, one a transaction, and then gives another producer id.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn transactions_go_on_when_the_epochs_of_a_producer_id_run_out() {
+        let config = KafkaConfig::plaintext(kafka::shared().unwrap().bootstrap());
+        let source = SourceName::new("epochs").unwrap();
+        let broker = RdKafkaBroker::new(config.clone()).unwrap();
+        broker.ensure_progress_topic(&source).await.unwrap();
+        let settings = || Settings::read(&config, Compression::None).unwrap();
+        let mut first = V2Publisher::open(settings(), &source).await.unwrap();
+        use_up_epochs(&mut first, 32_750).await;
+
+        let mut publisher = V2Publisher::open(settings(), &source).await.unwrap();
+        let begun = publisher.producer;
+        assert!(begun.epoch > 32_750, "{begun:?}");
+        for position in 1..=40 {
+            let mut progress = ProgressRecord::genesis(
+                SourceId(uuid::Uuid::nil()),
+                1,
+                Cursor::Sqlite(SqliteCursor { seq: position }),
+            );
+            progress.position = position;
+            let outcome = publisher.publish(&Records::new(0), &progress).await;
+            assert!(
+                matches!(outcome, PublishOutcome::Committed { .. }),
+                "{outcome:?}"
+            );
+        }
+        assert_ne!(publisher.producer.id, begun.id);
+        assert!(publisher.producer.epoch < 40, "{:?}", publisher.producer);
+        let known = broker.read_progress(&source, None).await.unwrap();
+        assert_eq!(known.record.unwrap().1.position, 40);
+        let known = Arc::new(
+            first
+                .publish(
+                    &Records::new(0),
+                    &ProgressRecord::genesis(
+                        SourceId(uuid::Uuid::nil()),
+                        1,
+                        Cursor::Sqlite(SqliteCursor { seq: 0 }),
+                    ),
+                )
+                .await,
+        );
+        assert!(matches!(*known, PublishOutcome::Fenced), "{known:?}");
+    }
+
+    /// Initialises again and again, many requests under way at a time.
+    async fn use_up_epochs(publisher: &mut V2Publisher, up_to: i16) {
+        let until = Instant::now() + Duration::from_secs(120);
+        publisher.cluster.coordinator(until).await.unwrap();
+        let mut left = up_to - publisher.producer.epoch;
+        while left > 0 {
+            let connection = publisher.cluster.coordinator_connection().unwrap();
+            let now = left.min(200);
+            for _ in 0..now {
+                let mut out = Vec::new();
+                connection.begin(&mut out, InitProducerId::KEY, InitProducerId::VERSION, true);
+                out.put_text(&publisher.transactional_id);
+                out.put_i32(10_000);
+                out.put_i64(-1);
+                out.put_i16(-1);
+                out.put_no_tags();
+                connection.send(&mut out, until).await.unwrap();
+            }
+            for _ in 0..now {
+                let mut answer = connection.receive(true, until).await.unwrap();
+                let (error, _) = InitProducerId::read(&mut answer).unwrap();
+                assert_eq!(error, 0);
+            }
+            left -= now;
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::config::{KafkaConfig, SaslMechanism, Secret};
     clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
     #[default]
