@@ -48,6 +48,8 @@ enum Command {
         #[arg(short = 'n', long, default_value_t = 20)]
         lines: usize,
     },
+    /// Send mixed orders at a fixed rate, and see whether all of them come to an end
+    Load(crate::load::Options),
     /// Stop one process (kafka too); it stays stopped
     Stop {
         /// Name as in ./dev ps
@@ -126,6 +128,7 @@ fn execute(cli: Cli) -> Result<()> {
             follow,
             lines,
         } => logs::print(&data, name.as_deref(), lines, follow),
+        Command::Load(options) => crate::load::run(&options, &data),
         Command::Stop { name } => order(Order::Stop { name }),
         Command::Start { name } => order(Order::Start { name }),
         Command::Restart { name } => {

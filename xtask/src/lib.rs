@@ -7,6 +7,7 @@ pub mod databases;
 pub mod deps;
 pub mod kafka;
 pub mod layout;
+pub mod load;
 pub mod logs;
 pub mod manifest;
 pub mod package;
@@ -16,6 +17,7 @@ pub mod ps;
 pub mod supervisor;
 pub mod test;
 pub mod up;
+pub mod view;
 
 /// A failure is one line for the person at the terminal: the whole chain, joined.
 pub type Result<T> = anyhow::Result<T>;

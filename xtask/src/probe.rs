@@ -21,23 +21,24 @@ pub enum Ready {
 impl Ready {
     /// Comes back once the process is ready, however long that takes; drop it to stop asking.
     pub async fn wait(&self) {
-        loop {
-            let ready = match self {
-                Self::Running => true,
-                Self::Http(port) => http_ok(*port).await,
-                Self::Kafka(address) => {
-                    let address = address.clone();
-                    blocking(move || onceward_testkit::kafka::answers(&address)).await
-                }
-                Self::Postgres(url) => {
-                    let url = url.clone();
-                    blocking(move || onceward_testkit::postgres::answers(&url)).await
-                }
-            };
-            if ready {
-                return;
-            }
+        while !self.check().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Asks once; takes two seconds at most.
+    pub async fn check(&self) -> bool {
+        match self {
+            Self::Running => true,
+            Self::Http(port) => http_ok(*port).await,
+            Self::Kafka(address) => {
+                let address = address.clone();
+                blocking(move || onceward_testkit::kafka::answers(&address)).await
+            }
+            Self::Postgres(url) => {
+                let url = url.clone();
+                blocking(move || onceward_testkit::postgres::answers(&url)).await
+            }
         }
     }
 }

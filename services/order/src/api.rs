@@ -13,7 +13,7 @@ use skeleton::{
 use uuid::Uuid;
 
 use crate::domain::{NewOrder, Order, OrderStatus};
-use crate::sql;
+use crate::{metrics, sql};
 
 pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
     Router::new()
@@ -70,7 +70,12 @@ async fn place<B: Backend>(
             .map_err(ApiError::internal)?
             .at(format!("/orders/{order_id}")))
     };
-    write_once(&app, &headers, identity, work).await
+    let answer = write_once(&app, &headers, identity, work).await?;
+    // The stored answer to a repeated request names the order of the first.
+    if answer.location == Some(format!("/orders/{order_id}")) {
+        ::metrics::counter!(metrics::PLACED).increment(1);
+    }
+    Ok(answer)
 }
 
 /// `GET /orders/{id}`.

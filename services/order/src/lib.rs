@@ -16,6 +16,7 @@
 
 mod api;
 mod domain;
+mod metrics;
 mod reactions;
 mod sql;
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::entry::Spec;
 use crate::Result;
 use crate::manifest::Process;
+use crate::probe::Ready;
 
 pub(super) type Reply = oneshot::Sender<Result<String>>;
 
@@ -26,6 +27,7 @@ pub(super) enum Event {
     Start(String, Reply),
     Stop(String, Reply),
     List(oneshot::Sender<Vec<Process>>),
+    Watch(oneshot::Sender<Vec<(Process, Ready)>>),
     Shutdown(Reply),
     KillAll,
 }
@@ -62,6 +64,13 @@ impl Handle {
     pub async fn list(&self) -> Vec<Process> {
         let (sender, answer) = oneshot::channel();
         let _ = self.events.send(Event::List(sender));
+        answer.await.unwrap_or_default()
+    }
+
+    /// All processes, each with how it shows that it is ready.
+    pub async fn watch(&self) -> Vec<(Process, Ready)> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.events.send(Event::Watch(sender));
         answer.await.unwrap_or_default()
     }
 

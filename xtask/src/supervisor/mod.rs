@@ -116,6 +116,13 @@ impl Supervisor {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Event::List(reply) => drop(reply.send(self.processes())),
+            Event::Watch(reply) => {
+                let watched = self
+                    .entries
+                    .iter()
+                    .map(|e| (e.process(), e.spec.ready.clone()));
+                drop(reply.send(watched.collect()));
+            }
             Event::Shutdown(reply) => self.closing.get_or_insert_default().push(reply),
             Event::KillAll => self
                 .entries

@@ -1,7 +1,6 @@
 //! `./dev up`: builds, starts everything in order, keeps it running, stops it in order.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,10 +13,13 @@ use tokio::sync::watch;
 use crate::control::{self, Lock, Order};
 use crate::layout::{Data, Ports, RELAY, SERVICES, kafka_names, root};
 use crate::supervisor::{Handle, Supervisor};
+use crate::view::{self, Said, Wish};
 use crate::{Result, databases, kafka, preflight, ps};
 
+mod hints;
 mod plan;
 
+pub use hints::Hints;
 use plan::Run;
 
 /// Everything must be ready after so long.
@@ -59,6 +61,9 @@ pub struct Options {
     /// Added to every port, so that two runs can share a machine
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..40_000))]
     port_offset: u16,
+    /// Plain lines also on a terminal, instead of the live view
+    #[arg(long, visible_alias = "plain")]
+    no_view: bool,
     /// We are the process in the background
     #[arg(long, hide = true)]
     in_background: bool,
@@ -223,19 +228,19 @@ fn front(options: Options, data: &Data) -> Result<()> {
 }
 
 async fn supervise(options: Options, data: Data) -> Result<()> {
-    let begun = Instant::now();
-    let say = move |text: &str| {
-        // Not println: a closed terminal is no reason to die before all have stopped.
-        let line = format!("{:6.1} s  {text}\n", begun.elapsed().as_secs_f32());
-        let _ = std::io::stdout().write_all(line.as_bytes());
-    };
+    let with_view = !options.no_view && !options.only_kafka && view::is_possible();
+    let said = Said::since(Instant::now());
+    let say = |text: &str| said.say(text);
     let run = Run::new(options, data.clone())?;
     rotate_logs(&data)?;
     let (supervisor, handle) = Supervisor::new(
         run.manifest()?,
         &data.manifest(),
         &data.logs(),
-        Box::new(say),
+        Box::new({
+            let said = said.clone();
+            move |text| said.say(text)
+        }),
     );
     let supervisor = tokio::spawn(supervisor.run());
     let (started, outcome) = watch::channel(None);
@@ -251,10 +256,22 @@ async fn supervise(options: Options, data: Data) -> Result<()> {
     match result {
         Ok(()) => {
             let list = ps::table(&handle.list().await);
-            say(&format!("everything is ready\n\n{list}{}", run.hint()));
+            let hints = run.hints();
+            say(&format!("everything is ready\n\n{list}{}", hints.plain()));
             started.send_replace(Some(Ok("everything is ready".to_owned())));
+            let leave = async {
+                if with_view {
+                    match view::run(&handle, &said, &hints).await {
+                        Ok(Wish::Stop) => return,
+                        Ok(Wish::PlainLines) => {}
+                        Err(error) => say(&format!("no view, plain lines instead: {error:#}")),
+                    }
+                }
+                std::future::pending().await
+            };
             tokio::select! {
                 () = signals.next() => stop(&handle, &mut signals, &say).await,
+                () = leave => stop(&handle, &mut signals, &say).await,
                 () = handle.ended() => say("stopped by ./dev down; the data is kept"),
             }
             supervisor.await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use onceward_testkit::process::tail;
 
-use super::Options;
+use super::{Hints, Options};
 use crate::Result;
 use crate::databases::{self, Databases};
 use crate::kafka;
@@ -240,7 +240,7 @@ impl Run {
         }
     }
 
-    pub(super) fn hint(&self) -> String {
+    pub(super) fn hints(&self) -> Hints {
         // Found by itself in the usual place only.
         let data = match self.data.folder() == root().join("data") {
             true => String::new(),
@@ -252,24 +252,18 @@ impl Run {
             ),
             false => "Ctrl-C stops everything and keeps the data.".to_owned(),
         };
-        if self.options.only_kafka {
-            return format!("\nKafka is at {}. {end}", self.kafka_address());
-        }
-        let order = self.ports.service(SERVICES[0]);
         let onceward = self.binaries.join("onceward");
         let onceward = onceward.strip_prefix(root()).unwrap_or(&onceward).display();
-        format!(
-            "
-Try it:
-  curl -i http://127.0.0.1:{order}/orders -H 'content-type: application/json' \\
-    -d '{{\"user_id\":\"user_123\",\"product_id\":\"product_1\",\"quantity\":2,\"amount\":199.99}}'
-  curl http://127.0.0.1:{order}/orders
-Look inside:
-  {onceward}{data} status
-  {onceward}{data} message trace ORDER_ID
-  {onceward}{data} verify
-{end}"
-        )
+        Hints {
+            kafka: self.options.only_kafka.then(|| self.kafka_address()),
+            orders: format!(
+                "http://127.0.0.1:{}/orders",
+                self.ports.service(SERVICES[0])
+            ),
+            onceward: format!("{onceward}{data}"),
+            data,
+            end,
+        }
     }
 }
 
