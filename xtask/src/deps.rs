@@ -66,6 +66,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("auditor", &[]),
+    ("model", &[]),
     // Processes only: what it starts it knows from outside.
     ("integration-tests", &["onceward-testkit", "auditor"]),
     // It migrates and fills outboxes by the library; what it measures are processes.
