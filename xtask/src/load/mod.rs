@@ -40,8 +40,8 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2000))]
     clients: u32,
     /// Order service to send to, instead of the shop that runs here: http://HOST:PORT
-    #[arg(long, value_name = "URL")]
-    url: Option<Url>,
+    #[arg(long, value_name = "URL", value_parser = service)]
+    url: Option<String>,
     /// Another seed sends other orders in the same mix
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -60,6 +60,17 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number <= 1e6 => Ok(number),
         _ => Err("write a number above 0, up to 1000000".to_owned()),
+    }
+}
+
+/// Without the path, which some paste along.
+fn service(text: &str) -> std::result::Result<String, String> {
+    match text.parse::<Url>() {
+        Ok(url) if url.scheme() == "http" && url.has_host() => {
+            let base = text.trim_end_matches('/').trim_end_matches("/orders");
+            Ok(base.to_owned())
+        }
+        _ => Err("write http://HOST:PORT of an order service".to_owned()),
     }
 }
 
@@ -86,11 +97,7 @@ pub fn run(options: &Options, data: &Data) -> Result<()> {
 /// Where orders are placed: as told, else where the shop's manifest says, else in the usual place.
 fn orders(options: &Options, data: &Data) -> Result<String> {
     if let Some(url) = &options.url {
-        if url.scheme() != "http" {
-            bail!("--url takes http://HOST:PORT of an order service");
-        }
-        let base = url.as_str().trim_end_matches('/');
-        return Ok(format!("{}/orders", base.trim_end_matches("/orders")));
+        return Ok(format!("{url}/orders"));
     }
     if control::running(data)?.is_none() {
         bail!("nothing runs here: start it with ./dev up, or name an order service with --url");

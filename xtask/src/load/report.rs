@@ -249,10 +249,12 @@ impl Report {
 }
 
 fn latency(latency: &Latency, from: &str) -> String {
-    let Latency {
-        p50, p90, p99, max, ..
-    } = latency;
-    format!("p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  max {max:.1} ms, {from}")
+    let of = |millis: f64| match millis {
+        ..1e3 => format!("{millis:.1} ms"),
+        _ => format!("{:.1} s", millis / 1e3),
+    };
+    let [p50, p90, p99, max] = [latency.p50, latency.p90, latency.p99, latency.max].map(of);
+    format!("p50 {p50}  p90 {p90}  p99 {p99}  max {max}, {from}")
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use crate::Result;
 const ANSWER_AT_MOST: Duration = Duration::from_secs(15);
 /// After so long from when it was due an order is not sent again.
 const REPEATED_AT_MOST: Duration = Duration::from_secs(60);
+/// An order that begins so much later than it was due had no free client; less is the timer's doing.
+const LATE: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -130,7 +132,7 @@ pub(super) async fn all(
                     return;
                 }
                 let due = start + Duration::from_secs_f64(number as f64 / one.plan.rate);
-                let late = due < Instant::now();
+                let late = due + LATE < Instant::now();
                 tokio::select! {
                     biased;
                     () = one.stop.cancelled() => return,

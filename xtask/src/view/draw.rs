@@ -6,20 +6,16 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Row as TableRow, Sparkline, Table, Widget};
+use ratatui::widgets::{Sparkline, Widget};
 
 use super::said;
 use super::shop::{Health, Row, Shop};
+use super::text::{cut, duration, grouped, whole, width, wrapped};
 use crate::manifest::State;
 use crate::up::Hints;
 
 /// Below this there is no room for a table.
 const SMALLEST: (u16, u16) = (66, 12);
-/// Below this the table leaves out what `./dev ps` shows, too.
-const NARROW: u16 = 79;
-/// From here on the table has room for more columns.
-const WIDE: u16 = 110;
-const WIDEST: u16 = 120;
 
 /// Whether colours may be used.
 #[derive(Debug, Clone, Copy)]
@@ -35,16 +31,16 @@ impl Theme {
             false => Style::new(),
         }
     }
-    fn good(self) -> Style {
+    pub(super) fn good(self) -> Style {
         self.with(Color::Green)
     }
-    fn passing(self) -> Style {
+    pub(super) fn passing(self) -> Style {
         self.with(Color::Yellow)
     }
-    fn bad(self) -> Style {
+    pub(super) fn bad(self) -> Style {
         self.with(Color::Red).add_modifier(Modifier::BOLD)
     }
-    fn quiet(self) -> Style {
+    pub(super) fn quiet(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
     fn strong(self) -> Style {
@@ -78,7 +74,7 @@ impl Widget for Picture<'_> {
             return;
         }
         let hints = self.hint_lines(area);
-        let sizes = Sizes::fit(area.height, &self, hints.len());
+        let sizes = Sizes::fit(area, &self, hints.len());
         let [
             title,
             table,
@@ -116,12 +112,13 @@ struct Sizes {
 
 impl Sizes {
     /// What is left is for the events; where that is too little, others give way.
-    fn fit(height: u16, picture: &Picture<'_>, hints: usize) -> Self {
+    fn fit(area: Rect, picture: &Picture<'_>, hints: usize) -> Self {
+        let height = area.height;
         let count = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         let mut sizes = Self {
             table: count(picture.shop.rows.len()).saturating_add(1),
             curve: if height >= 34 { 4 } else { 2 },
-            trouble: count(picture.shop.trouble.len()).min(height / 8),
+            trouble: count(picture.trouble_lines(area.width).len()).min(height / 6),
             said: 0,
             hints: count(hints),
         };
@@ -185,91 +182,6 @@ impl Picture<'_> {
             .render(area, buffer);
     }
 
-    fn table(&self, area: Rect, buffer: &mut Buffer) {
-        let mut columns = vec![
-            Column::left("PROCESS", 17),
-            Column::left("STATE", 9),
-            Column::right("PID", 7),
-            Column::right("PORT", 5),
-            Column::right("RESTARTS", 8),
-            Column::right("BACKLOG", 7),
-            Column::right("LAG", 6),
-            Column::right("WAITING", 7),
-            Column::right("DEAD", 4),
-        ];
-        if area.width < NARROW {
-            columns.retain(|column| !matches!(column.title, "PID" | "PORT"));
-        }
-        if area.width >= WIDE {
-            columns.push(Column::right("OLDEST", 7));
-            columns.push(Column::left("RELAY", 9));
-        }
-        if area.width >= WIDEST {
-            columns.push(Column::left("URL", 21));
-        }
-        let header = columns.iter().map(|column| column.cell(column.title));
-        let rows = self.shop.rows.iter().map(|row| {
-            let cells = columns.iter().map(|column| {
-                let (text, style) = self.value(row, column.title);
-                column.cell(text).style(style)
-            });
-            TableRow::new(cells.collect::<Vec<_>>())
-        });
-        let widths = columns.iter().map(|column| column.width);
-        // One column to the left and to the right stay empty.
-        let inner = Rect {
-            x: area.x + 1,
-            width: area.width.saturating_sub(1),
-            ..area
-        };
-        Table::new(rows, widths.map(Constraint::Length))
-            .header(TableRow::new(header.collect::<Vec<_>>()).style(self.theme.quiet()))
-            .column_spacing(1)
-            .render(inner, buffer);
-    }
-
-    /// The text of one field and how it looks.
-    fn value(&self, row: &Row, column: &str) -> (String, Style) {
-        let theme = self.theme;
-        let plain = |text: String| (text, Style::new());
-        let number = |value: Option<u64>, style: Style| match value {
-            None => (String::new(), Style::new()),
-            Some(0) => ("0".to_owned(), theme.quiet()),
-            Some(more) => (grouped(more), style),
-        };
-        let (process, source) = (&row.process, row.source.as_ref());
-        match column {
-            "PROCESS" => plain(process.name.clone()),
-            "STATE" => state(row, theme),
-            "PID" => plain(process.pid.map_or("-".to_owned(), |pid| pid.to_string())),
-            "PORT" => plain(process.port.map_or("-".to_owned(), |port| port.to_string())),
-            "RESTARTS" => number(Some(process.restarts.into()), theme.passing()),
-            "BACKLOG" => {
-                let (mut text, style) =
-                    number(source.and_then(|s| s.unpublished_rows), theme.passing());
-                if source.is_some_and(|source| source.unpublished_capped) {
-                    text.push('+');
-                }
-                (text, style)
-            }
-            "LAG" => number(row.consumer.map(|c| c.lag), theme.passing()),
-            "WAITING" => number(row.consumer.map(|c| c.waiting), theme.passing()),
-            "DEAD" => number(row.consumer.map(|c| c.dead), theme.bad()),
-            "OLDEST" => {
-                let behind = source.filter(|source| source.unpublished_rows.unwrap_or(0) > 0);
-                let age = behind.and_then(|source| source.oldest_age_ms);
-                plain(age.map_or(String::new(), |ms| duration(Duration::from_millis(ms))))
-            }
-            "RELAY" => match source {
-                Some(source) if source.alarm => (source.state.clone(), theme.bad()),
-                Some(source) => plain(source.state.clone()),
-                None => plain(String::new()),
-            },
-            "URL" => plain(process.url.clone().unwrap_or_default()),
-            _ => plain(String::new()),
-        }
-    }
-
     /// The numbers stand in the rule above the curve.
     fn orders(&self, area: Rect, buffer: &mut Buffer) {
         let orders = &self.shop.orders;
@@ -312,14 +224,24 @@ impl Picture<'_> {
             .render(newest_right, buffer);
     }
 
-    fn trouble(&self, area: Rect, buffer: &mut Buffer) {
-        let shown = self.shop.trouble.iter().zip(area.top()..area.bottom());
-        for (trouble, y) in shown {
+    /// Each in two lines at most.
+    fn trouble_lines(&self, width: u16) -> Vec<(String, Style)> {
+        let lines = self.shop.trouble.iter().flat_map(|trouble| {
             let style = match trouble.alarm {
                 true => self.theme.bad(),
                 false => self.theme.passing(),
             };
-            let text = cut(&format!(" ! {}", trouble.text), area.width);
+            let lines = wrapped(&trouble.text, width.saturating_sub(3), 2);
+            let marks = [" ! ", "   "];
+            let line = move |(mark, line): (&str, String)| (format!("{mark}{line}"), style);
+            marks.into_iter().zip(lines).map(line)
+        });
+        lines.collect()
+    }
+
+    fn trouble(&self, area: Rect, buffer: &mut Buffer) {
+        let lines = self.trouble_lines(area.width);
+        for ((text, style), y) in lines.into_iter().zip(area.top()..area.bottom()) {
             buffer.set_stringn(area.x, y, text, area.width.into(), style);
         }
     }
@@ -386,100 +308,5 @@ impl Picture<'_> {
             format!(" {onceward} message trace ORDER_ID"),
             format!(" {onceward} verify"),
         ]
-    }
-}
-
-fn state(row: &Row, theme: Theme) -> (String, Style) {
-    let word = row.process.state.word().to_owned();
-    match (row.process.state, &row.health) {
-        (State::Running, Health::Ready) => ("ready".to_owned(), theme.good()),
-        (State::Running, Health::NotReady(_)) => ("not ready".to_owned(), theme.passing()),
-        (State::Running, Health::Silent) => ("no answer".to_owned(), theme.bad()),
-        (State::Running, Health::NotAsked) => (word, Style::new()),
-        (State::Starting | State::Stopping, _) => (word, theme.passing()),
-        (State::Waiting, _) => (word, theme.bad()),
-        (State::Stopped, _) => (word, theme.quiet()),
-    }
-}
-
-/// One column of the table.
-struct Column {
-    title: &'static str,
-    width: u16,
-    right: bool,
-}
-
-impl Column {
-    fn left(title: &'static str, width: u16) -> Self {
-        Self {
-            title,
-            width,
-            right: false,
-        }
-    }
-
-    fn right(title: &'static str, width: u16) -> Self {
-        Self {
-            right: true,
-            ..Self::left(title, width)
-        }
-    }
-
-    fn cell(&self, text: impl Into<String>) -> Cell<'static> {
-        let line = Line::from(text.into());
-        Cell::from(match self.right {
-            true => line.right_aligned(),
-            false => line,
-        })
-    }
-}
-
-fn width(text: &str) -> u16 {
-    u16::try_from(Span::raw(text).width()).unwrap_or(u16::MAX)
-}
-
-/// The text, or its beginning and an ellipsis.
-fn cut(text: &str, at_most: u16) -> String {
-    if width(text) <= at_most {
-        return text.to_owned();
-    }
-    let mut shown = String::new();
-    for character in text.chars() {
-        shown.push(character);
-        if width(&shown) >= at_most {
-            shown.pop();
-            break;
-        }
-    }
-    shown.push('…');
-    shown
-}
-
-/// `1,234,567`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A total that is a whole number.
-fn whole(value: f64) -> String {
-    grouped(value as u64)
-}
-
-/// `350 ms`, `12 s`, `3 min`, `2 h`.
-fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => format!("{} ms", duration.as_millis()),
-        1..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        more => format!("{} h", more / 3600),
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures::future::{Fuse, FusedFuture};
 use futures::{FutureExt, StreamExt};
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::Result;
@@ -25,6 +27,8 @@ mod said;
 mod scrape;
 mod screen;
 mod shop;
+mod table;
+mod text;
 
 use draw::{Picture, Theme};
 use gather::Gatherer;
@@ -64,6 +68,7 @@ pub async fn run(handle: &Handle, said: &Said, hints: &Hints) -> Result<Wish> {
     let gatherer = Gatherer::new(handle.clone())?;
     let mut screen = Screen::take(said.clone())?;
     let mut keys = EventStream::new();
+    let mut continued = signal(SignalKind::from_raw(Signal::SIGCONT as i32))?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shop = Shop::default();
@@ -86,6 +91,8 @@ pub async fn run(handle: &Handle, said: &Said, hints: &Hints) -> Result<Wish> {
                 shop.take(seen).iter().for_each(|text| said.say(text));
             }
             () = said.more() => {}
+            // Whoever stopped us had the terminal meanwhile.
+            _ = continued.recv() => screen.take_again()?,
             key = keys.next() => match key {
                 Some(event) => if let Some(wish) = wish(&event?) {
                     return Ok(wish);

@@ -42,10 +42,19 @@ impl Screen {
             said,
             guard: Some(guard),
         };
-        TAKEN.store(true, Ordering::SeqCst);
-        enable_raw_mode().context("switching the terminal to single keys")?;
-        crossterm::execute!(std::io::stdout(), EnterAlternateScreen)?;
+        take_over()?;
         Ok(screen)
+    }
+
+    /// After somebody else had the terminal.
+    pub(super) fn take_again(&mut self) -> Result<()> {
+        if TAKEN.load(Ordering::SeqCst) {
+            // Else the library believes that it still is as it wants it.
+            disable_raw_mode()?;
+            take_over()?;
+            self.terminal.clear()?;
+        }
+        Ok(())
     }
 
     pub(super) fn draw(&mut self, picture: Picture<'_>) -> Result<()> {
@@ -66,6 +75,13 @@ impl Drop for Screen {
         }
         self.said.catch_up();
     }
+}
+
+fn take_over() -> Result<()> {
+    TAKEN.store(true, Ordering::SeqCst);
+    enable_raw_mode().context("switching the terminal to single keys")?;
+    crossterm::execute!(std::io::stdout(), EnterAlternateScreen)?;
+    Ok(())
 }
 
 /// Does nothing if it was done already.
