@@ -130,7 +130,7 @@ impl Admin {
                 Err(code) => {
                     let (doing, need) = (
                         format!("asking for topic {name}"),
-                        format!("DESCRIBE on topic {name}"),
+                        format!("DESCRIBE on topic {name} (READ and WRITE include it)"),
                     );
                     return Err(broker_error_needing(code, &doing, &need));
                 }
@@ -160,6 +160,12 @@ impl Admin {
                     let need = format!("DESCRIBE_CONFIGS on topic {name}");
                     broker_error_needing(code, &format!("{doing} of {name}"), &need)
                 })?;
+                // Every topic has settings: none are told to who may not see them.
+                if resource.entries.is_empty() {
+                    let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
+                    let need = format!("DESCRIBE_CONFIGS on topic {name}");
+                    return Err(broker_error_needing(denied, doing, &need));
+                }
                 let entries = resource.entries.into_iter();
                 let known = entries.filter_map(|entry| Some((entry.name, entry.value?)));
                 Ok((name.clone(), TopicSettings(known.collect())))

@@ -100,6 +100,7 @@ impl Subscriber for KafkaSubscriber {
             // The trouble that ended the subscription before this one is over when this one works.
             troubled: true,
             has_worked: false,
+            denied: BTreeSet::new(),
             explained: None,
         };
         let ended = session.run();
@@ -162,6 +163,8 @@ struct Session<'c, 'l> {
     paused: BTreeSet<TopicPartition>,
     troubled: bool,
     has_worked: bool,
+    /// Topics of which Kafka said that we may not read them.
+    denied: BTreeSet<String>,
     /// When a cause was last told.
     explained: Option<Instant>,
 }
@@ -220,10 +223,12 @@ impl Session<'_, '_> {
         match event {
             Event::Nothing => {}
             Event::Record(record) => {
+                self.denied.remove(&*record.at.topic);
                 self.well();
                 self.backlog.push_back(Backlog::Record(record));
             }
             Event::End { at, offset } => {
+                self.denied.remove(&*at.topic);
                 self.well();
                 self.link.log_end(at.clone(), offset);
                 self.backlog.push_back(Backlog::End { at, offset });
@@ -298,8 +303,18 @@ impl Session<'_, '_> {
                 (RDKafkaErrorCode::GroupAuthorizationFailed, _) => {
                     format!("READ on group {}", self.group)
                 }
-                (_, Some(at)) => format!("READ on topic {}", at.topic),
-                (_, None) => format!("READ on the topic ({text})"),
+                (_, Some(at)) => {
+                    self.denied.insert(at.topic.to_string());
+                    format!("READ on topic {}", at.topic)
+                }
+                (_, None) => match text.split(": ").nth(1) {
+                    // "Subscribed topic not available: NAME: Broker: …"
+                    Some(topic) => {
+                        self.denied.insert(topic.to_owned());
+                        format!("READ on topic {topic}")
+                    }
+                    None => format!("READ on the topic ({text})"),
+                },
             };
             return self.link.refused(denied("consume", &need));
         }
@@ -325,6 +340,10 @@ impl Session<'_, '_> {
     fn well(&mut self) {
         self.has_worked = true;
         self.explained = None;
+        // The other topics work, so this one is forgotten only once it does as well.
+        if !self.denied.is_empty() {
+            return;
+        }
         if std::mem::take(&mut self.troubled) {
             self.link.well();
         }
@@ -585,6 +604,14 @@ fn retentions(config: &ClientConfig, topics: &[String]) -> BTreeMap<String, Rete
                 .zip(answers)
                 .filter_map(|(topic, answer)| {
                     let resource = answer.ok()?;
+                    // Every topic has settings: none are told to who may not see them.
+                    if resource.entries.is_empty() {
+                        tracing::warn!(
+                            topic,
+                            "without the right DESCRIBE_CONFIGS on this topic its retention is \
+                             unknown: its inbox rows are never purged"
+                        );
+                    }
                     let entries = resource.entry_map();
                     let value = |name: &str| entries.get(name)?.value.clone();
                     Some((

@@ -270,7 +270,16 @@ fn abort(
         return Attempt::Ended(PublishOutcome::Fenced);
     }
     if let Err(error) = result {
-        return Attempt::Ended(ended_badly(&error, "abort"));
+        let ended = ended_badly(&error, "abort");
+        // Kafka has no transaction to abort if it refused to open one: the refusal is the news.
+        return Attempt::Ended(
+            match (ended, refusal(records, progress_topic, refused, whole)) {
+                (PublishOutcome::Unknown(text), Some(cause)) => {
+                    PublishOutcome::Unknown(format!("{cause}; {text}"))
+                }
+                (ended, _) => ended,
+            },
+        );
     }
     let told = match (&failure, &whole, failed) {
         (Failure::Stuck(text), ..) => (*text).to_owned(),
@@ -346,7 +355,20 @@ fn refusal(
     let (code, text) = whole?;
     match code {
         // Of the whole transaction Kafka doesn't say which topic; its text may.
-        C::TopicAuthorizationFailed | C::UnknownTopicOrPartition => Some(Refusal::Topic {
+        C::TopicAuthorizationFailed => {
+            let topic = match topics_of(records).as_str() {
+                "" => progress_topic.to_owned(),
+                topics => {
+                    let topics = topics.replace(", ", ", topic ");
+                    format!("{progress_topic}, topic {topics} (Kafka does not say on which)")
+                }
+            };
+            Some(Refusal::Topic {
+                topic: topics_of(records),
+                reason: format!("{} ({text})", words(code, &topic)),
+            })
+        }
+        C::UnknownTopicOrPartition => Some(Refusal::Topic {
             topic: topics_of(records),
             reason: format!("{} ({text})", in_words(code, "publish")),
         }),

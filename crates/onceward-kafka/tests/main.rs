@@ -9,6 +9,8 @@ mod native;
 #[cfg(test)]
 mod progress;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod support;

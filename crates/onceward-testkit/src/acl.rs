@@ -66,6 +66,16 @@ const OPERATIONS: &[(&str, u8)] = &[
     ("ALTER_CONFIGS", 11),
 ];
 
+/// By whichever of its spellings: `DescribeConfigs`, `DESCRIBE_CONFIGS`.
+fn operation(text: &str) -> Result<String> {
+    let plain = |text: &str| text.replace('_', "").to_uppercase();
+    let found = OPERATIONS
+        .iter()
+        .find(|(name, _)| plain(name) == plain(text));
+    let (name, _) = found.with_context(|| format!("{text} is no operation known here"))?;
+    Ok((*name).to_owned())
+}
+
 impl Acl {
     /// The rules that a `kafka-acls … --add …` line adds: each operation on each resource.
     pub fn of_command(line: &str) -> Result<Vec<Self>> {
@@ -83,7 +93,7 @@ impl Acl {
             match word {
                 "--add" => adds = true,
                 "--allow-principal" => principals.push(value()?),
-                "--operation" => operations.push(value()?.to_uppercase()),
+                "--operation" => operations.push(operation(&value()?)?),
                 "--topic" => resources.push((Resource::Topic, value()?)),
                 "--group" => resources.push((Resource::Group, value()?)),
                 "--transactional-id" => resources.push((Resource::TransactionalId, value()?)),

@@ -202,12 +202,24 @@ pub fn password(user: &str) -> String {
     format!("pass-of-{user}-Zq7x")
 }
 
-/// The one secure broker that the tests of this binary share, with the users `alice` (for whom
-/// tests may add rules of their own prefixes) and `bob`.
+/// The one secure broker that the tests of this binary share, with the user `alice` and those of
+/// docs/SECURITY.md.
 pub fn shared() -> Result<&'static SecureKafka> {
+    const USERS: &[&str] = &[
+        "alice",
+        "setup",
+        "relay",
+        "order",
+        "inventory",
+        "payment",
+        "delivery",
+        "saga-orchestrator",
+        "onceward",
+        "operator",
+    ];
     static SHARED: OnceLock<std::result::Result<SecureKafka, String>> = OnceLock::new();
     SHARED
-        .get_or_init(|| SecureKafka::start(&["alice", "bob"]).map_err(|error| format!("{error:#}")))
+        .get_or_init(|| SecureKafka::start(USERS).map_err(|error| format!("{error:#}")))
         .as_ref()
         .map_err(|error| anyhow!("{error}"))
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use onceward::Backend;
 use onceward::consumer::ConsumerState;
 use onceward_testkit::kafka;
-pub use world::trouble_of;
 use world::{Running, World, header, until};
+pub use world::{joins, trouble_of};
 
 async fn bootstrap() -> String {
     let broker = tokio::task::spawn_blocking(kafka::shared).await.unwrap();

@@ -304,29 +304,59 @@ pub fn until(what: &str, state: impl AsyncFn() -> bool) -> impl Future<Output = 
     }
 }
 
-/// What a consumer that reaches Kafka in this way says of its trouble.
-pub async fn trouble_of(kafka: KafkaConfig) -> String {
+/// A consumer of its own database that reaches Kafka in this way.
+async fn consumer(
+    kafka: KafkaConfig,
+    group: &str,
+    topics: &[&str],
+) -> (Running, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("trouble.db");
+    let file = folder.path().join("consumer.db");
     std::fs::File::create(&file).unwrap();
     let url = format!("sqlite://{}", file.display());
     let db = Db::<Sqlite>::open(&url, Default::default()).await.unwrap();
-    let name = SourceName::new("trouble").unwrap();
+    let name = SourceName::new("consumer-test").unwrap();
     onceward::schema::migrate(db.pool(), &name).await.unwrap();
-    let group = ConsumerName::new("trouble").unwrap();
-    let options = ConsumerOptions::new(group, ["trouble.topic"]);
+    let options = ConsumerOptions::new(ConsumerName::new(group).unwrap(), topics.iter().copied());
     let handlers = Handlers::default().on::<Ping, _>(Effect);
     let consumer = Consumer::new(db, handlers, KafkaSubscriber::new(kafka), options);
-    let handle = consumer.handle();
     let stop = CancellationToken::new();
     let running = Running {
-        handle: handle.clone(),
+        handle: consumer.handle(),
         task: tokio::spawn(consumer.run(stop.clone())),
         stop,
     };
+    (running, folder)
+}
+
+/// What a consumer that reaches Kafka in this way says of its trouble.
+pub async fn trouble_of(kafka: KafkaConfig) -> String {
+    let (running, _folder) = consumer(kafka, "trouble", &["trouble.topic"]).await;
     let generic = "brokers are down";
     let is_told = |s: &ConsumerStatus| s.trouble.as_ref().is_some_and(|t| !t.contains(generic));
     running.until("trouble", is_told).await;
+    let handle = running.handle.clone();
     running.stop().await;
     handle.status().trouble.unwrap_or_default()
+}
+
+/// Waits until a consumer has partitions of all these topics, or is refused.
+pub async fn joins(
+    kafka: KafkaConfig,
+    group: &str,
+    topics: &std::collections::BTreeSet<&str>,
+) -> Result<(), String> {
+    let names: Vec<&str> = topics.iter().copied().collect();
+    let (running, _folder) = consumer(kafka, group, &names).await;
+    let handle = running.handle.clone();
+    running
+        .until("partitions or a refusal", |status| {
+            let held = status.partitions.iter().map(|found| &*found.at.topic);
+            let held: std::collections::BTreeSet<&str> = held.collect();
+            held == *topics || handle.refusal().is_some()
+        })
+        .await;
+    let refusal = handle.refusal();
+    running.stop().await;
+    refusal.map_or(Ok(()), Err)
 }
