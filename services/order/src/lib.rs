@@ -66,6 +66,7 @@ pub const TOPICS: [&str; 17] = [
 /// # Errors
 /// None so far.
 pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
+    metrics::describe();
     let projection = Projection::new(app.clock().clone());
     Ok(Service::new(api::router(app.clone())).consuming(&TOPICS, handlers(projection)))
 }
