@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -51,7 +51,22 @@ impl Shop {
         Ok(command.output()?)
     }
 
+    /// `./dev load` in the background.
+    fn begin_load(&self) -> Result<Child> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .args(["load", "--rate", "20", "--seconds", "6", "--json", "--data"])
+            .arg(self.folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
     fn curl(&self, path: &str, more: &[&str]) -> Result<Value> {
+        Ok(serde_json::from_str(&self.curl_text(path, more)?)?)
+    }
+
+    fn curl_text(&self, path: &str, more: &[&str]) -> Result<String> {
         let url = format!("http://127.0.0.1:{}{path}", 8001 + self.offset);
         let output = Command::new("curl")
             .args(["-sS", "--max-time", "10"])
@@ -60,7 +75,7 @@ impl Shop {
             .output()
             .context("starting curl")?;
         ensure!(output.status.success(), "{}", text(&output));
-        Ok(serde_json::from_slice(&output.stdout)?)
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Places the README's order and waits for its end.
@@ -118,6 +133,40 @@ impl Drop for Shop {
     }
 }
 
+/// Nothing fails by chance in this shop, so each kind of order has one end.
+fn all_orders_end_as_they_must(load: Child) -> Result<()> {
+    let output = load.wait_with_output()?;
+    let said = text(&output);
+    println!("{said}");
+    ensure!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(
+        (&report["sent"], &report["taken"]),
+        (&120.into(), &120.into())
+    );
+    assert_eq!(report["post_latency_ms"]["count"], 120);
+    for none in ["missing", "doubled", "open", "wrong"] {
+        assert_eq!(report[none], 0, "{none}");
+    }
+    let ended = |reason: Value| {
+        let outcomes = report["outcomes"].as_array().into_iter().flatten();
+        let mut outcomes = outcomes.filter(|outcome| outcome["reason"] == reason);
+        outcomes.next().map_or(Value::Null, |o| o["count"].clone())
+    };
+    let kinds = &report["kinds"];
+    assert_eq!(ended(Value::Null), kinds["good"]);
+    assert_eq!(
+        ended("insufficient inventory".into()),
+        kinds["insufficient"]
+    );
+    assert_eq!(ended("payment declined".into()), kinds["declined"]);
+    assert_eq!(
+        ended("address undeliverable".into()),
+        kinds["undeliverable"]
+    );
+    Ok(())
+}
+
 fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).into_owned()
@@ -149,10 +198,17 @@ fn an_order_by_curl_completes_before_and_after_kill_9_of_what_it_goes_through() 
         "ONCEWARD_DELIVERY_FAIL_PERCENT=0",
     ])?;
     shop.order_completes()?;
+    let metrics = shop.curl_text("/metrics", &[])?;
+    assert!(
+        metrics.contains("\nonceward_order_placed_total 1\n"),
+        "{metrics}"
+    );
+    let load = shop.begin_load()?;
     for name in ["order", "payment", "outbox-relay"] {
         shop.kill9(name)?;
     }
     shop.order_completes()?;
+    all_orders_end_as_they_must(load)?;
 
     let stopped = shop.dev(&["stop", "payment"])?;
     assert_eq!(text(&stopped).trim(), "payment is stopped");
