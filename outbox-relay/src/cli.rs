@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use onceward_http::Guard;
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use onceward_telemetry::{Settings, Telemetry, TelemetryError, traces_endpoint};
 use tokio_util::sync::CancellationToken;
@@ -221,14 +222,11 @@ async fn relay(
     let address = listener.local_addr().context("HTTP address")?;
     tracing::info!(http = %address, "relay starts");
     let stop = CancellationToken::new();
-    let app = http::router(relay.handle(), Some(telemetry.metrics().clone()));
+    let router = http::router(relay.handle(), Some(telemetry.metrics().clone()));
+    let app = Guard::new(config.limits.clone()).protect(router);
     let server = {
         let stop = stop.clone();
-        async move {
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await
-        }
+        async move { onceward_http::serve(listener, app, &config.limits, stop).await }
     };
     let mut relaying = tokio::task::JoinSet::new();
     relaying.spawn(relay.run(stop.clone()));

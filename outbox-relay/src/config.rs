@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::ValueEnum;
+use onceward_http::Limits;
 use onceward_kafka::{KafkaConfig, PublisherOptions};
 use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat};
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub publisher: PublisherOptions,
     /// Address of the HTTP server.
     pub http: String,
+    /// What a client of that server may cost.
+    pub limits: Limits,
     /// Form of the log.
     pub log_format: LogFormat,
     /// `tracing` filter, as in `RUST_LOG`.
@@ -164,6 +167,62 @@ pub const SETTINGS: &[Setting] = &[
         "Time a graceful stop gives the open Kafka transaction",
     ),
     setting(
+        "request_timeout_ms",
+        "request-timeout-ms",
+        "ONCEWARD_REQUEST_TIMEOUT_MS",
+        "MS",
+        "Longest time an HTTP request may take; then it is answered 503",
+    ),
+    setting(
+        "header_timeout_ms",
+        "header-timeout-ms",
+        "ONCEWARD_HEADER_TIMEOUT_MS",
+        "MS",
+        "Longest wait for the head of a request, and between two of a connection; then it is closed",
+    ),
+    setting(
+        "send_timeout_ms",
+        "send-timeout-ms",
+        "ONCEWARD_SEND_TIMEOUT_MS",
+        "MS",
+        "Longest wait for a client that does not take its answer; then its connection is closed",
+    ),
+    setting(
+        "max_requests",
+        "max-requests",
+        "ONCEWARD_MAX_REQUESTS",
+        "N",
+        "HTTP requests answered at the same time; one more is answered 503 at once",
+    ),
+    setting(
+        "max_connections",
+        "max-connections",
+        "ONCEWARD_MAX_CONNECTIONS",
+        "N",
+        "HTTP connections open at the same time; one more is answered 503 and closed",
+    ),
+    setting(
+        "max_body_bytes",
+        "max-body-bytes",
+        "ONCEWARD_MAX_BODY_BYTES",
+        "BYTES",
+        "Largest body of an HTTP request; a larger one is answered 413",
+    ),
+    setting(
+        "max_uri_bytes",
+        "max-uri-bytes",
+        "ONCEWARD_MAX_URI_BYTES",
+        "BYTES",
+        "Longest path with query; a longer one is answered 414",
+    ),
+    setting(
+        "max_header_bytes",
+        "max-header-bytes",
+        "ONCEWARD_MAX_HEADER_BYTES",
+        "BYTES",
+        "All header fields of an HTTP request together; more is answered 431",
+    ),
+    setting(
         "log_format",
         "log-format",
         "ONCEWARD_LOG_FORMAT",
@@ -282,18 +341,26 @@ impl Config {
                 .find_map(|layer| layer.values.get(name))
                 .map(String::as_str)
         };
-        let mut relay = RelayOptions::default();
-        let mut numbers: [(&str, &mut u64); 5] = [
+        let (mut relay, mut limits) = (RelayOptions::default(), Limits::default());
+        let mut numbers = [
             ("batch_bytes", &mut relay.batch_bytes),
             ("poll_busy_ms", &mut relay.poll_busy_ms),
             ("mirror_ms", &mut relay.mirror_ms),
             ("topics_refresh_ms", &mut relay.topics_refresh_ms),
             ("retention_seconds", &mut relay.retention_seconds),
+            ("stop_ms", &mut relay.stop_ms),
+            ("request_timeout_ms", &mut limits.request_timeout_ms),
+            ("header_timeout_ms", &mut limits.header_timeout_ms),
+            ("send_timeout_ms", &mut limits.send_timeout_ms),
+            ("max_requests", &mut limits.max_requests),
+            ("max_connections", &mut limits.max_connections),
+            ("max_body_bytes", &mut limits.max_body_bytes),
+            ("max_uri_bytes", &mut limits.max_uri_bytes),
+            ("max_header_bytes", &mut limits.max_header_bytes),
         ];
         for (name, slot) in &mut numbers {
             read_number(get(name), name, *slot, &mut problems);
         }
-        read_number(get("stop_ms"), "stop_ms", &mut relay.stop_ms, &mut problems);
         read_number(
             get("batch_rows"),
             "batch_rows",
@@ -353,6 +420,7 @@ impl Config {
             problems.push(format!("http must be HOST:PORT, not {http:?}"));
         }
         problems.extend(relay.validate());
+        problems.extend(limits.validate());
         let kafka = layers.iter().fold(KafkaConfig::default(), |strong, weak| {
             strong.or(weak.kafka.clone())
         });
@@ -369,6 +437,7 @@ impl Config {
                 kafka,
                 publisher,
                 http,
+                limits,
                 log_format,
                 log_filter: get("log_filter").unwrap_or(DEFAULT_LOG_FILTER).to_owned(),
                 otlp_endpoint: get("otlp_endpoint")
@@ -407,6 +476,19 @@ impl Config {
             .collect();
         line("accept_repartitioned", format!("[{}]", accepted.join(", ")));
         line("stop_ms", relay.stop_ms.to_string());
+        let limits = &self.limits;
+        for (name, limit) in [
+            ("request_timeout_ms", limits.request_timeout_ms),
+            ("header_timeout_ms", limits.header_timeout_ms),
+            ("send_timeout_ms", limits.send_timeout_ms),
+            ("max_requests", limits.max_requests),
+            ("max_connections", limits.max_connections),
+            ("max_body_bytes", limits.max_body_bytes),
+            ("max_uri_bytes", limits.max_uri_bytes),
+            ("max_header_bytes", limits.max_header_bytes),
+        ] {
+            line(name, limit.to_string());
+        }
         line("log_format", quoted(self.log_format.as_str()));
         line("log_filter", quoted(&self.log_filter));
         let endpoint = self.otlp_endpoint.as_deref().map(redact);

@@ -16,6 +16,7 @@ use crate::layout::root;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("onceward-macros", &[]),
     ("onceward", &["onceward-macros"]),
+    ("onceward-http", &[]),
     ("onceward-kafka", &["onceward"]),
     ("onceward-saga", &["onceward", "onceward-macros"]),
     // Relay and services alone: a library must not bring an exporter with it.
@@ -23,7 +24,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("onceward-testkit", &[]),
     (
         "outbox-relay",
-        &["onceward", "onceward-kafka", "onceward-telemetry"],
+        &[
+            "onceward",
+            "onceward-http",
+            "onceward-kafka",
+            "onceward-telemetry",
+        ],
     ),
     (
         "onceward-cli",
@@ -33,7 +39,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("contracts", &["onceward", "onceward-saga"]),
     (
         "skeleton",
-        &["onceward", "onceward-saga", "onceward-telemetry"],
+        &[
+            "onceward",
+            "onceward-http",
+            "onceward-saga",
+            "onceward-telemetry",
+        ],
     ),
     ("order", SERVICE),
     ("inventory", SERVICE),

@@ -1,30 +1,65 @@
 //! `GET /deliveries`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router, routing};
 use onceward::Backend;
 use serde::Serialize;
-use skeleton::{ApiError, App, Page, PageQuery, iso_time};
+use skeleton::{ApiError, App, Page, PageQuery, Routes, iso_time};
 use sqlx::Row;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-#[derive(Debug, Serialize)]
+/// The delivery of an order.
+#[derive(Debug, Serialize, ToSchema)]
 struct Delivery {
+    /// The order.
     order_id: Uuid,
+    /// To whom.
+    #[schema(example = "user_123")]
     user_id: String,
+    /// What.
+    #[schema(example = "product_1")]
     product_id: String,
+    /// How many.
+    #[schema(minimum = 1, example = 2)]
     quantity: i64,
+    /// `scheduled`, then perhaps `cancelled`; or `failed`.
+    #[schema(example = "scheduled", pattern = "^(scheduled|failed|cancelled)$")]
     status: String,
+    /// Why it failed.
+    #[schema(required)]
     reason: Option<String>,
+    /// When it was planned.
+    #[schema(format = DateTime)]
     created_at: String,
+    /// When its status last changed.
+    #[schema(format = DateTime)]
     updated_at: String,
 }
 
-pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/deliveries", routing::get(list::<B>))
-        .with_state(app)
+pub(crate) fn routes<B: Backend>() -> Routes<B> {
+    Routes::new().with(__path_list, list::<B>)
 }
+
+/// List deliveries
+///
+/// Newest order first.
+#[utoipa::path(
+    get,
+    path = "/deliveries",
+    operation_id = "list_deliveries",
+    tag = "deliveries",
+    params(PageQuery),
+    responses((
+        status = 200,
+        description = "A page of deliveries.",
+        body = Page<Delivery>,
+        links(("next page" = (
+            operation_id = "list_deliveries",
+            parameters(("before" = "$response.body#/next"))
+        )))
+    ))
+)]
 
 async fn list<B: Backend>(
     State(app): State<App<B>>,

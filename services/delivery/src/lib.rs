@@ -1,7 +1,5 @@
 //! The delivery service: plans deliveries, and calls them off.
-//!
-//! Refusals by chance are decided by a hash of seed and order id, so that redelivery and restarts
-//! don't change them.
+//! Some are refused by chance ([`skeleton::Chance`]).
 #![deny(missing_docs)]
 
 mod http;
@@ -12,7 +10,7 @@ use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
 use onceward_saga::{ParticipantOptions, take_part};
-use skeleton::{App, Definition, Service};
+use skeleton::{App, Chance, Definition, Service};
 use sqlx::migrate::Migrator;
 
 pub use participant::{ALWAYS_REFUSED, Deliveries, REFUSED};
@@ -27,6 +25,9 @@ static LINES: [Line; 2] = [
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "delivery",
+    about: "Plans deliveries, and calls them off.\n\n\
+    Read only: deliveries are planned by messages of the saga. One in twenty is impossible by chance \
+    (`--fail-percent`), those to `user_undeliverable` always.",
     consumer: contracts::DELIVERY_GROUP,
     port: 8004,
     lines: &LINES,
@@ -66,20 +67,30 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    fn chance(&self) -> Chance {
+        Chance {
+            of: DEFINITION.name,
+            percent: self.fail_percent,
+            seed: self.seed,
+        }
+    }
+}
+
 /// The service with its routes and handlers.
 ///
 /// # Errors
 /// None so far.
 pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
     let handlers = handlers(app.outbox(), settings);
-    Ok(Service::new(http::router(app.clone())).consuming(&TOPICS, handlers))
+    Ok(Service::new(http::routes()).consuming(&TOPICS, handlers))
 }
 
 /// A handler for every message type of [`TOPICS`].
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
     take_part(
         Handlers::default(),
-        Deliveries::new(outbox.clock().clone(), settings.clone()),
+        Deliveries::new(outbox.clock().clone(), settings.chance()),
         outbox.clone(),
         ParticipantOptions::default(),
     )

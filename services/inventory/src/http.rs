@@ -1,49 +1,105 @@
 //! `GET /inventory`, `PUT /inventory/{product_id}`.
 
-use axum::extract::{Path, State};
-use axum::{Json, Router, routing};
+use axum::Json;
+use axum::extract::State;
 use onceward::{Backend, Micros, Tx};
 use serde::Serialize;
-use skeleton::{ApiError, App, Body, Page, PageQuery, iso_time, write};
+use skeleton::{ApiError, App, Body, Operator, Page, PageQuery, PathText, Routes, iso_time, write};
 use sqlx::Row;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Most of a product there can be.
 const MAX_STOCK: i64 = 1_000_000_000;
 
-#[derive(Debug, Serialize)]
+/// How many pieces of a product there are, by where they are.
+#[derive(Debug, Serialize, ToSchema)]
 struct Product {
+    /// `product_1` to `product_5`.
+    #[schema(example = "product_1")]
     product_id: String,
     /// Free to be reserved.
+    #[schema(minimum = 0, example = 999_998)]
     stock: i64,
+    /// Set aside for orders under way.
+    #[schema(minimum = 0, example = 0)]
     reserved: i64,
+    /// Gone with completed orders.
+    #[schema(minimum = 0, example = 2)]
     sold: i64,
 }
 
-#[derive(Debug, Serialize)]
+/// The pieces of one order.
+#[derive(Debug, Serialize, ToSchema)]
 struct Reservation {
+    /// The order.
     order_id: Uuid,
+    /// What.
+    #[schema(example = "product_1")]
     product_id: String,
+    /// How many.
+    #[schema(minimum = 1, example = 2)]
     quantity: i64,
+    /// `reserved`, then `sold` or `released`.
+    #[schema(example = "reserved", pattern = "^(reserved|sold|released)$")]
     state: String,
+    /// When they were set aside.
+    #[schema(format = DateTime)]
     reserved_at: String,
+    /// When the state last changed.
+    #[schema(format = DateTime)]
     updated_at: String,
 }
 
-#[derive(Debug, Serialize)]
+/// Stock as an operator sets it.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what `Fields` reads")]
+struct NewStock {
+    /// Pieces free to be reserved from now on.
+    #[schema(minimum = 0, maximum = 1_000_000_000, example = 500)]
+    stock: i64,
+}
+
+/// Everything in the house.
+#[derive(Debug, Serialize, ToSchema)]
 struct Inventory {
+    /// All products, by name.
     products: Vec<Product>,
     /// Of every state, newest order first.
     reservations: Page<Reservation>,
 }
 
-pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/inventory", routing::get(list::<B>))
-        .route("/inventory/{product_id}", routing::put(set_stock::<B>))
-        .with_state(app)
+pub(crate) fn routes<B: Backend>() -> Routes<B> {
+    Routes::new()
+        .with(__path_list, list::<B>)
+        .with(__path_set_stock, set_stock::<B>)
 }
 
+/// Show products and reservations
+///
+/// All products; reservations of every state in pages, newest order first.
+#[utoipa::path(
+    get,
+    path = "/inventory",
+    operation_id = "list_inventory",
+    tag = "inventory",
+    params(PageQuery),
+    responses((
+        status = 200,
+        description = "All products, and a page of reservations.",
+        body = Inventory,
+        links(
+            ("next page" = (
+                operation_id = "list_inventory",
+                parameters(("before" = "$response.body#/reservations/next"))
+            )),
+            ("set the stock of a product" = (
+                operation_id = "set_stock",
+                parameters(("product_id" = "$response.body#/products/0/product_id"))
+            )),
+        )
+    ))
+)]
 async fn list<B: Backend>(
     State(app): State<App<B>>,
     query: PageQuery,
@@ -71,10 +127,36 @@ async fn list<B: Backend>(
     }))
 }
 
-/// Sets what is free to be reserved; what is reserved or sold stays so.
+/// Set the stock of a product
+///
+/// Sets how many pieces are free to be reserved; what is reserved or sold stays so. Setting it again
+/// changes nothing, so it needs no `Idempotency-Key`.
+#[utoipa::path(
+    put,
+    path = "/inventory/{product_id}",
+    operation_id = "set_stock",
+    tag = "inventory",
+    params((
+        "product_id" = String, Path,
+        description = "`product_1` to `product_5`.",
+        min_length = 1, max_length = 100, example = "product_3"
+    )),
+    request_body(content = NewStock, example = json!({"stock": 500})),
+    responses(
+        (status = 200, description = "The product, as it is now.", body = Product),
+        (
+            status = 404,
+            description = "There is no such product.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+    ),
+    security(("operator" = []))
+)]
 async fn set_stock<B: Backend>(
+    _operator: Operator,
     State(app): State<App<B>>,
-    Path(product_id): Path<String>,
+    PathText(product_id): PathText,
     body: Body,
 ) -> Result<Json<Product>, ApiError> {
     let mut fields = body.fields()?;

@@ -30,6 +30,9 @@ static LINES: [Line; 2] = [
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "inventory",
+    about: "Sets stock aside for orders, and gives it back.\n\n\
+    The saga of an order reserves its pieces first. A completed order's pieces are `sold`, a cancelled \
+    order's are `released`. `stock` + `reserved` + `sold` never changes but by an operator.",
     consumer: contracts::INVENTORY_GROUP,
     port: 8002,
     lines: &LINES,
@@ -43,7 +46,7 @@ pub const TOPICS: [&str; 3] = ["inventory.reserve", "inventory.release", "order.
 /// # Errors
 /// None so far.
 pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
-    Ok(Service::new(http::router(app.clone())).consuming(&TOPICS, handlers(app.outbox())))
+    Ok(Service::new(http::routes()).consuming(&TOPICS, handlers(app.outbox())))
 }
 
 /// A handler for every message type of [`TOPICS`].

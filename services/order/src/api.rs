@@ -1,34 +1,90 @@
 //! Routes.
 
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::get;
-use axum::{Json, Router};
 use contracts::order::Created;
 use onceward::{Backend, Tx};
 use serde::Serialize;
 use skeleton::{
-    Answer, ApiError, App, Body, Page, PageQuery, RequestContext, RequestIdentity, write_once,
+    Answer, ApiError, App, Body, Page, PageQuery, PathId, RequestContext, RequestIdentity, Routes,
+    write_once,
 };
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::{NewOrder, Order, OrderStatus};
 use crate::{metrics, sql};
 
-pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/orders", get(list::<B>).post(place::<B>))
-        .route("/orders/{id}", get(show::<B>))
-        .with_state(app)
+pub(crate) fn routes<B: Backend>() -> Routes<B> {
+    Routes::new()
+        .with(__path_place, place::<B>)
+        .with(__path_list, list::<B>)
+        .with(__path_show, show::<B>)
 }
 
-#[derive(Serialize)]
+/// An order that was taken.
+#[derive(Serialize, ToSchema)]
 struct Placed {
+    /// Its id, UUID v7.
     order_id: Uuid,
+    /// `pending`: the steps are under way.
     status: OrderStatus,
 }
 
-/// `POST /orders`: the order and its `order.created`, both or neither.
+/// Place an order
+///
+/// Writes the order and its message `order.created` in one transaction: 201 means that both are
+/// durable. Stock, payment and delivery follow by messages; ask for the order to see how far it is.
+///
+/// Send an `Idempotency-Key` (any text of your choice, new for each order) to be able to repeat the
+/// request when no answer came: the order is taken once, and the first answer is given again.
+#[utoipa::path(
+    post,
+    path = "/orders",
+    operation_id = "place_order",
+    tag = "orders",
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        description = "Marks requests that are the same one, for a day. The same key with another \
+                       body is refused with 422.",
+        min_length = 1, max_length = 255, example = "3f9a6c1e-order-7"
+    )),
+    request_body(
+        content = NewOrder,
+        description = "Every field is needed, and no other is allowed.",
+        examples(
+            ("completes" = (
+                summary = "An order that completes (four times in five)",
+                value = json!({"user_id": "user_123", "product_id": "product_1", "quantity": 2, "amount": 199.99})
+            )),
+            ("too many" = (
+                summary = "Ends failed: insufficient inventory",
+                value = json!({"user_id": "user_123", "product_id": "product_3", "quantity": 100, "amount": 10})
+            )),
+            ("declined" = (
+                summary = "Ends failed: payment declined, stock released",
+                value = json!({"user_id": "user_declined", "product_id": "product_1", "quantity": 1, "amount": 5.50})
+            )),
+            ("undeliverable" = (
+                summary = "Ends failed: payment refunded, stock released",
+                value = json!({"user_id": "user_undeliverable", "product_id": "product_1", "quantity": 1, "amount": 5.50})
+            )),
+        )
+    ),
+    responses((
+        status = 201,
+        description = "The order is taken.",
+        body = Placed,
+        headers(("Location" = String, description = "Path of the order: `/orders/{id}`.")),
+        links(("show the order" = (
+            operation_id = "show_order",
+            parameters(("id" = "$response.body#/order_id")),
+            description = "How far it is."
+        ))),
+        example = json!({"order_id": "0194227a-0000-7000-8000-000000000001", "status": "pending"})
+    ))
+)]
 async fn place<B: Backend>(
     State(app): State<App<B>>,
     RequestContext(context): RequestContext,
@@ -78,21 +134,81 @@ async fn place<B: Backend>(
     Ok(answer)
 }
 
-/// `GET /orders/{id}`.
+/// Show an order
+///
+/// Its status, why it failed if it did, and every step with its time. There is no order across
+/// topics, so two steps may be listed the other way round than they happened in their services.
+#[utoipa::path(
+    get,
+    path = "/orders/{id}",
+    operation_id = "show_order",
+    tag = "orders",
+    params(("id" = Uuid, Path, description = "`order_id` of the order.")),
+    responses(
+        (
+            status = 200,
+            description = "The order.",
+            body = Order,
+            example = json!({
+                "order_id": "0194227a-0000-7000-8000-000000000001",
+                "status": "failed",
+                "reason": "payment declined",
+                "user_id": "user_declined",
+                "product_id": "product_1",
+                "quantity": 1,
+                "amount": 5.50,
+                "correlation_id": "0194227a-0000-7000-8000-000000000064",
+                "created_at": "2026-01-02T03:04:05.000000Z",
+                "updated_at": "2026-01-02T03:04:05.120000Z",
+                "steps": [
+                    {"step": "order.created", "at": "2026-01-02T03:04:05.000000Z"},
+                    {"step": "inventory.reserve", "at": "2026-01-02T03:04:05.020000Z"}
+                ]
+            })
+        ),
+        (
+            status = 404,
+            description = "There is no such order.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
 async fn show<B: Backend>(
     State(app): State<App<B>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Json<Order>, ApiError> {
-    let id: Uuid = id
-        .parse()
-        .map_err(|_| ApiError::field(StatusCode::BAD_REQUEST, "id", "must be a UUID"))?;
     let order = sql::find(app.db().pool(), id).await?;
     order
         .map(Json)
         .ok_or_else(|| ApiError::not_found(format!("order {id}")))
 }
 
-/// `GET /orders`: newest first.
+/// List orders
+///
+/// Newest first, without their steps.
+#[utoipa::path(
+    get,
+    path = "/orders",
+    operation_id = "list_orders",
+    tag = "orders",
+    params(PageQuery),
+    responses((
+        status = 200,
+        description = "A page of orders.",
+        body = Page<Order>,
+        links(
+            ("next page" = (
+                operation_id = "list_orders",
+                parameters(("before" = "$response.body#/next"))
+            )),
+            ("show the newest" = (
+                operation_id = "show_order",
+                parameters(("id" = "$response.body#/items/0/order_id"))
+            )),
+        )
+    ))
+)]
 async fn list<B: Backend>(
     State(app): State<App<B>>,
     page: PageQuery,

@@ -3,6 +3,7 @@
 use onceward::{CorrelationId, Micros};
 use serde::{Serialize, Serializer};
 use skeleton::{ApiError, Body, Money};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Most pieces of one order.
@@ -11,15 +12,29 @@ const MAX_QUANTITY: i64 = 10_000;
 const MAX_ID_CHARS: usize = 100;
 
 /// An order as a customer asks for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 pub struct NewOrder {
-    /// Who orders.
+    /// Who orders; not blank.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "user_123"
+    )]
     pub user_id: String,
-    /// What.
+    /// What: `product_1` to `product_5`.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "product_1"
+    )]
     pub product_id: String,
-    /// How many, 1 to 10,000.
+    /// How many. A whole number, written without a point.
+    #[schema(minimum = 1, maximum = 10_000, example = 2)]
     pub quantity: i64,
-    /// The price of all of it, more than 0.
+    /// The price of all of it: at most two decimals, no exponent.
+    #[schema(value_type = f64, minimum = 0.01, maximum = 1_000_000_000.0, example = 199.99)]
     pub amount: Money,
 }
 
@@ -45,7 +60,7 @@ impl NewOrder {
 }
 
 /// How far an order has come; drawn in the crate's documentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderStatus {
     /// Taken; its steps are under way.
@@ -83,13 +98,14 @@ impl OrderStatus {
 }
 
 /// An order as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Order {
     /// Its id, UUID v7.
     pub order_id: Uuid,
     /// How far it has come.
     pub status: OrderStatus,
     /// Why it is cancelling or failed.
+    #[schema(required, example = json!(null))]
     pub reason: Option<String>,
     /// Who ordered.
     pub user_id: String,
@@ -100,24 +116,30 @@ pub struct Order {
     /// The price of all of it.
     pub amount: Money,
     /// The story its messages belong to.
+    #[schema(value_type = Uuid)]
     pub correlation_id: CorrelationId,
     /// When it was taken.
+    #[schema(value_type = String, format = DateTime)]
     #[serde(serialize_with = "rfc3339")]
     pub created_at: Micros,
     /// When its status last changed.
+    #[schema(value_type = String, format = DateTime)]
     #[serde(serialize_with = "rfc3339")]
     pub updated_at: Micros,
     /// What has been said about it, oldest first; not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<Step>, required = false)]
     pub steps: Option<Vec<Step>>,
 }
 
 /// Something that was said about an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Step {
     /// The topic it was said on: `inventory.reserve`.
+    #[schema(example = "inventory.reserve")]
     pub step: String,
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     #[serde(serialize_with = "rfc3339")]
     pub at: Micros,
 }

@@ -35,6 +35,10 @@ static LINES: [Line; 1] = [Line::portable("_order_migrations", &MIGRATIONS)];
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "order",
+    about: "Takes orders, and shows how far each has come.\n\n\
+    An order is written together with its message `order.created`, in one transaction; everything else \
+    happens in other services, by messages, and comes back as the order's status: `pending` → \
+    `completed`, or `cancelling` → `failed` once all that was done is undone.",
     consumer: contracts::ORDER_GROUP,
     port: 8001,
     lines: &LINES,
@@ -68,5 +72,5 @@ pub const TOPICS: [&str; 17] = [
 pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
     metrics::describe();
     let projection = Projection::new(app.clock().clone());
-    Ok(Service::new(api::router(app.clone())).consuming(&TOPICS, handlers(projection)))
+    Ok(Service::new(api::routes()).consuming(&TOPICS, handlers(projection)))
 }

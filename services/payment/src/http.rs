@@ -1,45 +1,86 @@
 //! `GET /payments`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router, routing};
 use onceward::Backend;
 use serde::Serialize;
-use skeleton::{ApiError, App, Money, Page, PageQuery, iso_time};
+use skeleton::{ApiError, App, Money, Page, PageQuery, Routes, iso_time};
 use sqlx::Row;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-#[derive(Debug, Serialize)]
+/// The payment of an order.
+#[derive(Debug, Serialize, ToSchema)]
 struct Payment {
+    /// The order.
     order_id: Uuid,
+    /// Who pays.
+    #[schema(example = "user_123")]
     user_id: String,
+    /// How much.
+    #[schema(required)]
     amount: Option<Money>,
+    /// `completed`, then perhaps `refunded`; or `failed`.
+    #[schema(example = "completed", pattern = "^(completed|failed|refunded)$")]
     status: String,
+    /// Why it failed.
+    #[schema(required)]
     reason: Option<String>,
+    /// When it was tried.
+    #[schema(format = DateTime)]
     created_at: String,
+    /// When its status last changed.
+    #[schema(format = DateTime)]
     updated_at: String,
 }
 
 /// All payments of one status, so that money can be added up.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Total {
+    /// The status.
+    #[schema(example = "completed")]
     status: String,
+    /// How many payments have it.
+    #[schema(minimum = 1, example = 1)]
     count: i64,
+    /// Their amounts together, in cents.
+    #[schema(minimum = 0, example = 19_999)]
     amount_minor: i64,
 }
 
-#[derive(Debug, Serialize)]
+/// A page of payments, and all of them added up.
+#[derive(Debug, Serialize, ToSchema)]
 struct Payments {
     #[serde(flatten)]
     page: Page<Payment>,
+    /// One entry per status, over all pages.
     totals: Vec<Total>,
 }
 
-pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/payments", routing::get(list::<B>))
-        .with_state(app)
+pub(crate) fn routes<B: Backend>() -> Routes<B> {
+    Routes::new().with(__path_list, list::<B>)
 }
 
+/// List payments
+///
+/// Newest order first, with totals per status over all pages: `completed` minus nothing is what the
+/// shop has earned, because a refunded payment is no longer `completed`.
+#[utoipa::path(
+    get,
+    path = "/payments",
+    operation_id = "list_payments",
+    tag = "payments",
+    params(PageQuery),
+    responses((
+        status = 200,
+        description = "A page of payments.",
+        body = Payments,
+        links(("next page" = (
+            operation_id = "list_payments",
+            parameters(("before" = "$response.body#/next"))
+        )))
+    ))
+)]
 async fn list<B: Backend>(
     State(app): State<App<B>>,
     query: PageQuery,

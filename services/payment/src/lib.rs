@@ -1,7 +1,5 @@
 //! The payment service: charges customers, and pays back.
-//!
-//! Refusals by chance are decided by a hash of seed and order id, so that redelivery and restarts
-//! don't change them.
+//! Some are refused by chance ([`skeleton::Chance`]).
 #![deny(missing_docs)]
 
 mod http;
@@ -12,7 +10,7 @@ use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
 use onceward_saga::{ParticipantOptions, take_part};
-use skeleton::{App, Definition, Service};
+use skeleton::{App, Chance, Definition, Service};
 use sqlx::migrate::Migrator;
 
 pub use participant::{ALWAYS_REFUSED, Payments, REFUSED};
@@ -27,6 +25,9 @@ static LINES: [Line; 2] = [
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "payment",
+    about: "Charges customers, and pays back.\n\n\
+    Read only: charges and refunds come as messages of the saga. One payment in five is declined by \
+    chance (`--fail-percent`), those of `user_declined` always.",
     consumer: contracts::PAYMENT_GROUP,
     port: 8003,
     lines: &LINES,
@@ -66,20 +67,30 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    fn chance(&self) -> Chance {
+        Chance {
+            of: DEFINITION.name,
+            percent: self.fail_percent,
+            seed: self.seed,
+        }
+    }
+}
+
 /// The service with its routes and handlers.
 ///
 /// # Errors
 /// None so far.
 pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
     let handlers = handlers(app.outbox(), settings);
-    Ok(Service::new(http::router(app.clone())).consuming(&TOPICS, handlers))
+    Ok(Service::new(http::routes()).consuming(&TOPICS, handlers))
 }
 
 /// A handler for every message type of [`TOPICS`].
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
     take_part(
         Handlers::default(),
-        Payments::new(outbox.clock().clone(), settings.clone()),
+        Payments::new(outbox.clock().clone(), settings.chance()),
         outbox.clone(),
         ParticipantOptions::default(),
     )

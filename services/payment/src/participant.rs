@@ -6,9 +6,7 @@ use contracts::payment::{Completed, Failed, Process, Refund, Refunded};
 use onceward::consumer::HandlerError;
 use onceward::{Backend, Clock, MessageContext, Tx};
 use onceward_saga::{Answer, Participant};
-use uuid::Uuid;
-
-use crate::Settings;
+use skeleton::Chance;
 
 /// Why a charge is refused.
 pub const REFUSED: &str = "payment declined";
@@ -20,21 +18,18 @@ pub const ALWAYS_REFUSED: &str = "user_declined";
 #[derive(Debug, Clone)]
 pub struct Payments {
     clock: Arc<dyn Clock>,
-    settings: Settings,
+    chance: Chance,
 }
 
 impl Payments {
-    /// Takes the time from `clock`.
-    pub fn new(clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        Self { clock, settings }
+    /// Takes the time from `clock`; some orders are refused by chance.
+    pub fn new(clock: Arc<dyn Clock>, chance: Chance) -> Self {
+        Self { clock, chance }
     }
 
     /// Whether this payment is declined: the same answer whenever it is asked.
     fn declines(&self, command: &Process) -> bool {
-        let name = format!("payment/{}", self.settings.seed);
-        let hash = Uuid::new_v5(&command.order_id, name.as_bytes()).as_u128();
-        let chance = hash & u128::from(u32::MAX);
-        command.user_id == ALWAYS_REFUSED || chance % 100 < u128::from(self.settings.fail_percent)
+        command.user_id == ALWAYS_REFUSED || self.chance.refuses(command.order_id)
     }
 }
 
@@ -105,45 +100,25 @@ impl<B: Backend> Participant<B> for Payments {
 mod tests {
     use onceward::SystemClock;
     use onceward_saga::{SagaId, StepRef};
+    use uuid::Uuid;
 
     use super::*;
 
-    fn command(n: u128, user_id: &str) -> Process {
-        let order_id = Uuid::from_u128(n);
-        Process {
-            saga: StepRef::first(SagaId(order_id), "payment"),
-            order_id,
-            user_id: user_id.into(),
-            amount_minor: 1,
-        }
-    }
-
-    fn declined(fail_percent: u8, seed: u64) -> Vec<u128> {
-        let settings = Settings { fail_percent, seed };
-        let payments = Payments::new(Arc::new(SystemClock), settings);
-        (0..10_000)
-            .filter(|n| payments.declines(&command(*n, "user_123")))
-            .collect()
-    }
-
-    #[test]
-    fn chance_declines_its_share_and_always_the_same_orders() {
-        let twenty = declined(20, 0);
-        assert!((1_800..2_200).contains(&twenty.len()), "{}", twenty.len());
-        assert_eq!(twenty, declined(20, 0));
-        assert_ne!(twenty, declined(20, 1));
-        assert_eq!(declined(0, 0), []);
-        assert_eq!(declined(100, 0).len(), 10_000);
-    }
-
     #[test]
     fn one_customer_is_always_declined() {
-        let settings = Settings {
-            fail_percent: 0,
+        let never = Chance {
+            of: "payment",
+            percent: 0,
             seed: 0,
         };
-        let payments = Payments::new(Arc::new(SystemClock), settings);
-        assert!(payments.declines(&command(1, ALWAYS_REFUSED)));
-        assert!(!payments.declines(&command(1, "user_123")));
+        let payments = Payments::new(Arc::new(SystemClock), never);
+        let command = |user_id: &str| Process {
+            saga: StepRef::first(SagaId(Uuid::nil()), "payment"),
+            order_id: Uuid::nil(),
+            user_id: user_id.into(),
+            amount_minor: 1,
+        };
+        assert!(payments.declines(&command(ALWAYS_REFUSED)));
+        assert!(!payments.declines(&command("user_123")));
     }
 }

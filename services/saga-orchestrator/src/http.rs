@@ -1,86 +1,195 @@
-//! `GET /sagas`, `GET /sagas/{id}`.
+//! `GET /sagas`, `GET /sagas/{id}`, `POST /sagas/{id}/resume`.
 
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::{Json, Router, routing};
+use onceward::Tx;
 use onceward_saga::inspect::{self, SagaDetail, SagaFilter, SagaSummary};
-use onceward_saga::{SagaBackend, SagaError, SagaId};
+use onceward_saga::{Illegal, SagaBackend, SagaError, SagaId, SagaStatus, Sagas};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use skeleton::{ApiError, App, iso_time};
+use skeleton::{ApiError, App, Body, Operator, PathId, Routes, iso_time, text_fault, write};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 /// Most sagas of a page.
 const MAX_LIMIT: u32 = 500;
+/// Longest order id or operator's name, in characters.
+const MAX_TEXT_CHARS: usize = 100;
 
 /// `?status=stuck&order_id=…&limit=50&before=<next of the page before>`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Only sagas that stand there.
+    #[param(
+        value_type = String,
+        required = false,
+        pattern = "^(running|compensating|completed|compensated|stuck)$",
+        example = "completed"
+    )]
     status: Option<String>,
+    /// Only the saga of this order.
+    #[param(value_type = String, required = false, min_length = 1, max_length = 100)]
     order_id: Option<String>,
+    /// Sagas wanted, 1 to 500.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
+    /// Only sagas listed after this one: `next` of the page before.
+    #[param(value_type = Uuid, required = false)]
     before: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// The saga of one order.
+#[derive(Debug, Serialize, ToSchema)]
 struct Saga {
+    /// Its id.
+    #[schema(value_type = Uuid)]
     saga_id: SagaId,
+    /// What it does.
+    #[schema(example = "place_order")]
     definition: String,
+    /// Version of that.
+    #[schema(minimum = 1, example = 1)]
     version: i32,
+    /// The order.
     order_id: String,
+    /// Where it stands.
+    #[schema(
+        example = "completed",
+        pattern = "^(running|compensating|completed|compensated|stuck)$"
+    )]
     status: &'static str,
+    /// Why it is or was being undone.
+    #[schema(required)]
     reason: Option<String>,
-    correlation_id: uuid::Uuid,
+    /// The story its messages belong to.
+    correlation_id: Uuid,
+    /// When it started.
+    #[schema(format = DateTime)]
     started_at: String,
+    /// When it ended.
+    #[schema(required, format = DateTime)]
     ended_at: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Sagas {
+/// A page of sagas.
+#[derive(Debug, Serialize, ToSchema)]
+struct SagaPage {
+    /// Newest first.
+    #[schema(max_items = 500)]
     items: Vec<Saga>,
     /// What to pass as `before` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Uuid, required = false)]
     next: Option<SagaId>,
 }
 
-#[derive(Debug, Serialize)]
+/// A line of a saga's log.
+#[derive(Debug, Serialize, ToSchema)]
 struct Event {
+    /// 1, 2, 3 …
+    #[schema(minimum = 1)]
     seq: i64,
+    /// What happened.
+    #[schema(example = "step_commanded")]
     kind: String,
+    /// To which step.
+    #[schema(required, example = "payment")]
     step: Option<String>,
+    /// Which try of it.
     attempt: i32,
+    /// When.
+    #[schema(format = DateTime)]
     at: String,
+    /// All of it.
+    #[schema(value_type = Value)]
     body: Value,
 }
 
-#[derive(Debug, Serialize)]
+/// What happens when somebody does not answer.
+#[derive(Debug, Serialize, ToSchema)]
 struct Timer {
+    /// Kind, step, branch and try.
+    #[schema(example = "deadline/payment/0/1")]
     name: String,
+    /// `armed`, then `fired` or `disarmed`.
+    #[schema(example = "disarmed", pattern = "^(armed|fired|disarmed)$")]
     state: String,
+    /// When it fires.
+    #[schema(format = DateTime)]
     fire_at: String,
+    /// When it fired or was disarmed.
+    #[schema(required, format = DateTime)]
     finished_at: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A saga with its log and timers.
+#[derive(Debug, Serialize, ToSchema)]
 struct Detail {
     #[serde(flatten)]
     saga: Saga,
+    /// Its log, in order.
     events: Vec<Event>,
+    /// Its timers, in the order they were armed.
     timers: Vec<Timer>,
 }
 
-pub(crate) fn router<B: SagaBackend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/sagas", routing::get(list::<B>))
-        .route("/sagas/{id}", routing::get(show::<B>))
-        .with_state(app)
+/// Who resumes a saga.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what `Fields` reads")]
+struct Resumption {
+    /// Written to the saga's log.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "anna, ticket 4711"
+    )]
+    by: String,
 }
 
+pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
+    let resume = async move |operator: Operator, app: State<App<B>>, id: PathId, body: Body| {
+        resume(operator, app, id, sagas.clone(), body).await
+    };
+    Routes::new()
+        .with(__path_list, list::<B>)
+        .with(__path_show, show::<B>)
+        .with(__path_resume, resume)
+}
+
+/// List sagas
+///
+/// Newest first, all of them or those of one status or order.
+#[utoipa::path(
+    get,
+    path = "/sagas",
+    operation_id = "list_sagas",
+    tag = "sagas",
+    params(ListQuery),
+    responses((
+        status = 200,
+        description = "A page of sagas.",
+        body = SagaPage,
+        links(
+            ("next page" = (
+                operation_id = "list_sagas",
+                parameters(("before" = "$response.body#/next"))
+            )),
+            ("show the newest" = (
+                operation_id = "show_saga",
+                parameters(("id" = "$response.body#/items/0/saga_id"))
+            )),
+        )
+    ))
+)]
 async fn list<B: SagaBackend>(
     State(app): State<App<B>>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<Sagas>, ApiError> {
+) -> Result<Json<SagaPage>, ApiError> {
     let bad = |field: &'static str, detail: String| {
         ApiError::field(StatusCode::BAD_REQUEST, field, detail)
     };
@@ -88,6 +197,13 @@ async fn list<B: SagaBackend>(
     let limit = query.limit.unwrap_or(50);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(bad("limit", format!("must be from 1 to {MAX_LIMIT}")));
+    }
+    if let Some(fault) = query
+        .order_id
+        .as_deref()
+        .and_then(|id| text_fault(id, MAX_TEXT_CHARS))
+    {
+        return Err(bad("order_id", fault));
     }
     let status = query.status.as_deref().map(str::parse).transpose();
     let before = query.before.as_deref().map(str::parse).transpose();
@@ -110,20 +226,97 @@ async fn list<B: SagaBackend>(
     } else {
         None
     };
-    Ok(Json(Sagas {
+    Ok(Json(SagaPage {
         items: rows.into_iter().map(saga).collect(),
         next,
     }))
 }
 
+/// Show a saga
+///
+/// With its whole log and its timers.
+#[utoipa::path(
+    get,
+    path = "/sagas/{id}",
+    operation_id = "show_saga",
+    tag = "sagas",
+    params(("id" = Uuid, Path, description = "`saga_id` of the saga.")),
+    responses(
+        (status = 200, description = "The saga.", body = Detail),
+        (
+            status = 404,
+            description = "There is no such saga.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
 async fn show<B: SagaBackend>(
     State(app): State<App<B>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Json<Detail>, ApiError> {
-    let not_found = || ApiError::not_found("this saga");
-    let id: SagaId = id.parse().map_err(|_| not_found())?;
-    let detail = inspect::show(app.db().pool(), id).await.map_err(failed)?;
-    detail.map(|found| Json(view(found))).ok_or_else(not_found)
+    let detail = inspect::show(app.db().pool(), SagaId(id))
+        .await
+        .map_err(failed)?;
+    detail
+        .map(|found| Json(view(found)))
+        .ok_or_else(|| ApiError::not_found(format!("saga {id}")))
+}
+
+/// Resume a stuck saga
+///
+/// Sends the compensations that failed once more, after the cause was mended. Only a saga that is
+/// `stuck` can be resumed.
+#[utoipa::path(
+    post,
+    path = "/sagas/{id}/resume",
+    operation_id = "resume_saga",
+    tag = "sagas",
+    params(("id" = Uuid, Path, description = "`saga_id` of the saga.")),
+    request_body(content = Resumption, example = json!({"by": "anna, ticket 4711"})),
+    responses(
+        (status = 200, description = "It goes on: the saga, as it is now.", body = Detail),
+        (
+            status = 404,
+            description = "There is no such saga.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 409,
+            description = "It is not stuck.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+    ),
+    security(("operator" = []))
+)]
+async fn resume<B: SagaBackend>(
+    _operator: Operator,
+    State(app): State<App<B>>,
+    PathId(id): PathId,
+    sagas: Sagas,
+    body: Body,
+) -> Result<Json<Detail>, ApiError> {
+    let mut fields = body.fields()?;
+    let by = fields.text("by", MAX_TEXT_CHARS);
+    let by = fields.finish(by)?;
+    // CRASH: before the commit = nothing was sent; after it = resumed, and asking again is told that
+    // the saga is not stuck.
+    write(&app, async move |tx: &mut Tx<'static, B>| {
+        match sagas.resume(tx, SagaId(id), &by).await {
+            Ok(_) => Ok(()),
+            Err(SagaError::UnknownSaga(_)) => Err(ApiError::not_found(format!("saga {id}"))),
+            Err(SagaError::Illegal {
+                source: source @ Illegal::NotStuck { .. },
+                ..
+            }) => Err(ApiError::new(StatusCode::CONFLICT, source.to_string())),
+            Err(SagaError::Storage(error)) => Err(error.into()),
+            Err(error) => Err(failed(error)),
+        }
+    })
+    .await?;
+    show(State(app), PathId(id)).await
 }
 
 fn failed(error: SagaError) -> ApiError {
@@ -136,7 +329,7 @@ fn saga(row: SagaSummary) -> Saga {
         definition: row.definition,
         version: row.definition_version,
         order_id: row.subject,
-        status: row.status.as_str(),
+        status: SagaStatus::as_str(row.status),
         reason: row.reason,
         correlation_id: row.correlation_id,
         started_at: iso_time(row.started_at),

@@ -27,6 +27,9 @@ static LINES: [Line; 1] = [onceward_saga::schema::LINE];
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "saga-orchestrator",
+    about: "Drives the saga of every order: stock, money, delivery, or all of it undone.\n\n\
+    Each saga has an append-only log of events and timers for what does not answer. A saga is `stuck` \
+    when something can't be undone; then an operator mends the cause and resumes it.",
     consumer: contracts::SAGA_ORCHESTRATOR_GROUP,
     port: 8009,
     lines: &LINES,
@@ -75,12 +78,13 @@ impl Default for Settings {
 pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
     let (sagas, definition) = sagas(app.outbox(), settings)?;
     let handlers = handlers(&sagas, &definition);
+    let routes = http::routes(sagas.clone());
     let timers = TimerRunner::new(app.db().clone(), sagas, TimerOptions::default());
     let timers = Background::new("timers", move |stop| async move {
         timers.run(stop).await;
         Ok(())
     });
-    Ok(Service::new(http::router(app.clone()))
+    Ok(Service::new(routes)
         .consuming(&TOPICS, handlers)
         .with_background(timers)
         .with_background(gauges::task(app.db().clone())))

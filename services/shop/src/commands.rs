@@ -136,6 +136,10 @@ fn consumer<B: SagaBackend>(
     let subscriber = KafkaSubscriber::new(kafka);
     let consumer = Consumer::new(app.db().clone(), handlers, subscriber, options)
         .with_clock(app.clock().clone());
+    let handle = consumer.handle();
+    app.readiness().ask("consumer", move || {
+        skeleton::stopped_partitions(&handle.status())
+    });
     Ok(vec![Background::new("consumer", move |stop| async move {
         Ok(consumer.run(stop).await?)
     })])

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use onceward::{Backend, Clock, Db, IdGen, Outbox, SourceName};
 
-use crate::Readiness;
+use crate::{OperatorAccess, Readiness};
 
 /// A service's database, outbox, clock and ids. Cheap to clone; the state of its router.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub struct App<B: Backend> {
     db: Db<B>,
     outbox: Outbox,
     readiness: Readiness,
+    operators: OperatorAccess,
 }
 
 impl<B: Backend> Clone for App<B> {
@@ -20,6 +21,7 @@ impl<B: Backend> Clone for App<B> {
             db: self.db.clone(),
             outbox: self.outbox.clone(),
             readiness: self.readiness.clone(),
+            operators: self.operators.clone(),
         }
     }
 }
@@ -36,7 +38,15 @@ impl<B: Backend> App<B> {
             db,
             outbox,
             readiness: Readiness::default(),
+            operators: OperatorAccess::default(),
         }
+    }
+
+    /// Lets these operators in, instead of those on this machine.
+    #[must_use]
+    pub fn with_operators(mut self, operators: OperatorAccess) -> Self {
+        self.operators = operators;
+        self
     }
 
     /// The database: `write` for units of work, `pool` for reads.
@@ -58,5 +68,9 @@ impl<B: Backend> App<B> {
     /// What `/readyz` tells besides the database.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+    /// Who may use operator routes.
+    pub fn operators(&self) -> &OperatorAccess {
+        &self.operators
     }
 }

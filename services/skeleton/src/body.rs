@@ -5,20 +5,15 @@ use std::ops::RangeInclusive;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{ApiError, FieldError, Money};
+use onceward_http::FieldError;
 
-/// Largest body accepted, in bytes.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
+use crate::{ApiError, Money};
 
-/// How much of a body that is too large is read and thrown away, so that a client that is still
-/// sending gets to see the answer instead of a reset connection.
-const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
-
-/// The body of a request as it came, at most [`MAX_BODY_BYTES`]. The content type does not matter.
+/// The body of a request as it came; how large it may be is the guard's to say. The content type
+/// does not matter.
 #[derive(Debug, Clone)]
 pub struct Body(pub Vec<u8>);
 
@@ -26,27 +21,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let mut stream = request.into_body().into_data_stream();
-        let (mut body, mut size) = (Vec::new(), 0_usize);
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| {
-                ApiError::field(StatusCode::BAD_REQUEST, "body", "could not be read")
-            })?;
-            size += chunk.len();
-            if size <= MAX_BODY_BYTES {
-                body.extend_from_slice(&chunk);
-            } else if size > MAX_DISCARDED_BYTES {
-                break;
-            }
-        }
-        if size > MAX_BODY_BYTES {
-            return Err(ApiError::field(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body",
-                format!("must not be larger than {MAX_BODY_BYTES} bytes"),
-            ));
-        }
-        Ok(Self(body))
+        // In memory already, and bounded: `onceward_http::Guard` has read it.
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        body.map(|body| Self(body.into()))
+            .map_err(|_| ApiError::field(StatusCode::BAD_REQUEST, "body", "could not be read"))
     }
 }
 
@@ -105,6 +83,19 @@ impl Body {
     }
 }
 
+/// What is wrong with a text of a client, if anything is.
+pub fn text_fault(text: &str, max_chars: usize) -> Option<String> {
+    if text.trim().is_empty() {
+        Some("must not be empty".to_owned())
+    } else if text.chars().count() > max_chars {
+        Some(format!("must not be longer than {max_chars} characters"))
+    } else if text.chars().any(char::is_control) {
+        Some("must not contain control characters".to_owned())
+    } else {
+        None
+    }
+}
+
 impl Fields {
     fn take(&mut self, field: &'static str) -> Option<Box<RawValue>> {
         let value = self.fields.remove(field);
@@ -129,17 +120,11 @@ impl Fields {
             self.refuse(field, "must be a text");
             return None;
         };
-        let fault = if text.trim().is_empty() {
-            "must not be empty".to_owned()
-        } else if text.chars().count() > max_chars {
-            format!("must not be longer than {max_chars} characters")
-        } else if text.chars().any(char::is_control) {
-            "must not contain control characters".to_owned()
-        } else {
-            return Some(text);
-        };
-        self.refuse(field, fault);
-        None
+        if let Some(fault) = text_fault(&text, max_chars) {
+            self.refuse(field, fault);
+            return None;
+        }
+        Some(text)
     }
 
     /// A whole number in `range`.

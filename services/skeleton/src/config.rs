@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use clap::Args;
+use onceward_http::Limits;
 
-use crate::TelemetryOptions;
+use crate::{OperatorOptions, TelemetryOptions};
 
 /// Where a service listens, which database it has, and its limits.
 #[derive(Debug, Clone, Args)]
@@ -20,14 +21,6 @@ pub struct ServerOptions {
     /// Address of the HTTP server; each service has a default port on 127.0.0.1.
     #[arg(long, env = "ONCEWARD_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// Longest time a request may take, in milliseconds; then it is answered 503.
-    #[arg(
-        long,
-        env = "ONCEWARD_REQUEST_TIMEOUT_MS",
-        default_value_t = 10_000,
-        value_name = "MS"
-    )]
-    pub request_timeout_ms: u64,
     /// Longest wait for requests and tasks at the end, in milliseconds.
     #[arg(
         long,
@@ -39,4 +32,10 @@ pub struct ServerOptions {
     /// Logs and traces.
     #[command(flatten)]
     pub telemetry: TelemetryOptions,
+    /// What a client may cost.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Who may use operator routes.
+    #[command(flatten)]
+    pub operators: OperatorOptions,
 }

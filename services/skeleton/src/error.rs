@@ -2,64 +2,28 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use onceward::WriteError;
-use serde::Serialize;
-
-/// What is wrong with one field of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// Name of the field as the client wrote it; `body` for the body as a whole.
-    pub field: Cow<'static, str>,
-    /// What is wrong, in words for the client.
-    pub detail: String,
-}
+use onceward_http::{FieldError, Problem};
 
 /// An error that becomes a problem document.
 #[derive(Debug)]
 pub struct ApiError {
-    status: StatusCode,
-    detail: String,
-    errors: Vec<FieldError>,
-    retry_after_seconds: Option<u32>,
+    problem: Problem,
     /// For the log only; never shown to the client.
     cause: Option<anyhow::Error>,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'static str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [FieldError],
 }
 
 impl ApiError {
     /// An error with this status; `detail` is shown to the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after_seconds: None,
-            cause: None,
-        }
+        Problem::new(status, detail).into()
     }
 
     /// 422: well-formed, but these fields are not acceptable.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let detail = errors
-            .iter()
-            .map(|e| format!("{}: {}", e.field, e.detail))
-            .collect::<Vec<_>>()
-            .join("; ");
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-        }
+        Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, errors).into()
     }
 
     /// An error that blames one field, or `body`.
@@ -68,13 +32,7 @@ impl ApiError {
         field: impl Into<Cow<'static, str>>,
         detail: impl Into<String>,
     ) -> Self {
-        Self {
-            status,
-            ..Self::invalid(vec![FieldError {
-                field: field.into(),
-                detail: detail.into(),
-            }])
-        }
+        Problem::of_field(status, field, detail).into()
     }
 
     /// 404.
@@ -84,37 +42,46 @@ impl ApiError {
 
     /// 500; the cause is logged and not shown.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
+        let problem = Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the service could not do this; the error is logged",
+        );
         Self {
+            problem,
             cause: Some(cause.into()),
-            ..Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the service could not do this; the error is logged",
-            )
         }
     }
 
     /// 503: try again after a second. The cause is logged and not shown.
     pub fn unavailable(detail: impl Into<String>, cause: impl Into<anyhow::Error>) -> Self {
         Self {
+            problem: Problem::try_again(detail),
             cause: Some(cause.into()),
-            retry_after_seconds: Some(1),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
     }
 
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.problem.status()
     }
     /// The fields it blames.
     pub fn fields(&self) -> &[FieldError] {
-        &self.errors
+        self.problem.errors()
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self {
+            problem,
+            cause: None,
+        }
     }
 }
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(self.problem.detail())
     }
 }
 
@@ -127,28 +94,9 @@ impl std::error::Error for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if let Some(cause) = &self.cause {
-            tracing::error!(status = self.status.as_u16(), error = %format!("{cause:#}"), "request failed");
+            tracing::error!(status = self.status().as_u16(), error = %format!("{cause:#}"), "request failed");
         }
-        let problem = Problem {
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            errors: &self.errors,
-        };
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let mut response = (
-            self.status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            body,
-        )
-            .into_response();
-        if let Some(seconds) = self.retry_after_seconds {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        self.problem.into_response()
     }
 }
 

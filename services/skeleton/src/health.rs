@@ -1,58 +1,136 @@
 //! `/healthz` (alive), `/readyz` (able to work), `/metrics`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router, routing};
 use onceward::Backend;
+use onceward::consumer::ConsumerStatus;
 
-use crate::{App, telemetry};
+use crate::{App, Routes, telemetry};
 
 /// Longest wait for the database's answer to a readiness check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What keeps a service from working, by part. Cheap to clone; parts set and clear their own.
-#[derive(Debug, Clone, Default)]
+/// What is in the way of a part, if anything is.
+type Obstacle = dyn Fn() -> Option<String> + Send + Sync;
+
+/// Asks the parts of a service whether they can work. Cheap to clone.
+#[derive(Clone, Default)]
 pub struct Readiness {
-    obstacles: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    parts: Arc<Mutex<Vec<(&'static str, Arc<Obstacle>)>>>,
 }
 
 impl Readiness {
-    /// `part` cannot work now, for this reason.
-    pub fn block(&self, part: &'static str, reason: impl Into<String>) {
-        self.lock().insert(part, reason.into());
+    /// Asks this each time; it must answer at once. What it says is in the way makes the service
+    /// not ready.
+    pub fn ask(
+        &self,
+        part: &'static str,
+        obstacle: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push((part, Arc::new(obstacle)));
     }
-    /// `part` works.
-    pub fn clear(&self, part: &'static str) {
-        self.lock().remove(part);
-    }
-    /// Everything that is in the way now.
+
+    /// Everything that is in the way now, by part.
     pub fn obstacles(&self) -> BTreeMap<&'static str, String> {
-        self.lock().clone()
-    }
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.obstacles
+        let parts = self
+            .parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        parts
+            .into_iter()
+            .filter_map(|(part, obstacle)| Some((part, obstacle()?)))
+            .collect()
     }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readiness").field(&self.obstacles()).finish()
+    }
+}
+
+/// What is in the way of a consumer: partitions that stopped loudly and need a person. A Kafka that
+/// is down is not: orders are taken all the same.
+pub fn stopped_partitions(status: &ConsumerStatus) -> Option<String> {
+    let stopped: Vec<String> = status
+        .stopped()
+        .map(|partition| {
+            let reason = partition.stopped.as_deref().unwrap_or_default();
+            format!("{} is stopped: {reason}", partition.at)
+        })
+        .collect();
+    (!stopped.is_empty()).then(|| stopped.join("; "))
 }
 
 /// The routes every process of the shop has.
-pub(crate) fn router<B: Backend>(app: App<B>) -> Router {
-    Router::new()
-        .route("/healthz", routing::get(|| async { "alive\n" }))
-        .route("/readyz", routing::get(ready::<B>))
-        .route(
-            "/metrics",
-            routing::get(|| async { telemetry::render_metrics() }),
-        )
-        .with_state(app)
+pub(crate) fn routes<B: Backend>() -> Routes<B> {
+    Routes::new()
+        .with(__path_alive, alive)
+        .with(__path_ready, ready::<B>)
+        .with(__path_metrics, metrics)
 }
 
+/// Is the process alive?
+///
+/// Answers as long as the process can answer anything, whatever else is broken: restart it when this
+/// does not answer.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    responses((status = 200, description = "Alive.", body = String, example = "alive\n"))
+)]
+async fn alive() -> &'static str {
+    "alive\n"
+}
+
+/// How is it going?
+///
+/// Counters, gauges and histograms in Prometheus' text format. Names begin with `onceward_`.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((
+        status = 200,
+        description = "All metrics of this process.",
+        body = String,
+        example = "onceward_consumer_lag_records{consumer=\"inventory-service-group\"} 0\n"
+    ))
+)]
+async fn metrics() -> String {
+    telemetry::render_metrics()
+}
+
+/// Can it do its work?
+///
+/// Asks the database, and every part whether something is in its way: a consumer whose partition has
+/// stopped loudly needs a person. Kafka may be down: what is written waits in the outbox.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = 200, description = "It can.", body = String, example = "ready\n"),
+        (
+            status = 503,
+            description = "It can't: what is in the way, by part. Or too many ask at the same time.",
+            content(
+                (
+                    BTreeMap<String, String> = "application/json",
+                    example = json!({"consumer": "inventory.release/0 is stopped: topic id changed"})
+                ),
+                (onceward_http::Problem = "application/problem+json"),
+            )
+        ),
+    )
+)]
 async fn ready<B: Backend>(State(app): State<App<B>>) -> Response {
     let mut obstacles = app.readiness().obstacles();
     let check = sqlx::query_scalar::<B, i32>("select 1").fetch_one(app.db().pool());

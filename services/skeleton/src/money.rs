@@ -4,7 +4,11 @@ use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// An amount in minor units (cents), 0 to [`Money::MAX_MINOR`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +88,23 @@ impl Serialize for Money {
             .serialize(serializer)
     }
 }
+
+impl PartialSchema for Money {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .description(Some(
+                "An amount of money: a number with at most two decimals and no exponent. Never \
+                 held as a float.",
+            ))
+            .minimum(Some(0.0))
+            .maximum(Some(1_000_000_000.0))
+            .examples([json!(199.99)])
+            .into()
+    }
+}
+
+impl ToSchema for Money {}
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,6 +4,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::ApiError;
@@ -15,11 +16,20 @@ const MAX_LIMIT: i64 = 500;
 
 /// `?limit=50&before=<id>`: the page of rows older than `before`, newest first. The ids are
 /// UUID v7, so their order is the order of making.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// Rows wanted, 1 to 500.
+    #[param(
+        required = false,
+        minimum = 1,
+        maximum = 500,
+        default = 50,
+        example = 50
+    )]
     pub limit: i64,
-    /// Only rows with a lower id.
+    /// Only rows older than this one: `next` of the page before.
+    #[param(required = false, value_type = Uuid)]
     pub before: Option<Uuid>,
 }
 
@@ -60,12 +70,14 @@ impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
 }
 
 /// One page, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The rows.
+    #[schema(max_items = 500)]
     pub items: Vec<T>,
     /// What to pass as `before` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Uuid, required = false)]
     pub next: Option<Uuid>,
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use onceward::schema::{self, SchemaBackend};
 use onceward::{Backend, Db, Tx, idempotency};
+use onceward_http::{Guard, Limits};
 use sqlx::Pool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    ApiError, App, Background, Definition, ServerOptions, Service, context, health, telemetry,
+    ApiError, App, Background, Definition, Routes, ServerOptions, Service, context, document,
+    health, telemetry,
 };
 
 /// How often answers to `Idempotency-Key`s older than a day are purged, and metrics are tidied.
@@ -51,40 +52,53 @@ async fn check<B: SchemaBackend>(definition: &Definition, pool: &Pool<B>) -> any
     Ok(())
 }
 
-/// Everything the service answers, without a port: routes, health, request context, panics and
-/// time limit as problem documents. What tests drive and [`run`] serves.
-pub fn assemble<B: Backend>(app: &App<B>, router: Router, timeout: Duration) -> Router {
-    router
-        .fallback(|| async { ApiError::not_found("this path").into_response() })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path has other methods",
-            )
-        })
-        .layer(CatchPanicLayer::custom(on_panic))
-        .layer(middleware::from_fn_with_state(timeout, time_limit))
+/// Everything the service answers, without a port: routes, their document, health, request context,
+/// limits and panics as problem documents. What tests drive and [`run`] serves.
+///
+/// # Errors
+/// None so far: a document can always be written.
+pub fn assemble<B: Backend>(
+    definition: &Definition,
+    app: &App<B>,
+    routes: Routes<B>,
+    limits: Limits,
+) -> anyhow::Result<Router> {
+    let guard = Guard::new(limits);
+    let (router, paths, components) = routes.into_parts();
+    let (health, health_paths, health_components) = health::routes().into_parts();
+    let document = document::document(
+        definition,
+        app.operators(),
+        (paths, components),
+        (health_paths, health_components),
+    );
+    let router = router
+        .fallback(async || ApiError::not_found("this path"))
+        .method_not_allowed_fallback(other_method)
+        .layer(CatchPanicLayer::custom(on_panic));
+    // Outside of the context: probes and readers are nobody's story.
+    let beside = health
+        .with_state(app.clone())
+        .merge(document::router(&document)?)
+        .method_not_allowed_fallback(other_method);
+    Ok(guard
+        .protect(router.with_state(app.clone()))
         .layer(middleware::from_fn_with_state(
             app.ids().clone(),
             context::layer,
         ))
-        .merge(health::router(app.clone()))
+        .merge(guard.protect(beside)))
+}
+
+async fn other_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path has other methods",
+    )
 }
 
 fn on_panic(_payload: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal(anyhow::anyhow!("a request handler panicked")).into_response()
-}
-
-async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::unavailable(
-            "this took too long and may still happen; repeat the request with the same \
-             Idempotency-Key",
-            anyhow::anyhow!("request time limit"),
-        )
-        .into_response(),
-    }
 }
 
 /// Runs a service until SIGTERM or SIGINT: the first drains requests and tasks, the second kills.
@@ -106,8 +120,11 @@ where
     S: FnOnce(&App<B>) -> anyhow::Result<Service<B>>,
     X: FnOnce(&App<B>, &mut Service<B>) -> anyhow::Result<Vec<Background>>,
 {
+    let problems = options.limits.validate();
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
+    let operators = options.operators.access()?;
     check(definition, db.pool()).await?;
-    let app = App::new(db, definition.source()?);
+    let app = App::new(db, definition.source()?).with_operators(operators);
     let mut service = make(&app)?;
     let mut tasks = extra(&app, &mut service)?;
     tasks.append(&mut service.background);
@@ -119,17 +136,14 @@ where
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("{} can't listen on {address}", definition.name))?;
-    let timeout = Duration::from_millis(options.request_timeout_ms);
-    let router = assemble(&app, service.router, timeout);
+    let router = assemble(definition, &app, service.routes, options.limits.clone())?;
 
     let stop = CancellationToken::new();
     let mut running = JoinSet::new();
     running.spawn({
-        let stop = stop.clone();
+        let (limits, stop) = (options.limits.clone(), stop.clone());
         async move {
-            let served = axum::serve(listener, router)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await;
+            let served = onceward_http::serve(listener, router, &limits, stop).await;
             ("http server", served.map_err(anyhow::Error::from))
         }
     });

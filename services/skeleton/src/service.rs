@@ -3,17 +3,20 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use axum::Router;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, ConsumerName, InvalidName, SourceName};
 use tokio_util::sync::CancellationToken;
+
+use crate::Routes;
 
 /// What a service is called and which tables it needs: enough to migrate it without running it.
 #[derive(Debug, Clone, Copy)]
 pub struct Definition {
     /// Source name: `inventory`.
     pub name: &'static str,
+    /// What it is for, in Markdown: the first words of its API document.
+    pub about: &'static str,
     /// Consumer name, which is its Kafka group: `inventory-service-group`.
     pub consumer: &'static str,
     /// Port it listens on unless told otherwise.
@@ -68,8 +71,8 @@ impl std::fmt::Debug for Background {
 /// A service ready to run: routes, messages in, tasks.
 #[derive(Debug)]
 pub struct Service<B: Backend> {
-    /// Its routes, with their state applied. `/healthz`, `/readyz` and `/metrics` are added.
-    pub router: Router,
+    /// Its routes. `/healthz`, `/readyz`, `/metrics`, `/openapi.json` and `/docs` are added.
+    pub routes: Routes<B>,
     /// Topics it consumes.
     pub topics: Vec<&'static str>,
     /// A handler for every message type of these topics.
@@ -80,9 +83,9 @@ pub struct Service<B: Backend> {
 
 impl<B: Backend> Service<B> {
     /// A service with these routes that consumes nothing.
-    pub fn new(router: Router) -> Self {
+    pub fn new(routes: Routes<B>) -> Self {
         Self {
-            router,
+            routes,
             topics: Vec::new(),
             handlers: Handlers::default(),
             background: Vec::new(),

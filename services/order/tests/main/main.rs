@@ -4,8 +4,6 @@
 mod api;
 mod projection;
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -57,7 +55,13 @@ async fn shop<B: SchemaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
     let app = App::new(db.clone(), order::DEFINITION.source().unwrap());
     let service = order::service(&app).unwrap();
     Shop {
-        router: skeleton::assemble(&app, service.router, Duration::from_secs(10)),
+        router: skeleton::assemble(
+            &order::DEFINITION,
+            &app,
+            service.routes,
+            skeleton::Limits::default(),
+        )
+        .unwrap(),
         db,
         _dir: dir,
     }

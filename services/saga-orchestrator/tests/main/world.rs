@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::Request;
 use bytes::Bytes;
 use contracts::order;
@@ -181,7 +182,13 @@ impl<B: SagaBackend> World<B> {
                 db,
                 handlers,
                 topics: service.topics,
-                router: skeleton::assemble(&app, service.router, Duration::from_secs(5)),
+                router: skeleton::assemble(
+                    definition,
+                    &app,
+                    service.routes,
+                    skeleton::Limits::default(),
+                )
+                .unwrap(),
                 published: 0,
             });
         }
@@ -214,8 +221,11 @@ impl<B: SagaBackend> World<B> {
             .await
     }
 
+    /// As an operator on the service's own machine.
     pub async fn put(&self, service: &str, path: &str, body: &'static str) -> (u16, Value) {
-        self.ask(service, Request::put(path).body(Body::from(body)).unwrap())
+        let here: std::net::SocketAddr = ([127, 0, 0, 1], 1).into();
+        let request = Request::put(path).extension(ConnectInfo(here));
+        self.ask(service, request.body(Body::from(body)).unwrap())
             .await
     }
 

@@ -1,19 +1,34 @@
 //! That a generic service compiles, and answers by the skeleton's rules.
 #![expect(clippy::unwrap_used, reason = "test code may panic")]
 
+mod document;
+mod health;
+mod idempotency;
+mod operators;
+
 use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode};
-use axum::routing::post;
 use onceward::schema::SchemaBackend;
 use onceward::{Db, OpenOptions, Tx};
-use skeleton::{Answer, ApiError, App, Body, RequestIdentity, assemble, write_once};
+use skeleton::{
+    Answer, ApiError, App, Body, Definition, Limits, Operator, PathId, RequestIdentity, Routes,
+    assemble, write_once,
+};
 use sqlx::Sqlite;
-use std::time::Duration;
 use tower::ServiceExt;
 
+const DEFINITION: Definition = Definition {
+    name: "things",
+    about: "Keeps things.",
+    consumer: "things-service-group",
+    port: 1,
+    lines: &[],
+};
+
 /// A handler generic over the database, as every service has them.
+#[utoipa::path(post, path = "/things", responses((status = 201, description = "Made.")))]
 async fn place<B: SchemaBackend>(
     State(app): State<App<B>>,
     headers: HeaderMap,
@@ -46,7 +61,19 @@ async fn place<B: SchemaBackend>(
     .await
 }
 
-async fn router(dir: &tempfile::TempDir) -> (Router, Db<Sqlite>) {
+/// A thing that only operators may break.
+#[utoipa::path(
+    delete,
+    path = "/things/{id}",
+    params(("id" = uuid::Uuid, Path, description = "Which.")),
+    responses((status = 200, description = "Broken.", body = String)),
+    security(("operator" = []))
+)]
+async fn smash(_operator: Operator, PathId(id): PathId) -> String {
+    format!("{id} is broken")
+}
+
+async fn world(dir: &tempfile::TempDir) -> App<Sqlite> {
     let path = dir.path().join("things.db");
     std::fs::File::create(&path).unwrap();
     let url = format!("sqlite://{}", path.display());
@@ -59,43 +86,26 @@ async fn router(dir: &tempfile::TempDir) -> (Router, Db<Sqlite>) {
         .execute(db.pool())
         .await
         .unwrap();
-    let app = App::new(db.clone(), name);
-    let routes = Router::new()
-        .route("/things", post(place::<Sqlite>))
-        .with_state(app.clone());
-    (assemble(&app, routes, Duration::from_secs(5)), db)
+    App::new(db, name)
 }
 
-#[tokio::test]
-async fn a_repeated_idempotency_key_gets_the_same_answer_and_writes_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let (router, db) = router(&dir).await;
-    let send = |body: &'static str| {
-        let router = router.clone();
-        async move {
-            let request = Request::post("/things")
-                .header("idempotency-key", "k1")
-                .body(AxumBody::from(body))
-                .unwrap();
-            let response = router.oneshot(request).await.unwrap();
-            let status = response.status();
-            let location = response.headers().get("location").cloned();
-            let body = axum::body::to_bytes(response.into_body(), 100_000)
-                .await
-                .unwrap();
-            (status, location, body)
-        }
-    };
-    let body = r#"{"user":"u","amount":199.99}"#;
-    let (first, second) = tokio::join!(send(body), send(body));
-    assert_eq!(first.0, StatusCode::CREATED, "{:?}", first.2);
-    assert_eq!(first, second);
-    assert_eq!(send(body).await, first);
-    let other = send(r#"{"user":"u","amount":1}"#).await;
-    assert_eq!(other.0, StatusCode::UNPROCESSABLE_ENTITY);
-    let rows: i64 = sqlx::query_scalar("select count(*) from thing")
-        .fetch_one(db.pool())
-        .await
-        .unwrap();
-    assert_eq!(rows, 1);
+fn router(app: &App<Sqlite>) -> Router {
+    let routes = Routes::new()
+        .with(__path_place, place::<Sqlite>)
+        .with(__path_smash, smash);
+    assemble(&DEFINITION, app, routes, Limits::default()).unwrap()
+}
+
+/// Status, headers and text of an answer.
+async fn ask(router: &Router, request: Request<AxumBody>) -> (StatusCode, HeaderMap, String) {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 24).await.unwrap();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    (parts.status, parts.headers, text)
+}
+
+async fn get(router: &Router, path: &str) -> (StatusCode, HeaderMap, String) {
+    let request = Request::get(path).body(AxumBody::empty()).unwrap();
+    ask(router, request).await
 }

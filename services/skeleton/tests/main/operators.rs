@@ -1,0 +1,74 @@
+//! Operator routes.
+
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderMap, Request, StatusCode};
+use serde_json::Value;
+use skeleton::{OperatorOptions, OperatorToken};
+
+use super::{ask, get, router, world};
+
+const TOKEN: &str = "a-token-of-twenty-ch";
+const PATH: &str = "/things/0190b4a0-0000-7000-8000-000000000001";
+
+async fn smash(
+    router: &axum::Router,
+    peer: &str,
+    token: Option<&str>,
+) -> (StatusCode, HeaderMap, String) {
+    let peer: SocketAddr = peer.parse().unwrap();
+    let mut request = Request::delete(PATH).extension(ConnectInfo(peer));
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    ask(router, request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn with_a_token_whoever_sends_it_is_an_operator_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = OperatorOptions {
+        operator_token: Some(TOKEN.parse::<OperatorToken>().unwrap()),
+        operator_token_file: None,
+    };
+    let app = world(&dir).await.with_operators(options.access().unwrap());
+    let router = router(&app);
+    let (status, ..) = smash(&router, "192.0.2.1:1", Some(TOKEN)).await;
+    assert_eq!(status, StatusCode::OK);
+    for (token, challenge) in [
+        (None, r#"Bearer realm="operator""#),
+        (
+            Some("a-token-of-twenty-cX"),
+            r#"Bearer realm="operator", error="invalid_token""#,
+        ),
+    ] {
+        let (status, headers, text) = smash(&router, "127.0.0.1:1", token).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(headers["www-authenticate"], challenge);
+        assert_eq!(headers["content-type"], "application/problem+json");
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+    let document: Value = serde_json::from_str(&get(&router, "/openapi.json").await.2).unwrap();
+    let operation = &document["paths"]["/things/{id}"]["delete"];
+    assert_eq!(
+        operation["security"][0]["operator"],
+        Value::Array(Vec::new())
+    );
+    assert!(operation["responses"]["401"].is_object());
+    let scheme = &document["components"]["securitySchemes"]["operator"];
+    assert_eq!(scheme["scheme"], "bearer");
+    assert!(!format!("{app:?}").contains(TOKEN));
+}
+
+#[tokio::test]
+async fn without_a_token_only_clients_of_this_machine_are_operators() {
+    let dir = tempfile::tempdir().unwrap();
+    let router = router(&world(&dir).await);
+    let (status, ..) = smash(&router, "127.0.0.1:1", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _, text) = smash(&router, "192.0.2.1:1", None).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(text.contains("--operator-token-file"), "{text}");
+}
