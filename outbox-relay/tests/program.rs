@@ -1,6 +1,9 @@
 //! The program: settings, `check`, the janitor, metrics.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use onceward_testkit::kafka;
 use sqlx::{Postgres, Sqlite};
@@ -63,10 +66,21 @@ fn all_problems_are_told_at_once_with_exit_code_two() {
     let file = folder.path().join("relay.toml");
     std::fs::write(
         &file,
-        "no_such_setting = 1\nlog_format = \"loud\"\npublisher = \"x\"\n",
+        "no_such_setting = 1
+log_format = \"loud\"
+publisher = \"x\"
+",
     )
     .unwrap();
-    let (mut command, _) = program(&["run", "--batch-rows", "many", "--source", "nonsense"]);
+    let (mut command, _) = program(&[
+        "run",
+        "--batch-rows",
+        "many",
+        "--max-requests",
+        "0",
+        "--source",
+        "nonsense",
+    ]);
     let output = command.arg("--config").arg(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output);
@@ -75,6 +89,7 @@ fn all_problems_are_told_at_once_with_exit_code_two() {
         "log_format must be",
         "publisher must be auto or native or rdkafka",
         "batch_rows",
+        "max_requests must be 1",
         "NAME=URL",
         "--kafka",
     ] {
@@ -91,6 +106,54 @@ fn the_help_tells_every_setting_and_the_exit_codes() {
         assert!(help.contains(setting.env), "{}", setting.env);
     }
     assert!(help.contains("Exit codes"), "{help}");
+}
+
+/// All that the relay answers to this, until it closes the connection.
+fn say(port: u16, request: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return "nobody listens yet".into();
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+#[test]
+fn no_client_can_exhaust_the_http_server() {
+    let source = Source::<Sqlite>::new("limits");
+    let relay = Start::new("127.0.0.1:1", &[source.option()])
+        .arg("--max-body-bytes", "10")
+        .arg("--max-connections", "2")
+        .arg("--header-timeout-ms", "3000")
+        .go();
+    let close = "connection: close\r\n";
+    let ask = format!("GET /healthz HTTP/1.1\r\n{close}\r\n");
+    let lives = || Ok(say(relay.port(), &ask).contains("alive").then_some(()));
+    until("the relay to answer", lives);
+    let large = format!("GET /status HTTP/1.1\r\n{close}content-length: 11\r\n\r\n0123456789a");
+    let told = say(relay.port(), &large);
+    assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
+    assert!(told.contains("application/problem+json"), "{told}");
+    // Two that never finish their heads have both places, until they are cut off.
+    let silent: Vec<_> = (0..2)
+        .map(|_| TcpStream::connect(("127.0.0.1", relay.port())).unwrap())
+        .collect();
+    until("a refusal for want of a place", || {
+        let told = say(relay.port(), &ask);
+        let refused = told.starts_with("HTTP/1.1 503 ") && told.contains("retry-after: 1");
+        Ok(refused.then_some(()))
+    });
+    until("a place again", lives);
+    drop(silent);
+    let metrics = relay.get("/metrics").unwrap().1;
+    for reason in ["body", "connections"] {
+        let counted = format!("onceward_http_refused_total{{reason=\"{reason}\"}}");
+        assert!(metrics.contains(&counted), "{counted} not in\n{metrics}");
+    }
 }
 
 #[test]

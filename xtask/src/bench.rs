@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::Result;
-use crate::layout::root;
+use crate::layout::{root, target};
 
 /// Builds and runs `onceward-bench` with these arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -20,7 +20,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if !built.success() {
         bail!("the release build failed");
     }
-    let program = target_folder()?.join("release/onceward-bench");
+    let program = target()?.join("release/onceward-bench");
     let ended = Command::new(&program)
         .current_dir(root())
         .args(arguments)
@@ -30,11 +30,4 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("the benchmark ended with {ended}");
     }
     Ok(())
-}
-
-/// This program stands in `TARGET/debug`.
-fn target_folder() -> Result<std::path::PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own.ancestors().nth(2).context("a target folder")?;
-    Ok(folder.to_owned())
 }

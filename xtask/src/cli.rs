@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, bench, deps, logs, package, ps, test, up};
+use crate::{Result, api, bench, deps, logs, package, ps, test, up};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -84,6 +84,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Check {
+    /// Whether every service answers as its OpenAPI document says
+    Api(api::Options),
     /// Which crate may depend on which
     Deps,
     /// Build the published crates as crates.io would get them (minutes)
@@ -137,6 +139,7 @@ fn execute(cli: Cli) -> Result<()> {
         }
         Command::Test { name } => test::run(name.as_deref()),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Check(Check::Api(options)) => api::check(&options),
         Command::Check(Check::Package) => {
             package::check(package::Depth::Build)?;
             println!("every published crate builds from its package");

@@ -1,8 +1,11 @@
 //! Names, ports and folders of everything that `./dev up` starts.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
+use onceward_testkit::wait;
 
 use crate::Result;
 
@@ -69,6 +72,23 @@ impl Ports {
         Self { offset }
     }
 
+    /// An offset with which all ports of a shop are free, and those ports; away from the ports that
+    /// [`onceward_testkit::ports`] gives out.
+    pub fn free() -> Result<(u16, Self)> {
+        let mut seed = u16::try_from(std::process::id() % 5000)?;
+        wait::until("free ports for a shop", Duration::from_secs(30), || {
+            seed = (seed + 37) % 5000;
+            let offset = 3000 + seed;
+            let ports = Self::new(offset);
+            let mut all = SERVICES.map(|service| ports.service(service)).to_vec();
+            all.extend([ports.relay(), ports.postgres()]);
+            let kafka = ports.kafka(3);
+            all.extend(kafka.into_iter().flat_map(|(client, own)| [client, own]));
+            let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+            Ok(all.iter().all(free).then_some((offset, ports)))
+        })
+    }
+
     /// Port of a service.
     pub fn service(self, service: Service) -> u16 {
         service.port + self.offset
@@ -96,6 +116,13 @@ impl Ports {
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+/// Cargo's target folder: this program stands in its `debug`.
+pub fn target() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.ancestors().nth(2).context("a target folder")?;
+    Ok(folder.to_owned())
 }
 
 /// The data folder of one run and the files in it.

@@ -1,5 +1,6 @@
 //! The project's own tool: starts the whole shop and keeps it running, runs all tests and checks.
 
+pub mod api;
 pub mod bench;
 pub mod cli;
 pub mod control;

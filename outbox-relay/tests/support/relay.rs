@@ -72,6 +72,10 @@ impl Start {
 }
 
 impl Relay {
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port.number());
         std::thread::spawn(move || {

@@ -53,11 +53,7 @@ pub(crate) fn routes<B: Backend>() -> Routes<B> {
     responses((
         status = 200,
         description = "A page of deliveries.",
-        body = Page<Delivery>,
-        links(("next page" = (
-            operation_id = "list_deliveries",
-            parameters(("before" = "$response.body#/next"))
-        )))
+        body = Page<Delivery>
     ))
 )]
 

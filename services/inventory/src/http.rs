@@ -88,16 +88,10 @@ pub(crate) fn routes<B: Backend>() -> Routes<B> {
         status = 200,
         description = "All products, and a page of reservations.",
         body = Inventory,
-        links(
-            ("next page" = (
-                operation_id = "list_inventory",
-                parameters(("before" = "$response.body#/reservations/next"))
-            )),
-            ("set the stock of a product" = (
-                operation_id = "set_stock",
-                parameters(("product_id" = "$response.body#/products/0/product_id"))
-            )),
-        )
+        links(("set the stock of a product" = (
+            operation_id = "set_stock",
+            parameters(("product_id" = "$response.body#/products/0/product_id"))
+        )))
     ))
 )]
 async fn list<B: Backend>(

@@ -7,8 +7,8 @@ use contracts::order::Created;
 use onceward::{Backend, Tx};
 use serde::Serialize;
 use skeleton::{
-    Answer, ApiError, App, Body, Page, PageQuery, PathId, RequestContext, RequestIdentity, Routes,
-    write_once,
+    Answer, ApiError, App, Body, IdempotencyKey, Page, PageQuery, PathId, RequestContext,
+    RequestIdentity, Routes, write_once,
 };
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -44,12 +44,7 @@ struct Placed {
     path = "/orders",
     operation_id = "place_order",
     tag = "orders",
-    params((
-        "Idempotency-Key" = Option<String>, Header,
-        description = "Marks requests that are the same one, for a day. The same key with another \
-                       body is refused with 422.",
-        min_length = 1, max_length = 255, example = "3f9a6c1e-order-7"
-    )),
+    params(IdempotencyKey),
     request_body(
         content = NewOrder,
         description = "Every field is needed, and no other is allowed.",
@@ -197,16 +192,10 @@ async fn show<B: Backend>(
         status = 200,
         description = "A page of orders.",
         body = Page<Order>,
-        links(
-            ("next page" = (
-                operation_id = "list_orders",
-                parameters(("before" = "$response.body#/next"))
-            )),
-            ("show the newest" = (
-                operation_id = "show_order",
-                parameters(("id" = "$response.body#/items/0/order_id"))
-            )),
-        )
+        links(("show the newest" = (
+            operation_id = "show_order",
+            parameters(("id" = "$response.body#/items/0/order_id"))
+        )))
     ))
 )]
 async fn list<B: Backend>(

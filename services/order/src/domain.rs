@@ -18,7 +18,7 @@ pub struct NewOrder {
     #[schema(
         min_length = 1,
         max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
         example = "user_123"
     )]
     pub user_id: String,
@@ -26,7 +26,7 @@ pub struct NewOrder {
     #[schema(
         min_length = 1,
         max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
         example = "product_1"
     )]
     pub product_id: String,
@@ -34,7 +34,7 @@ pub struct NewOrder {
     #[schema(minimum = 1, maximum = 10_000, example = 2)]
     pub quantity: i64,
     /// The price of all of it: at most two decimals, no exponent.
-    #[schema(value_type = f64, minimum = 0.01, maximum = 1_000_000_000.0, example = 199.99)]
+    #[schema(value_type = f64, format = "decimal", minimum = 0.01, maximum = 1_000_000_000.0, example = 199.99)]
     pub amount: Money,
 }
 
@@ -61,6 +61,9 @@ impl NewOrder {
 
 /// How far an order has come; drawn in the crate's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(
+    description = "`pending` → `completed`; or `cancelling`, then `failed` once all is undone"
+)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderStatus {
     /// Taken; its steps are under way.

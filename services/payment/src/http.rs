@@ -74,11 +74,7 @@ pub(crate) fn routes<B: Backend>() -> Routes<B> {
     responses((
         status = 200,
         description = "A page of payments.",
-        body = Payments,
-        links(("next page" = (
-            operation_id = "list_payments",
-            parameters(("before" = "$response.body#/next"))
-        )))
+        body = Payments
     ))
 )]
 async fn list<B: Backend>(

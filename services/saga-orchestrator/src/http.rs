@@ -32,7 +32,14 @@ struct ListQuery {
     )]
     status: Option<String>,
     /// Only the saga of this order.
-    #[param(value_type = String, required = false, min_length = 1, max_length = 100)]
+    #[param(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "0194227a-0000-7000-8000-000000000001"
+    )]
     order_id: Option<String>,
     /// Sagas wanted, 1 to 500.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 500, default = 50)]
@@ -145,7 +152,7 @@ struct Resumption {
     #[schema(
         min_length = 1,
         max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
         example = "anna, ticket 4711"
     )]
     by: String,
@@ -175,12 +182,12 @@ pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
         description = "A page of sagas.",
         body = SagaPage,
         links(
-            ("next page" = (
-                operation_id = "list_sagas",
-                parameters(("before" = "$response.body#/next"))
-            )),
             ("show the newest" = (
                 operation_id = "show_saga",
+                parameters(("id" = "$response.body#/items/0/saga_id"))
+            )),
+            ("resume the newest" = (
+                operation_id = "resume_saga",
                 parameters(("id" = "$response.body#/items/0/saga_id"))
             )),
         )

@@ -18,7 +18,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi,
-    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Tag,
 };
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -139,7 +139,8 @@ pub(crate) fn document(
             .responses
             .insert(answer.name.into(), problem(answer).into());
     }
-    if let OperatorAccess::Token(_) = operators {
+    let has_operators = operations(&mut routes.0).any(|route| route.security.is_some());
+    if let (OperatorAccess::Token(_), true) = (operators, has_operators) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
@@ -161,7 +162,14 @@ pub(crate) fn document(
     }
     for operation in operations(&mut health.0) {
         add(operation, BY_ALL);
-        operation.tags = Some(vec!["health".into()]);
+    }
+    let mut tags: Vec<String> = Vec::new();
+    for operation in operations(&mut routes.0).chain(operations(&mut health.0)) {
+        for tag in operation.tags.iter().flatten() {
+            if !tags.contains(tag) {
+                tags.push(tag.clone());
+            }
+        }
     }
     routes.0.merge(health.0);
     OpenApiBuilder::new()
@@ -178,6 +186,8 @@ pub(crate) fn document(
                 ))
                 .build(),
         )
+        // In this order on the page, health last.
+        .tags(Some(tags.into_iter().map(Tag::new)))
         .paths(routes.0)
         .components(Some(components))
         .build()

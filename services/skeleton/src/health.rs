@@ -17,13 +17,13 @@ use crate::{App, Routes, telemetry};
 /// Longest wait for the database's answer to a readiness check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is in the way of a part, if anything is.
-type Obstacle = dyn Fn() -> Option<String> + Send + Sync;
+/// A part's name, and what tells what is in its way, if anything is.
+type Part = (&'static str, Arc<dyn Fn() -> Option<String> + Send + Sync>);
 
 /// Asks the parts of a service whether they can work. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    parts: Arc<Mutex<Vec<(&'static str, Arc<Obstacle>)>>>,
+    parts: Arc<Mutex<Vec<Part>>>,
 }
 
 impl Readiness {
@@ -86,6 +86,7 @@ pub(crate) fn routes<B: Backend>() -> Routes<B> {
 #[utoipa::path(
     get,
     path = "/healthz",
+    tag = "health",
     responses((status = 200, description = "Alive.", body = String, example = "alive\n"))
 )]
 async fn alive() -> &'static str {
@@ -98,6 +99,7 @@ async fn alive() -> &'static str {
 #[utoipa::path(
     get,
     path = "/metrics",
+    tag = "health",
     responses((
         status = 200,
         description = "All metrics of this process.",
@@ -116,6 +118,7 @@ async fn metrics() -> String {
 #[utoipa::path(
     get,
     path = "/readyz",
+    tag = "health",
     responses(
         (status = 200, description = "It can.", body = String, example = "ready\n"),
         (

@@ -5,11 +5,30 @@ use std::collections::BTreeMap;
 use axum::http::{HeaderMap, StatusCode, header};
 use onceward::idempotency::{Claim, Request, StoredAnswer};
 use onceward::{Backend, Tx};
+use utoipa::IntoParams;
 
 use crate::{Answer, ApiError, App};
 
 /// The header by which a client marks a request that it may repeat.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// That header, for `params(..)` of `#[utoipa::path]`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// Marks requests that are the same one, for a day: the first is carried out, the others get its
+    /// answer. The same key with another body is refused with 422.
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        value_type = String,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]([ -~]*[!-~])?$",
+        example = "3f9a6c1e-order-7"
+    )]
+    pub key: Option<String>,
+}
 
 /// Longest key accepted, in characters.
 const MAX_KEY_CHARS: usize = 255;

@@ -35,7 +35,7 @@ pub use config::ServerOptions;
 pub use context::RequestContext;
 pub use error::ApiError;
 pub use health::{Readiness, stopped_partitions};
-pub use idempotent::{IDEMPOTENCY_KEY, RequestIdentity, write, write_once};
+pub use idempotent::{IDEMPOTENCY_KEY, IdempotencyKey, RequestIdentity, write, write_once};
 pub use money::Money;
 pub use onceward_http::{FieldError, Limits, Problem};
 pub use operator::{NoOperator, Operator, OperatorAccess, OperatorOptions, OperatorToken};

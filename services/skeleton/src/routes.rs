@@ -10,7 +10,7 @@ use utoipa::Path as Described;
 use utoipa::openapi::path::{HttpMethod, Paths};
 use utoipa::openapi::{Components, RefOr, Schema};
 // Hidden, but what `utoipa-axum` builds on as well; its own macro can't name a generic handler.
-use utoipa::__dev::SchemaReferences;
+use utoipa::__dev::{SchemaReferences, Tags};
 
 use crate::App;
 
@@ -55,7 +55,7 @@ impl<B: Backend> Routes<B> {
     #[must_use]
     pub fn with<D, H, T>(mut self, _described: D, handler: H) -> Self
     where
-        D: Described + SchemaReferences,
+        D: Described + SchemaReferences + for<'t> Tags<'t>,
         H: Handler<T, App<B>>,
         T: 'static,
     {
@@ -64,8 +64,10 @@ impl<B: Backend> Routes<B> {
             let filter = filter(&method);
             self.router = self.router.route(&path, on(filter, handler.clone()));
         }
+        let mut operation = D::operation();
+        operation.tags = Some(D::tags().into_iter().map(str::to_owned).collect());
         self.paths
-            .add_path_operation(&path, D::methods(), D::operation());
+            .add_path_operation(&path, D::methods(), operation);
         D::schemas(&mut self.schemas);
         self
     }

@@ -147,6 +147,18 @@ where
             ("http server", served.map_err(anyhow::Error::from))
         }
     });
+    running.spawn({
+        let (db, stop) = (app.db().clone(), stop.clone());
+        async move {
+            let ended = tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                () = db.ended() => Err(anyhow::anyhow!(
+                    "its thread has died, so nothing can be written any more: start the service again"
+                )),
+            };
+            ("database writer", ended)
+        }
+    });
     for task in tasks {
         let stop = stop.clone();
         running.spawn(async move { (task.name, (task.run)(stop).await) });

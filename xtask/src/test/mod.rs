@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use crate::Result;
 use crate::layout::root;
-use crate::{deps, package};
+use crate::{api, deps, package};
 
 mod report;
 
@@ -61,6 +61,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     });
     step("tests", &mut || tests(filter, &mut report));
     if filter.is_none() {
+        step("API documents", &mut || api::check(&api::Options::short()));
         step("documentation", &mut || {
             let mut command = cargo_command(&["doc", "-q", "--workspace", "--no-deps", "--locked"]);
             run_quietly(command.env("RUSTDOCFLAGS", "-D warnings"))

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use onceward_testkit::{Result, wait};
 use serde_json::Value;
+use xtask::layout::Ports;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -24,7 +25,7 @@ impl Shop {
     fn up(arguments: &[&str]) -> Result<Self> {
         let mut shop = Self {
             folder: tempfile::tempdir()?,
-            offset: free_offset()?,
+            offset: Ports::free()?.0,
             down: false,
         };
         let offset = shop.offset.to_string();
@@ -170,18 +171,6 @@ fn all_orders_end_as_they_must(load: Child) -> Result<()> {
 fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).into_owned()
-}
-
-/// An offset with which all ports of a shop are free; away from the ports that other tests take.
-fn free_offset() -> Result<u16> {
-    const PORTS: [u16; 8] = [8001, 8002, 8003, 8004, 8009, 9092, 9093, 9100];
-    let mut seed = u16::try_from(std::process::id() % 5000)?;
-    wait::until("free ports for a shop", SOON, || {
-        seed = (seed + 37) % 5000;
-        let offset = 3000 + seed;
-        let free = |port: &u16| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
-        Ok(PORTS.iter().all(free).then_some(offset))
-    })
 }
 
 #[test]

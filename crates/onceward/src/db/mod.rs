@@ -162,6 +162,14 @@ impl<B: Backend> Db<B> {
         &self.pool
     }
 
+    /// Waits until nothing can be written any more: after [`Self::close`], or because the writer's
+    /// thread died (a bug: a value that panics when it is dropped, or ours). Then every further
+    /// unit of work is refused as [`WriteError::Closed`], for good: a process that did not close it
+    /// itself should end, so that its supervisor starts another.
+    pub async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
     /// Ends it: units of work that were handed over are finished, further ones are refused.
     pub async fn close(&self) {
         self.writer.close().await;

@@ -88,6 +88,11 @@ impl<B: Backend> Writer<B> {
         }
     }
 
+    /// Waits until the thread has ended, however it does.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     /// Takes no more jobs and waits for those that were taken.
     pub(super) async fn close(&self) {
         drop(
@@ -96,7 +101,7 @@ impl<B: Backend> Writer<B> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
-        self.ended.cancelled().await;
+        self.ended().await;
     }
 }
 

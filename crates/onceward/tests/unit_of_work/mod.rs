@@ -2,6 +2,7 @@
 
 mod commit;
 mod crash;
+mod death;
 mod group;
 mod idempotency;
 mod migration;

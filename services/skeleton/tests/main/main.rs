@@ -1,10 +1,11 @@
 //! That a generic service compiles, and answers by the skeleton's rules.
-#![expect(clippy::unwrap_used, reason = "test code may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code may panic")]
 
 mod document;
 mod health;
 mod idempotency;
 mod operators;
+mod run;
 
 use axum::Router;
 use axum::body::Body as AxumBody;
