@@ -1,5 +1,7 @@
 //! What each service shows of an order, and what it refuses.
 
+use axum::body::Body;
+use axum::http::Request;
 use onceward_saga::SagaBackend;
 use serde_json::{Value, json};
 
@@ -9,6 +11,7 @@ on_both!(
     every_service_shows_its_part_of_an_order, 60_000;
     stock_is_set_and_bad_bodies_name_the_field, 60_000;
     lists_come_in_pages, 60_000;
+    an_operator_resumes_a_stuck_saga_and_no_other, 1;
 );
 
 async fn every_service_shows_its_part_of_an_order<B: SagaBackend>(mut world: World<B>) {
@@ -168,4 +171,67 @@ async fn lists_come_in_pages<B: SagaBackend>(mut world: World<B>) {
         }
         assert_eq!(seen, orders, "{service}");
     }
+}
+
+async fn an_operator_resumes_a_stuck_saga_and_no_other<B: SagaBackend>(mut world: World<B>) {
+    let before = world.ledger().await;
+    world.stop("payment");
+    let order = world.order("user_123", "product_1", 2, 19_999);
+    world.settle().await;
+    // Reserved, and payment is silent: all of it is to be undone.
+    world.stop("inventory");
+    world.deadlines_pass().await;
+    world.settle().await;
+    let (_, sagas) = world
+        .get("saga-orchestrator", &format!("/sagas?order_id={order}"))
+        .await;
+    let id: uuid::Uuid = sagas["items"][0]["saga_id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let path = format!("/sagas/{id}/resume");
+    let resume = async |world: &World<B>, path: &str, body| {
+        world.operate("saga-orchestrator", "POST", path, body).await
+    };
+    let (status, problem) = resume(&world, &path, r#"{"by":"anna"}"#).await;
+    assert_eq!(status, 409, "{problem}");
+    let told = problem["detail"].as_str().unwrap();
+    assert!(told.contains("compensating"), "{told}");
+
+    world.cannot_undo(id, "inventory").await;
+    for (body, status) in [("{}", 422), (r#"{"by":" "}"#, 422), ("", 400)] {
+        assert_eq!(resume(&world, &path, body).await.0, status, "{body}");
+    }
+    let from_afar = Request::post(&path)
+        .body(Body::from(r#"{"by":"eve"}"#))
+        .unwrap();
+    assert_eq!(world.ask("saga-orchestrator", from_afar).await.0, 403);
+    let nobody = format!("/sagas/{}/resume", uuid::Uuid::nil());
+    assert_eq!(resume(&world, &nobody, r#"{"by":"anna"}"#).await.0, 404);
+
+    let (status, saga) = resume(&world, &path, r#"{"by":"anna"}"#).await;
+    assert_eq!(
+        (status, &saga["status"]),
+        (200, &json!("compensating")),
+        "{saga}"
+    );
+    let log = saga["events"].as_array().unwrap();
+    let resumed = log.iter().find(|event| event["kind"] == "resumed").unwrap();
+    assert_eq!(resumed["body"]["by"], "anna");
+    assert_eq!(log.last().unwrap()["kind"], "step_cancelling");
+
+    world.start("inventory");
+    world.start("payment");
+    world.settle().await;
+    let (status, saga) = world
+        .get("saga-orchestrator", &format!("/sagas/{id}"))
+        .await;
+    assert_eq!(
+        (status, &saga["status"]),
+        (200, &json!("compensated")),
+        "{saga}"
+    );
+    assert_eq!(world.last_word(order).await, "order.cancelled.v1");
+    assert_eq!(world.ledger().await, before);
 }

@@ -15,7 +15,7 @@ use onceward::{
     SourceName, SystemClock, UuidV7,
 };
 use onceward_saga::inspect::{self, SagaFilter};
-use onceward_saga::{SagaBackend, SagaStatus, TimerOptions, TimerRunner};
+use onceward_saga::{SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
 use onceward_testkit::postgres;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -221,12 +221,55 @@ impl<B: SagaBackend> World<B> {
             .await
     }
 
-    /// As an operator on the service's own machine.
-    pub async fn put(&self, service: &str, path: &str, body: &'static str) -> (u16, Value) {
+    /// A write by an operator on the service's own machine.
+    pub async fn operate(
+        &self,
+        service: &str,
+        method: &str,
+        path: &str,
+        body: &'static str,
+    ) -> (u16, Value) {
         let here: std::net::SocketAddr = ([127, 0, 0, 1], 1).into();
-        let request = Request::put(path).extension(ConnectInfo(here));
+        let request = Request::builder().method(method).uri(path);
+        let request = request.extension(ConnectInfo(here));
         self.ask(service, request.body(Body::from(body)).unwrap())
             .await
+    }
+
+    pub async fn put(&self, service: &str, path: &str, body: &'static str) -> (u16, Value) {
+        self.operate(service, "PUT", path, body).await
+    }
+
+    /// Writes into a saga's log that this step's compensation failed for good, as the engine does
+    /// when a participant says so; no participant of the shop ever does.
+    pub async fn cannot_undo(&self, saga: Uuid, step: &str) {
+        let event = SagaEvent::CancelFailed {
+            step: step.to_owned(),
+            branch: 0,
+            reason: "the shelf has burnt down".to_owned(),
+        };
+        let mut tx = self.nodes[0].db.pool().begin_with(B::BEGIN).await.unwrap();
+        let version: i64 = sqlx::query_scalar(
+            "update saga_instance set version = version + 1, status = 'stuck' \
+             where saga_id = $1 returning version",
+        )
+        .bind(saga)
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into saga_event (saga_id, seq, kind, step, body, occurred_at) \
+             values ($1, $2, $3, $4, $5, 1)",
+        )
+        .bind(saga)
+        .bind(version)
+        .bind(event.kind().to_owned())
+        .bind(step.to_owned())
+        .bind(serde_json::to_string(&event).unwrap())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub fn is(&mut self, unkindness: Unkindness) {
