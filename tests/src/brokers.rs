@@ -8,14 +8,14 @@ use crate::Result;
 /// One broker that is called `kafka`, or several called `kafka-1`, `kafka-2` …
 #[derive(Debug)]
 pub(crate) enum Brokers {
-    One(Kafka),
+    One(Box<Kafka>),
     Several(Cluster),
 }
 
 impl Brokers {
     pub(crate) fn start(brokers: u16) -> Result<Self> {
         Ok(match brokers {
-            1 => Self::One(Kafka::start()?),
+            1 => Self::One(Box::new(Kafka::start()?)),
             brokers => Self::Several(Cluster::start_with(ClusterOptions {
                 brokers,
                 ..ClusterOptions::default()

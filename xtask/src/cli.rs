@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, api, bench, deps, logs, package, ps, test, up};
+use crate::{Result, api, bench, deps, image, logs, package, ps, test, up};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -90,6 +90,13 @@ enum Check {
     Deps,
     /// Build the published crates as crates.io would get them (minutes)
     Package,
+    /// What the containers do, without Docker: builds as the Dockerfile does, starts docker-compose.yml's
+    /// commands on three brokers as another user, kills a relay and a broker
+    Image {
+        /// Take the binaries that are there instead of building optimised ones
+        #[arg(long)]
+        no_build: bool,
+    },
 }
 
 /// Reads the command line, does what it says; a failure is one line on stderr.
@@ -145,6 +152,7 @@ fn execute(cli: Cli) -> Result<()> {
             println!("every published crate builds from its package");
             Ok(())
         }
+        Command::Check(Check::Image { no_build }) => image::check(no_build),
         Command::Check(Check::Deps) => {
             deps::check()?;
             println!("all dependencies are allowed");

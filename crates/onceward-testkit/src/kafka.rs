@@ -348,39 +348,12 @@ pub fn answers(address: &str) -> bool {
     })
 }
 
-fn write_configuration(
-    folder: &Path,
-    port: u16,
-    controller_port: u16,
-    options: &KafkaOptions,
-) -> Result<()> {
-    let member = options.member.as_ref();
-    let id = member.map_or(1, |member| member.id).to_string();
+/// What a broker is told beside ids, addresses and folders, for a Kafka of so many of them.
+pub fn settings(brokers: u16) -> Vec<(&'static str, String)> {
     // Three copies outlive one broker, and two of them must have what is acknowledged.
-    let copies = member.map_or(1, |member| member.controller_ports.len().min(3));
-    let min_in_sync = if copies == 3 { "2" } else { "1" };
-    let copies = copies.to_string();
-    let listeners =
-        format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
-    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
-    let voters = match member {
-        Some(member) => member.voters(),
-        None => format!("1@127.0.0.1:{controller_port}"),
-    };
-    let data = folder.join("data").display().to_string();
-    let mut properties: Vec<(&str, &str)> = vec![
-        ("process.roles", "broker,controller"),
-        ("node.id", &id),
-        ("controller.quorum.voters", &voters),
-        ("listeners", &listeners),
-        ("advertised.listeners", &advertised),
-        ("controller.listener.names", "CONTROLLER"),
-        ("inter.broker.listener.name", "PLAINTEXT"),
-        (
-            "listener.security.protocol.map",
-            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        ),
-        ("log.dirs", &data),
+    let copies = brokers.min(3).to_string();
+    let min_in_sync = if brokers >= 3 { "2" } else { "1" };
+    let all = [
         ("auto.create.topics.enable", "false"),
         ("unclean.leader.election.enable", "false"),
         ("default.replication.factor", &copies),
@@ -403,6 +376,42 @@ fn write_configuration(
         ("broker.session.timeout.ms", "2000"),
         ("broker.heartbeat.interval.ms", "500"),
     ];
+    all.map(|(name, value)| (name, value.to_owned())).into()
+}
+
+fn write_configuration(
+    folder: &Path,
+    port: u16,
+    controller_port: u16,
+    options: &KafkaOptions,
+) -> Result<()> {
+    let member = options.member.as_ref();
+    let id = member.map_or(1, |member| member.id).to_string();
+    let brokers = member.map_or(1, |member| member.controller_ports.len());
+    let settings = settings(u16::try_from(brokers)?);
+    let listeners =
+        format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let voters = match member {
+        Some(member) => member.voters(),
+        None => format!("1@127.0.0.1:{controller_port}"),
+    };
+    let data = folder.join("data").display().to_string();
+    let mut properties: Vec<(&str, &str)> = vec![
+        ("process.roles", "broker,controller"),
+        ("node.id", &id),
+        ("controller.quorum.voters", &voters),
+        ("listeners", &listeners),
+        ("advertised.listeners", &advertised),
+        ("controller.listener.names", "CONTROLLER"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+        (
+            "listener.security.protocol.map",
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        ),
+        ("log.dirs", &data),
+    ];
+    properties.extend(settings.iter().map(|(name, value)| (*name, value.as_str())));
     for (name, value) in &options.properties {
         properties.retain(|(known, _)| known != name);
         properties.push((name, value));

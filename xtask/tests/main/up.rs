@@ -57,6 +57,32 @@ fn a_taken_port_is_one_clear_line() -> Result<()> {
 }
 
 #[test]
+fn the_data_of_another_number_of_brokers_is_refused_and_kept() -> Result<()> {
+    for (held, brokers, wanted) in [
+        (
+            "kafka-1",
+            "1",
+            "holds a Kafka of 3 brokers: start with --brokers 3, ",
+        ),
+        (
+            "kafka",
+            "3",
+            "holds a Kafka of 1 broker: start with --brokers 1, ",
+        ),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let data = folder.path().join(held).join("data");
+        std::fs::create_dir_all(&data)?;
+        let output = dev(folder.path(), &["kafka", "--brokers", brokers])?;
+        assert!(!output.status.success());
+        let said = text(&output);
+        assert!(said.contains(wanted) && said.lines().count() == 1, "{said}");
+        assert!(data.exists());
+    }
+    Ok(())
+}
+
+#[test]
 fn missing_java_is_one_clear_line() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (offset, _port) = free_offset()?;
