@@ -1,6 +1,6 @@
 //! Starts, kills and restarts the processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -52,6 +52,9 @@ pub struct Settings {
     pub collector: Option<u16>,
     /// What is logged, as JSON; pretty lines of the usual otherwise.
     pub log_filter: Option<&'static str>,
+    /// Everything begins as the version whose binaries stand in the folder named by
+    /// `ONCEWARD_OTHER_BINARIES`; see [`World::replace`].
+    pub other_version: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +66,7 @@ impl Default for Settings {
             brokers: 1,
             collector: None,
             log_filter: None,
+            other_version: false,
         }
     }
 }
@@ -75,6 +79,8 @@ pub struct World {
     databases: BTreeMap<&'static str, String>,
     ports: BTreeMap<&'static str, Port>,
     settings: Settings,
+    /// Processes that run the other version.
+    others: BTreeSet<&'static str>,
     // Dropped last: the processes write into them.
     _postgres: Option<Postgres>,
     folder: tempfile::TempDir,
@@ -120,6 +126,10 @@ impl World {
             databases,
             ports,
             settings,
+            others: match settings.other_version {
+                true => SERVICES.into_iter().chain(["relay"]).collect(),
+                false => BTreeSet::new(),
+            },
             _postgres: postgres,
             folder,
         };
@@ -134,9 +144,12 @@ impl World {
     }
 
     fn prepare(&self) -> Result<()> {
-        run(program("shop")?.args(["topics", "--kafka", &self.kafka.bootstrap()]))?;
+        let topics = ["topics", "--kafka", &self.kafka.bootstrap()];
+        run(self.program_of("order", "shop")?.args(topics))?;
         for (service, url) in &self.databases {
-            run(program("shop")?.args(["migrate", service, "--database", url]))?;
+            run(self
+                .program_of(service, "shop")?
+                .args(["migrate", service, "--database", url]))?;
         }
         let sources: Vec<_> = self
             .databases
@@ -162,13 +175,13 @@ impl World {
         let listen = format!("127.0.0.1:{}", self.port(name)?);
         let mut command;
         if name == "relay" {
-            command = program("outbox-relay")?;
+            command = self.program_of(name, "outbox-relay")?;
             command.args(["run", "--http", &listen]);
             for (source, url) in &self.databases {
                 command.args(["--source", &format!("{source}={url}")]);
             }
         } else {
-            command = program("shop")?;
+            command = self.program_of(name, "shop")?;
             command.args([
                 name,
                 "--listen",
@@ -201,6 +214,8 @@ impl World {
         command.args(["--kafka", &self.kafka.bootstrap()]);
         match self.settings.log_filter {
             Some(filter) => command.args(["--log-format", "json", "--log-filter", filter]),
+            // Another version may not know it.
+            None if self.others.contains(name) => &mut command,
             None => command.args(["--log-format", "pretty"]),
         };
         if let Some(port) = self.settings.collector {
@@ -210,6 +225,35 @@ impl World {
         let process = Process::spawn(name, command, &self.log_file(name))?;
         self.processes.insert(name, process);
         Ok(())
+    }
+
+    /// The program that a process runs, in its version.
+    fn program_of(&self, process: &str, name: &str) -> Result<Command> {
+        if !self.others.contains(process) {
+            return program(name);
+        }
+        let folder = std::env::var_os("ONCEWARD_OTHER_BINARIES")
+            .context("ONCEWARD_OTHER_BINARIES is not set: run ./dev check upgrade REV")?;
+        Ok(Command::new(Path::new(&folder).join(name)))
+    }
+
+    /// Brings every service's tables to this version, under whatever runs.
+    pub fn migrate(&self) -> Result<()> {
+        for (service, url) in &self.databases {
+            run(program("shop")?.args(["migrate", service, "--database", url]))?;
+        }
+        Ok(())
+    }
+
+    /// Stops a process, and starts it again as the other version or as this one.
+    pub async fn replace(&mut self, name: &'static str, other_version: bool) -> Result<()> {
+        self.stop(name)?;
+        match other_version {
+            true => self.others.insert(name),
+            false => self.others.remove(name),
+        };
+        self.spawn(name)?;
+        self.wait_ready(name).await
     }
 
     /// Waits until `/readyz` says so.

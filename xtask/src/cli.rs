@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, api, bench, deps, image, logs, package, ps, test, up};
+use crate::{Result, api, bench, deps, image, logs, package, ps, test, up, upgrade};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -97,6 +97,11 @@ enum Check {
         #[arg(long)]
         no_build: bool,
     },
+    /// Run another revision's programs and these on one shop, upgraded and taken back (minutes)
+    Upgrade {
+        /// A tag, branch or commit
+        revision: String,
+    },
 }
 
 /// Reads the command line, does what it says; a failure is one line on stderr.
@@ -153,6 +158,7 @@ fn execute(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Check(Check::Image { no_build }) => image::check(no_build),
+        Command::Check(Check::Upgrade { revision }) => upgrade::check(&revision),
         Command::Check(Check::Deps) => {
             deps::check()?;
             println!("all dependencies are allowed");

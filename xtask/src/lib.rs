@@ -19,6 +19,7 @@ pub mod ps;
 pub mod supervisor;
 pub mod test;
 pub mod up;
+pub mod upgrade;
 pub mod view;
 
 /// A failure is one line for the person at the terminal: the whole chain, joined.

@@ -5,3 +5,4 @@ mod chaos;
 mod documents;
 mod scenarios;
 mod telemetry;
+mod upgrade;
