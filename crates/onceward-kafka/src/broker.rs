@@ -208,7 +208,7 @@ impl Broker for RdKafkaBroker {
 /// Off the async threads, on a thread of its own: a dead broker keeps a call waiting for 10 s and
 /// more, and a runtime's end would wait for its own blocking threads, so that no program with a relay
 /// inside could stop quickly.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
 ) -> Result<T, BrokerError> {
     let runtime = tokio::runtime::Handle::current();

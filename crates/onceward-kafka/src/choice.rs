@@ -5,9 +5,12 @@ use std::sync::Arc;
 use onceward::publisher::{BrokerError, PublishOutcome, Publisher, Records};
 use onceward::{ProgressRecord, SourceName};
 
+use crate::broker::blocking;
 use crate::fault::config_error;
 use crate::publisher::RdKafkaPublisher;
+use crate::trouble::Trouble;
 use crate::v2::{self, Compression, OpenError, V2Publisher};
+use crate::watch::why_unreachable;
 use crate::{ConfigProblems, KafkaConfig};
 
 /// Which producer publishes.
@@ -93,13 +96,27 @@ impl KafkaPublisher {
                     let text = format!("publisher native can't be used: {reason}");
                     return Err(BrokerError::Configuration(text));
                 }
-                Err(OpenError::Unclear(error) | OpenError::Broker(error)) => return Err(error),
+                Err(OpenError::Unclear(error)) => return Err(explained(config, error).await),
+                Err(OpenError::Broker(error)) => return Err(error),
             }
         }
         let client = rdkafka_config(config, options).map_err(|problems| config_error(&problems))?;
         let publisher = RdKafkaPublisher::open(client, source).await?;
         tracing::info!(source = %source, publisher = "rdkafka", "producer opened");
         Ok(Self(Inner::RdKafka(publisher)))
+    }
+}
+
+/// librdkafka's look at a connection that does not come about finds the words, so that both publishers
+/// say the same. What it finds nothing wrong with keeps its own.
+async fn explained(config: &KafkaConfig, error: BrokerError) -> BrokerError {
+    let Ok(client) = config.client_config() else {
+        return error;
+    };
+    match blocking(move || Ok(why_unreachable(&client))).await {
+        Ok(Some(Trouble::Refused(cause))) => BrokerError::Configuration(cause),
+        Ok(Some(Trouble::Perhaps(cause))) => BrokerError::Unavailable(cause),
+        _ => error,
     }
 }
 

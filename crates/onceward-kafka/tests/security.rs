@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use onceward::SourceName;
 use onceward::publisher::{Broker, BrokerError};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker, SaslMechanism, SecurityProtocol};
+use onceward_kafka::{KafkaConfig, PublisherKind, RdKafkaBroker, SaslMechanism, SecurityProtocol};
 use onceward_testkit::acl::Acl;
 use onceward_testkit::certificates::{Authority, Request};
 use onceward_testkit::secure::{self, PLAIN_USER, SecureKafka, password};
@@ -101,6 +101,12 @@ async fn the_relay_publishes_whichever_way_it_proves_who_it_is() {
         let broker = RdKafkaBroker::new(config).unwrap();
         broker.ensure_progress_topic(&place.source).await.unwrap();
         let mut publisher = broker.open(&place.source).await.unwrap();
+        // Only librdkafka reads an encrypted key.
+        let expected = match user {
+            "carol" => PublisherKind::RdKafka,
+            _ => PublisherKind::Native,
+        };
+        assert_eq!(publisher.kind(), expected, "{user}");
         use onceward::publisher::Publisher as _;
         let outcome = publisher
             .publish(&batch(vec![place.record("secret")]), &progress(1))
