@@ -86,7 +86,7 @@ impl Default for RelayOptions {
         Self {
             instance_id: default_instance_id(),
             sources: Vec::new(),
-            batch_rows: 2_000,
+            batch_rows: 10_000,
             batch_bytes: 8 * 1024 * 1024,
             poll_busy_ms: 1,
             mirror_ms: 1_000,

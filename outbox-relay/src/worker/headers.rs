@@ -39,19 +39,19 @@ impl HeaderForm {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         let id = row.message_id.0.hyphenated().encode_lower(&mut id);
         out.add(header::CE_ID, id.as_bytes());
-        out.add(header::CE_TYPE, row.message_type.as_bytes());
+        out.add(header::CE_TYPE, row.message_type().as_bytes());
         if let Some(time) = self.time.of(row.occurred_at) {
             out.add(header::CE_TIME, time);
         }
-        out.add(header::CE_SUBJECT, row.aggregate_id.as_bytes());
-        out.add(header::AGGREGATE_TYPE, row.aggregate_type.as_bytes());
+        out.add(header::CE_SUBJECT, row.aggregate_id().as_bytes());
+        out.add(header::AGGREGATE_TYPE, row.aggregate_type().as_bytes());
         let mut digits = itoa::Buffer::new();
         out.add(header::POSITION, digits.format(position).as_bytes());
         out.add(
             header::PREVIOUS_POSITION,
             digits.format(previous).as_bytes(),
         );
-        stored(out, &row.headers);
+        stored(out, row.headers());
     }
 }
 

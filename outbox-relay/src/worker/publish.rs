@@ -19,7 +19,7 @@ use onceward::source::{Batch, Dialect, OutboxRow, Parking};
 use onceward::{Clock, ProgressRecord, SystemClock};
 use tracing::Instrument;
 
-use super::records::{self, Unready};
+use super::records::{self, Ahead, Prepared, Unready};
 use super::spans::Spans;
 use super::{Exit, SourceWorker, Stop, Term};
 use crate::failpoint;
@@ -38,6 +38,15 @@ enum Part {
     SplitAt(usize),
 }
 
+/// Whether a part can go.
+enum Ready {
+    Prepared(Box<Prepared>),
+    /// Something was waited for: try again.
+    NotYet,
+    /// Rows before this one can go.
+    SplitAt(usize),
+}
+
 /// What became of one Kafka transaction, as far as its caller can go on.
 pub(super) enum Sent {
     Committed,
@@ -52,14 +61,17 @@ pub(super) enum Sent {
 
 impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// Publishes or parks all rows of the batch. Returns once Kafka's progress has passed them.
+    /// `ahead` is the whole batch made ready before.
     pub(super) async fn publish_batch(
         &mut self,
         term: &mut Term<D, Br>,
         batch: &Batch,
+        mut ahead: Option<Ahead>,
     ) -> Result<(), Exit> {
         let mut parts: VecDeque<Range<usize>> = std::iter::once(0..batch.rows.len()).collect();
         while let Some(part) = parts.pop_front() {
-            match self.publish_part(term, batch, part.clone()).await? {
+            let ready = self.still_good(term, ahead.take());
+            match self.publish_part(term, batch, part.clone(), ready).await? {
                 Part::Passed => {}
                 Part::SplitAt(row) => {
                     parts.push_front(row..part.end);
@@ -95,59 +107,37 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         Ok(())
     }
 
+    /// What was made ready ahead, if it follows what is committed by now.
+    fn still_good(&self, term: &Term<D, Br>, ahead: Option<Ahead>) -> Option<Prepared> {
+        let now = records::Base::of(&term.standing.progress, &term.topics);
+        ahead
+            .filter(|ahead| ahead.base == now && term.parked.is_empty())
+            .map(|ahead| ahead.prepared)
+    }
+
+    /// `ready` holds the part's records where they were made before.
     async fn publish_part(
         &mut self,
         term: &mut Term<D, Br>,
         batch: &Batch,
         part: Range<usize>,
+        mut ready: Option<Prepared>,
     ) -> Result<Part, Exit> {
         let rows = batch.rows.get(part.clone()).unwrap_or_default();
-        self.withhold(term, rows).await?;
-        // No topic of that name can ever exist, so waiting for it would hold the source for good.
-        let nameless = |row: &OutboxRow| !onceward::is_topic_name(&row.topic);
-        if let Some(row) = rows
-            .iter()
-            .position(|row| nameless(row) && !term.parked.contains(row))
+        if ready.is_none()
+            && let Some(refused) = self.look_over(term, rows, part.start).await?
         {
-            return Ok(Part::Refused {
-                row: part.start + row,
-                among: 1,
-                reason: records::NO_TOPIC_NAME.to_owned(),
-            });
+            return Ok(refused);
         }
         loop {
-            let missing = term
-                .topics
-                .missing(rows.iter().filter(|row| !term.parked.contains(row)));
-            if !missing.is_empty() {
-                self.learn_topics(term, missing).await?;
-            }
-            let prepared = records::prepare(
-                &self.name,
-                &term.standing.progress,
-                rows,
-                |row| !term.parked.contains(row),
-                &term.topics,
-                SystemClock.now(),
-            );
-            let mut prepared = match prepared {
-                Ok(prepared) => prepared,
-                Err(Unready::UnknownTopic { index: 0, topic }) => {
-                    self.hold(
-                        &format!("topic {topic} does not exist"),
-                        "create the topic; the source goes on by itself",
-                    )
-                    .await?;
-                    continue;
-                }
-                Err(Unready::UnknownTopic { index, .. }) => {
-                    return Ok(Part::SplitAt(part.start + index));
-                }
-                Err(Unready::Repartitioned { topic, before, now }) => {
-                    return Err(Exit::Broken(Stop::repartitioned(&topic, before, now)));
-                }
+            let prepared = match ready.take() {
+                Some(prepared) => prepared,
+                None => match self.prepare(term, batch, part.clone()).await? {
+                    Ready::Prepared(prepared) => *prepared,
+                    Ready::NotYet => continue,
+                    Ready::SplitAt(row) => return Ok(Part::SplitAt(row)),
+                },
             };
-            records::pass(&mut prepared.progress, rows, batch.cursor_after(part.end));
             let oldest = rows.iter().map(|row| row.occurred_at).min();
             let count = prepared.records.len();
             match self
@@ -167,6 +157,65 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     });
                 }
                 Sent::TryAgain => {}
+            }
+        }
+    }
+
+    /// Stores rows whose key is parked, and finds a row that can't be published.
+    async fn look_over(
+        &mut self,
+        term: &mut Term<D, Br>,
+        rows: &[OutboxRow],
+        start: usize,
+    ) -> Result<Option<Part>, Exit> {
+        self.withhold(term, rows).await?;
+        // No topic of that name can ever exist, so waiting for it would hold the source for good.
+        let nameless = records::nameless(rows, |row| !term.parked.contains(row));
+        Ok(nameless.map(|row| Part::Refused {
+            row: start + row,
+            among: 1,
+            reason: records::NO_TOPIC_NAME.to_owned(),
+        }))
+    }
+
+    /// Makes the records of a part.
+    async fn prepare(
+        &mut self,
+        term: &mut Term<D, Br>,
+        batch: &Batch,
+        part: Range<usize>,
+    ) -> Result<Ready, Exit> {
+        let rows = batch.rows.get(part.clone()).unwrap_or_default();
+        let missing = term
+            .topics
+            .missing(rows.iter().filter(|row| !term.parked.contains(row)));
+        if !missing.is_empty() {
+            self.learn_topics(term, missing).await?;
+        }
+        let prepared = records::prepare(
+            &self.name,
+            &term.standing.progress,
+            rows,
+            |row| !term.parked.contains(row),
+            &term.topics,
+            SystemClock.now(),
+        );
+        match prepared {
+            Ok(mut prepared) => {
+                records::pass(&mut prepared.progress, rows, batch.cursor_after(part.end));
+                Ok(Ready::Prepared(Box::new(prepared)))
+            }
+            Err(Unready::UnknownTopic { index: 0, topic }) => {
+                self.hold(
+                    &format!("topic {topic} does not exist"),
+                    "create the topic; the source goes on by itself",
+                )
+                .await?;
+                Ok(Ready::NotYet)
+            }
+            Err(Unready::UnknownTopic { index, .. }) => Ok(Ready::SplitAt(part.start + index)),
+            Err(Unready::Repartitioned { topic, before, now }) => {
+                Err(Exit::Broken(Stop::repartitioned(&topic, before, now)))
             }
         }
     }
@@ -269,14 +318,14 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         reason: &str,
     ) -> Result<(), Exit> {
         tracing::error!(
-            source = %self.name, message.id = %row.message_id, message.type = row.message_type,
-            topic = row.topic, reason, "row refused alone; its key is parked"
+            source = %self.name, message.id = %row.message_id, message.type = row.message_type(),
+            topic = row.topic(), reason, "row refused alone; its key is parked"
         );
         self.store_parked(term, &[Parking { row, reason }]).await?;
         term.parked.insert(row);
         self.board.write(|status| {
             status.parked_keys = term.parked.len();
-            status.last_error = Some(format!("{} parked: {reason}", row.topic));
+            status.last_error = Some(format!("{} parked: {reason}", row.topic()));
         });
         Ok(())
     }

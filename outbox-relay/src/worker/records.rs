@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use onceward::publisher::Records;
-use onceward::source::OutboxRow;
-use onceward::{Cursor, LastRow, Micros, ProgressRecord, SourceName, partition_for};
+use onceward::source::{Batch, OutboxRow};
+use onceward::{
+    Cursor, IdSum, LastRow, Micros, ProgressRecord, SourceName, is_topic_name, partition_for,
+};
 
 use super::headers::HeaderForm;
 use super::topics::Topics;
@@ -17,6 +19,55 @@ pub(super) struct Prepared {
     /// Index of each record's row in the slice it was made of.
     pub(super) row_of: Vec<usize>,
     pub(super) progress: ProgressRecord,
+}
+
+/// What records were made on: they are good for as long as this is so.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Base {
+    position: i64,
+    passed: i64,
+    id_sum: IdSum,
+    topics: u64,
+}
+
+impl Base {
+    pub(super) fn of(standing: &ProgressRecord, topics: &Topics) -> Self {
+        Self {
+            position: standing.position,
+            passed: standing.passed,
+            id_sum: standing.id_sum,
+            topics: topics.version(),
+        }
+    }
+}
+
+/// A whole batch made ready before its turn.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub(super) base: Base,
+    pub(super) prepared: Prepared,
+}
+
+impl Ahead {
+    /// Makes a batch ready to follow `standing`, which need not be committed yet. `None` where
+    /// something about it must be looked at when its turn comes.
+    pub(super) fn of(
+        source: &SourceName,
+        standing: &ProgressRecord,
+        batch: &Batch,
+        topics: &Topics,
+        now: Micros,
+    ) -> Option<Self> {
+        if nameless(&batch.rows, |_| true).is_some() {
+            return None;
+        }
+        let mut prepared = prepare(source, standing, &batch.rows, |_| true, topics, now).ok()?;
+        pass(&mut prepared.progress, &batch.rows, batch.next());
+        Some(Self {
+            base: Base::of(standing, topics),
+            prepared,
+        })
+    }
 }
 
 /// Why rows can't become records.
@@ -51,7 +102,7 @@ pub(super) fn prepare(
     // transactions need to tell of it.
     progress.replay = None;
     let mut records = Records::new(now.div_euclid(1000));
-    let payload_bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
+    let payload_bytes: usize = rows.iter().map(|row| row.payload().len()).sum();
     records.reserve(rows.len(), payload_bytes + rows.len() * HEADER_BYTES);
     let mut row_of = Vec::with_capacity(rows.len());
     let mut form = HeaderForm::of(source);
@@ -61,13 +112,13 @@ pub(super) fn prepare(
             continue;
         }
         let route = routes
-            .of(&row.topic, topics)
+            .of(row.topic(), topics)
             .ok_or_else(|| Unready::UnknownTopic {
                 index,
-                topic: row.topic.clone(),
+                topic: row.topic().to_owned(),
             })?;
         progress.position += 1;
-        let partition = match &row.message_key {
+        let partition = match row.message_key() {
             Some(key) => {
                 route.pin_count(&mut progress)?;
                 partition_for(key.as_bytes(), route.count)
@@ -79,9 +130,9 @@ pub(super) fn prepare(
         };
         let place = route.place(partition, &progress, &mut records);
         let previous = std::mem::replace(&mut place.last_position, progress.position);
-        let key = row.message_key.as_ref().map(|key| key.as_bytes());
+        let key = row.message_key().map(str::as_bytes);
         let position = progress.position;
-        records.push(place.destination, key, &row.payload, |headers| {
+        records.push(place.destination, key, row.payload(), |headers| {
             form.write(headers, row, position, previous);
         });
         row_of.push(index);
@@ -217,6 +268,22 @@ impl Route {
 /// Why a row is parked whose topic [`onceward::is_topic_name`] says no to. `append` refuses it; a row
 /// written by other means may have it.
 pub(super) const NO_TOPIC_NAME: &str = "Kafka allows no topic of that name";
+
+/// Index of the first row that goes out to a topic that can't exist.
+pub(super) fn nameless(rows: &[OutboxRow], goes_out: impl Fn(&OutboxRow) -> bool) -> Option<usize> {
+    let mut sound = None;
+    rows.iter().position(|row| {
+        let topic = row.topic();
+        if sound == Some(topic) {
+            return false;
+        }
+        if is_topic_name(topic) {
+            sound = Some(topic);
+            return false;
+        }
+        goes_out(row)
+    })
+}
 
 /// Lets the progress pass `rows`, to `cursor`.
 pub(super) fn pass(progress: &mut ProgressRecord, rows: &[OutboxRow], cursor: Cursor) {

@@ -114,8 +114,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         copies: &[OutboxRow],
         replay: &ReplayProgress,
     ) -> Result<Sent, Exit> {
-        let nameless = |copy: &OutboxRow| !onceward::is_topic_name(&copy.topic);
-        if let Some(record) = copies.iter().position(nameless) {
+        if let Some(record) = records::nameless(copies, |_| true) {
             return Ok(Sent::Refused {
                 record,
                 reason: records::NO_TOPIC_NAME.to_owned(),

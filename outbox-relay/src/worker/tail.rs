@@ -9,6 +9,7 @@ use onceward::source::{
 };
 use onceward::{Clock, LastRow, SystemClock};
 
+use super::records::Ahead;
 use super::take_over::owned;
 use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
 use crate::failpoint;
@@ -33,20 +34,20 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         term: &mut Term<D, Br>,
         reader: &mut Reader<D>,
     ) -> Result<Infallible, Exit> {
-        let mut fetched: Option<Batch> = None;
+        let mut fetched: Option<(Batch, Option<Ahead>)> = None;
         let mut last_rows = Instant::now();
         let mut woken = Woken::Hint;
         loop {
             if self.stop.is_cancelled() {
                 return Err(Exit::Stop);
             }
-            let batch = match fetched.take() {
-                Some(batch) => batch,
+            let (batch, ahead) = match fetched.take() {
+                Some(fetched) => fetched,
                 // Only between batches: what is fetched ahead stands behind a cursor that must not
                 // move in between, and a replay must not overtake it.
                 None => {
                     self.chores(term).await?;
-                    self.fetch(term, reader).await?
+                    (self.fetch(term, reader).await?, None)
                 }
             };
             if batch.rows.is_empty() {
@@ -66,20 +67,21 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 woken = Woken::Hint;
             }
             failpoint::hit(failpoint::FETCHED);
-            fetched = self.publish_and_fetch(term, reader, &batch).await?;
+            fetched = self.publish_and_fetch(term, reader, &batch, ahead).await?;
             last_rows = Instant::now();
         }
     }
 
-    /// Publishes one batch; if more rows wait, the next one is fetched meanwhile.
+    /// Publishes one batch; if more rows wait, the next one is fetched and made ready meanwhile.
     async fn publish_and_fetch(
         &mut self,
         term: &mut Term<D, Br>,
         reader: &mut Reader<D>,
         batch: &Batch,
-    ) -> Result<Option<Batch>, Exit> {
+        ahead: Option<Ahead>,
+    ) -> Result<Option<(Batch, Option<Ahead>)>, Exit> {
         if !batch.more {
-            Box::pin(self.publish_batch(term, batch)).await?;
+            Box::pin(self.publish_batch(term, batch, ahead)).await?;
             return Ok(None);
         }
         let next = batch.next();
@@ -88,22 +90,38 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             message_id: row.message_id,
         });
         let limits = self.limits();
-        let (published, fetched) = tokio::join!(
-            Box::pin(self.publish_batch(term, batch)),
-            reader.store.fetch(&next, last, limits)
-        );
+        let ahead = ahead.or_else(|| self.make_ready(term, batch));
+        // What the next batch will follow, if this one is published as a whole.
+        let base = ahead.as_ref().map(|ahead| ahead.prepared.progress.clone());
+        let (name, topics) = (self.name.clone(), term.topics.clone());
+        let read_ahead = async {
+            let fetched = reader.store.fetch(&next, last, limits).await?;
+            let ahead =
+                base.and_then(|base| Ahead::of(&name, &base, &fetched, &topics, SystemClock.now()));
+            Ok((fetched, ahead))
+        };
+        let (published, fetched) =
+            tokio::join!(Box::pin(self.publish_batch(term, batch, ahead)), read_ahead);
         published?;
         // Chores are due between batches even when rows never end.
         if self.chores_are_due(term) {
             return Ok(None);
         }
         match fetched {
-            Ok(batch) => Ok(Some(batch)),
+            Ok(fetched) => Ok(Some(fetched)),
             Err(error) => {
                 self.read_trouble(term, reader, error).await?;
                 Ok(None)
             }
         }
+    }
+
+    fn make_ready(&self, term: &Term<D, Br>, batch: &Batch) -> Option<Ahead> {
+        if !term.parked.is_empty() {
+            return None;
+        }
+        let (standing, now) = (&term.standing.progress, SystemClock.now());
+        Ahead::of(&self.name, standing, batch, &term.topics, now)
     }
 
     async fn fetch(

@@ -8,9 +8,11 @@ use onceward::publisher::{Broker, BrokerError, TopicInfo};
 use onceward::source::OutboxRow;
 
 /// Cached partition counts. The names are kept once, so that each record shares its topic's name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Topics {
     known: BTreeMap<Arc<str>, i32>,
+    /// Grows whenever `known` may have changed.
+    version: u64,
     asked: Option<Instant>,
 }
 
@@ -25,10 +27,13 @@ impl Topics {
     /// Topics of `wanted` that are not known yet.
     pub(super) fn missing<'a>(&self, wanted: impl Iterator<Item = &'a OutboxRow>) -> Vec<String> {
         let mut missing = BTreeSet::new();
-        for row in wanted {
-            if !self.known.contains_key(row.topic.as_str()) {
-                missing.insert(row.topic.clone());
+        // Rows of one topic come in runs: each run is looked up once.
+        let mut before = None;
+        for topic in wanted.map(OutboxRow::topic) {
+            if before != Some(topic) && !self.known.contains_key(topic) {
+                missing.insert(topic.to_owned());
             }
+            before = Some(topic);
         }
         missing.into_iter().collect()
     }
@@ -43,8 +48,14 @@ impl Topics {
         self.asked = Some(Instant::now());
     }
 
+    /// Tells whether what was looked up before still holds.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Forgets a topic, so that the next batch asks anew.
     pub(super) fn forget(&mut self, topic: &str) {
+        self.version += 1;
         self.known.remove(topic);
     }
 
@@ -67,6 +78,7 @@ impl Topics {
                 (shared, partition_count)
             })
             .collect();
+        self.version += 1;
         self.asked = Some(Instant::now());
         Ok(())
     }

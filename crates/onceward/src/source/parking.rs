@@ -8,11 +8,12 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use sqlx::{Database, Row};
 use uuid::Uuid;
 
 use super::lease::{clock, commit, rollback};
+use super::mirror::corrupt;
+use super::row::{RawRow, RowCollector};
 use super::{Dialect, FetchLimits, OutboxRow, RelayEpoch, SourceError, SourceStore};
 use crate::{Cursor, MessageId, QueryResult, ReplayProgress, Tx};
 
@@ -30,15 +31,15 @@ impl ParkedKeys {
         if self.keys.is_empty() && self.rows.is_empty() {
             return false;
         }
-        match &row.message_key {
-            Some(key) => self.keys.contains(&(row.topic.clone(), key.clone())),
+        match row.message_key() {
+            Some(key) => self.keys.contains(&(row.topic().into(), key.into())),
             None => self.rows.contains(&row.message_id),
         }
     }
     /// Adds the key of this row (or the row itself, if it has none).
     pub fn insert(&mut self, row: &OutboxRow) {
-        match &row.message_key {
-            Some(key) => self.keys.insert((row.topic.clone(), key.clone())),
+        match row.message_key() {
+            Some(key) => self.keys.insert((row.topic().into(), key.into())),
             None => self.rows.insert(row.message_id),
         };
     }
@@ -101,13 +102,13 @@ impl<B: Dialect> SourceStore<B> {
         let mut tx = self.begin_guarded(epoch, "park").await?;
         let now = clock::<B>(&mut tx).await?;
         for Parking { row, reason } in rows {
-            if let Some(key) = &row.message_key {
+            if let Some(key) = row.message_key() {
                 sqlx::query(
                     "insert into outbox_parked_key (topic, message_key, reason, parked_at) \
                      values ($1, $2, $3, $4) on conflict (topic, message_key) do nothing",
                 )
-                .bind(row.topic.as_str())
-                .bind(key.as_str())
+                .bind(row.topic())
+                .bind(key)
                 .bind(*reason)
                 .bind(now)
                 .execute(&mut *tx)
@@ -249,17 +250,18 @@ impl<B: Dialect> SourceStore<B> {
             .fetch_all(&mut self.conn)
             .await
             .map_err(SourceError::database("copies read"))?;
-        let mut copies = Vec::with_capacity(found.len());
+        let mut copies = RowCollector::default();
         let mut bytes = 0_u64;
         for row in &found {
-            let copy = read_row::<B>(row).map_err(SourceError::database("copies read"))?;
-            bytes = bytes.saturating_add(u64::try_from(copy.payload.len()).unwrap_or(u64::MAX));
-            if bytes > limits.max_bytes && !copies.is_empty() {
+            let payload = read_row::<B>(row, &mut copies);
+            let payload = payload.map_err(SourceError::database("copies read"))?;
+            bytes = bytes.saturating_add(u64::try_from(payload).unwrap_or(u64::MAX));
+            if bytes > limits.max_bytes && copies.len() > 1 {
+                copies.pop();
                 break;
             }
-            copies.push(copy);
         }
-        Ok(copies)
+        copies.finish().map_err(|e| corrupt("copy", &e))
     }
 
     /// After a known commit of `replay`: deletes the copies it published and, at `done`, frees the
@@ -382,13 +384,13 @@ async fn insert_copy<B: Dialect>(
     )
     .bind(row.seq)
     .bind(row.message_id.0)
-    .bind(row.aggregate_type.as_str())
-    .bind(row.aggregate_id.as_str())
-    .bind(row.message_type.as_str())
-    .bind(row.topic.as_str())
-    .bind(row.message_key.as_deref())
-    .bind(row.payload.to_vec())
-    .bind(row.headers.as_str())
+    .bind(row.aggregate_type())
+    .bind(row.aggregate_id())
+    .bind(row.message_type())
+    .bind(row.topic())
+    .bind(row.message_key())
+    .bind(row.payload().to_vec())
+    .bind(row.headers())
     .bind(row.occurred_at)
     .bind(reason)
     .bind(now)
@@ -433,18 +435,25 @@ async fn end_request<B: Dialect>(
     Ok(())
 }
 
-/// Reads the ten columns of a row or copy, in the order of [`COPY_COLUMNS`].
-pub(super) fn read_row<B: Dialect>(row: &<B as Database>::Row) -> Result<OutboxRow, sqlx::Error> {
-    Ok(OutboxRow {
+/// Reads the ten columns of a copy, in the order of [`COPY_COLUMNS`]; gives the payload's length.
+pub(super) fn read_row<B: Dialect>(
+    row: &<B as Database>::Row,
+    into: &mut RowCollector,
+) -> Result<usize, sqlx::Error> {
+    let text = |index: usize| row.try_get::<String, _>(index).map(String::into_bytes);
+    let key: Option<String> = row.try_get(6)?;
+    let payload: Vec<u8> = row.try_get(7)?;
+    into.push(&RawRow {
         seq: row.try_get(0)?,
         message_id: MessageId(row.try_get::<Uuid, _>(1)?),
-        aggregate_type: row.try_get(2)?,
-        aggregate_id: row.try_get(3)?,
-        message_type: row.try_get(4)?,
-        topic: row.try_get(5)?,
-        message_key: row.try_get(6)?,
-        payload: Bytes::from(row.try_get::<Vec<u8>, _>(7)?),
-        headers: row.try_get(8)?,
+        aggregate_type: &text(2)?,
+        aggregate_id: &text(3)?,
+        message_type: &text(4)?,
+        topic: &text(5)?,
+        message_key: key.as_deref().map(str::as_bytes),
+        payload: &payload,
+        headers: &text(8)?,
         occurred_at: row.try_get(9)?,
-    })
+    });
+    Ok(payload.len())
 }

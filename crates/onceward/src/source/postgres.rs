@@ -4,6 +4,7 @@
 //! Nothing is skipped however late it commits, nothing waits for a long transaction. See
 //! [`super::snapshot`] for why a snapshot is lowered before it is stored.
 
+mod copy;
 mod fetch;
 mod moved;
 mod wake;

@@ -1,32 +1,203 @@
 //! What a fetch reads.
 
-use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
 
 use crate::{Cursor, MessageId, Micros, PgCursor, PgPage, SqliteCursor};
 
 /// One row of `outbox` (or a parked copy of one).
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// The rows of a batch share one buffer for their texts and payloads: a backlog is read without an
+/// allocation per row or column. So a row that is kept keeps its batch in memory.
+#[derive(Clone)]
 pub struct OutboxRow {
     /// Sequence number.
     pub seq: i64,
     /// Identity of the message.
     pub message_id: MessageId,
-    /// Kind of aggregate.
-    pub aggregate_type: String,
-    /// Which aggregate.
-    pub aggregate_id: String,
-    /// Versioned message type.
-    pub message_type: String,
-    /// Topic.
-    pub topic: String,
-    /// Ordering key.
-    pub message_key: Option<String>,
-    /// Value.
-    pub payload: Bytes,
-    /// JSON object, name → text.
-    pub headers: String,
     /// Microseconds, UTC.
     pub occurred_at: Micros,
+    buffer: Arc<Buffer>,
+    place: Place,
+}
+
+/// What the rows of a batch are made of, one behind the other.
+#[derive(Default)]
+struct Buffer {
+    texts: String,
+    payloads: Vec<u8>,
+}
+
+/// Where a row's columns lie in its buffer.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// The texts follow each other from here, in the order of [`Texts`].
+    texts: usize,
+    lengths: [u32; TEXTS],
+    has_key: bool,
+    payload: usize,
+    payload_length: u32,
+}
+
+const TEXTS: usize = 6;
+
+impl OutboxRow {
+    /// Kind of aggregate.
+    pub fn aggregate_type(&self) -> &str {
+        self.text(0)
+    }
+    /// Which aggregate.
+    pub fn aggregate_id(&self) -> &str {
+        self.text(1)
+    }
+    /// Versioned message type.
+    pub fn message_type(&self) -> &str {
+        self.text(2)
+    }
+    /// Topic.
+    pub fn topic(&self) -> &str {
+        self.text(3)
+    }
+    /// Ordering key.
+    pub fn message_key(&self) -> Option<&str> {
+        self.place.has_key.then(|| self.text(4))
+    }
+    /// JSON object, name → text.
+    pub fn headers(&self) -> &str {
+        self.text(5)
+    }
+    /// Value.
+    pub fn payload(&self) -> &[u8] {
+        let start = self.place.payload;
+        let end = start + to_usize(self.place.payload_length);
+        self.buffer.payloads.get(start..end).unwrap_or_default()
+    }
+
+    fn text(&self, index: usize) -> &str {
+        let lengths = self.place.lengths;
+        let before: usize = lengths.iter().take(index).map(|l| to_usize(*l)).sum();
+        let start = self.place.texts + before;
+        let end = start + lengths.get(index).map_or(0, |l| to_usize(*l));
+        self.buffer.texts.get(start..end).unwrap_or_default()
+    }
+}
+
+impl PartialEq for OutboxRow {
+    fn eq(&self, other: &Self) -> bool {
+        self.seq == other.seq
+            && self.message_id == other.message_id
+            && self.occurred_at == other.occurred_at
+            && self.message_key() == other.message_key()
+            && (0..TEXTS).all(|index| self.text(index) == other.text(index))
+            && self.payload() == other.payload()
+    }
+}
+impl Eq for OutboxRow {}
+
+impl fmt::Debug for OutboxRow {
+    // Without payload and headers: they may hold anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxRow")
+            .field("seq", &self.seq)
+            .field("message_id", &self.message_id)
+            .field("message_type", &self.message_type())
+            .field("topic", &self.topic())
+            .field("message_key", &self.message_key())
+            .field("payload_bytes", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn to_usize(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+/// The columns of a row as a database gave them, not yet checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawRow<'a> {
+    pub(super) seq: i64,
+    pub(super) message_id: MessageId,
+    pub(super) aggregate_type: &'a [u8],
+    pub(super) aggregate_id: &'a [u8],
+    pub(super) message_type: &'a [u8],
+    pub(super) topic: &'a [u8],
+    pub(super) message_key: Option<&'a [u8]>,
+    pub(super) payload: &'a [u8],
+    pub(super) headers: &'a [u8],
+    pub(super) occurred_at: Micros,
+}
+
+/// Collects the rows of a batch.
+#[derive(Debug, Default)]
+pub(super) struct RowCollector {
+    texts: Vec<u8>,
+    payloads: Vec<u8>,
+    rows: Vec<(i64, MessageId, Micros, Place)>,
+}
+
+impl RowCollector {
+    /// Adds a row behind the others. What is longer than 4 GiB no database of ours gives.
+    pub(super) fn push(&mut self, row: &RawRow<'_>) {
+        let texts = [
+            row.aggregate_type,
+            row.aggregate_id,
+            row.message_type,
+            row.topic,
+            row.message_key.unwrap_or_default(),
+            row.headers,
+        ];
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let place = Place {
+            texts: self.texts.len(),
+            lengths: texts.map(length),
+            has_key: row.message_key.is_some(),
+            payload: self.payloads.len(),
+            payload_length: length(row.payload),
+        };
+        for text in texts {
+            self.texts.extend_from_slice(text);
+        }
+        self.payloads.extend_from_slice(row.payload);
+        self.rows
+            .push((row.seq, row.message_id, row.occurred_at, place));
+    }
+
+    /// Takes the last row back.
+    pub(super) fn pop(&mut self) {
+        if let Some((.., place)) = self.rows.pop() {
+            self.texts.truncate(place.texts);
+            self.payloads.truncate(place.payload);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The rows, in the order of `seq`. Fails where a text is not UTF-8.
+    pub(super) fn finish(self) -> Result<Vec<OutboxRow>, std::string::FromUtf8Error> {
+        let buffer = Arc::new(Buffer {
+            // All at once: what holds for each text holds for all of them together. Where it holds
+            // only for all together, a text that ends in mid-character reads as empty.
+            texts: String::from_utf8(self.texts)?,
+            payloads: self.payloads,
+        });
+        let mut rows: Vec<OutboxRow> = self
+            .rows
+            .into_iter()
+            .map(|(seq, message_id, occurred_at, place)| OutboxRow {
+                seq,
+                message_id,
+                occurred_at,
+                buffer: Arc::clone(&buffer),
+                place,
+            })
+            .collect();
+        if !rows.is_sorted_by_key(|row| row.seq) {
+            rows.sort_unstable_by_key(|row| row.seq);
+        }
+        Ok(rows)
+    }
 }
 
 /// How much a fetch may return.

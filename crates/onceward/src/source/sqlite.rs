@@ -1,5 +1,8 @@
 //! SQLite: writers are serialised, so commit order is `seq` order and the cursor is the last `seq`.
 
+mod reader;
+mod wake;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,12 +13,10 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Sqlite};
-use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::dialect::{Dialect, OwnerSign, Passed, PassedRows, Wake, Woken};
+use super::dialect::{Dialect, OwnerSign, Passed, PassedRows};
 use super::mirror::corrupt;
-use super::parking::read_row;
 use super::row::BatchEnd;
 use super::takeover::same_row;
 use super::{
@@ -23,9 +24,8 @@ use super::{
     SourceError,
 };
 use crate::{Cursor, LastRow, MessageId, Micros, SqliteCursor, Tx};
-
-/// How often `PRAGMA data_version` (6 µs) is asked while waiting.
-const DATA_VERSION_EVERY: Duration = Duration::from_millis(4);
+use reader::{Read as Found, Reader};
+pub use wake::SqliteWake;
 
 /// What a store remembers of its file.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub struct SqliteLocal {
     inode: u64,
     /// Held while this process owns the source, and while it tries to.
     lock: Option<File>,
+    reader: Reader,
 }
 
 fn options(url: &str) -> Result<SqliteConnectOptions, SourceError> {
@@ -129,6 +130,7 @@ impl Dialect for Sqlite {
             device,
             inode,
             lock: None,
+            reader: Reader::default(),
         };
         Self::check_place(&local)?;
         Ok((conn, local))
@@ -144,7 +146,9 @@ impl Dialect for Sqlite {
         .into())
     }
 
-    fn adopt_local(_kept: &mut SqliteLocal, _fresh: SqliteLocal) {}
+    fn adopt_local(kept: &mut SqliteLocal, fresh: SqliteLocal) {
+        kept.reader = fresh.reader;
+    }
 
     async fn check_primary(
         _conn: &mut SqliteConnection,
@@ -269,7 +273,7 @@ impl Dialect for Sqlite {
     }
 
     async fn fetch(
-        conn: &mut SqliteConnection,
+        _conn: &mut SqliteConnection,
         local: &mut SqliteLocal,
         from: &Cursor,
         last: Option<LastRow>,
@@ -277,38 +281,14 @@ impl Dialect for Sqlite {
     ) -> Result<Batch, SourceError> {
         Self::check_place(local)?;
         let from_seq = cursor_seq(from)?;
-        // One statement, so one snapshot: the last row passed comes first (without its payload),
-        // then what follows it.
-        let start = last.map_or(from_seq.saturating_add(1), |row| row.seq);
-        let max_rows = usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX);
-        let mut found = sqlx::query(
-            "select seq, message_id, aggregate_type, aggregate_id, message_type, topic, \
-             message_key, case when seq > $2 then payload else x'' end, headers, occurred_at \
-             from outbox where seq >= $1 order by seq limit $3",
-        )
-        .bind(start)
-        .bind(from_seq)
-        .bind(i64::from(limits.max_rows.max(1)).saturating_add(2))
-        .fetch(&mut *conn);
-        let failed = || SourceError::database("outbox fetch");
-        let mut rows = Vec::new();
-        let (mut bytes, mut more, mut last_found) = (0_u64, false, None);
-        while let Some(row) = found.try_next().await.map_err(failed())? {
-            let row = read_row::<Sqlite>(&row).map_err(failed())?;
-            if row.seq <= from_seq {
-                if last.is_some_and(|last| last.seq == row.seq) {
-                    last_found = Some(row.message_id);
-                }
-                continue;
-            }
-            bytes = bytes.saturating_add(u64::try_from(row.payload.len()).unwrap_or(u64::MAX));
-            if rows.len() == max_rows || (bytes > limits.max_bytes && !rows.is_empty()) {
-                more = true;
-                break;
-            }
-            rows.push(row);
-        }
-        drop(found);
+        let Found {
+            rows,
+            more,
+            last_found,
+        } = local
+            .reader
+            .read(&local.path, from_seq, last.map(|row| row.seq), limits)
+            .await?;
         if let Some(last) = last {
             same_row(last, last_found)?;
         }
@@ -403,73 +383,6 @@ impl Dialect for Sqlite {
     }
 
     async fn wake(url: &str) -> Result<SqliteWake, SourceError> {
-        let mut wake = SqliteWake {
-            url: url.to_owned(),
-            conn: None,
-            seen: None,
-        };
-        wake.look().await?;
-        Ok(wake)
+        SqliteWake::watch(url).await
     }
-}
-
-/// Watches `PRAGMA data_version` on a connection of its own that never has a transaction open: it
-/// changes with every commit of another connection, and would freeze inside a read transaction.
-#[derive(Debug)]
-pub struct SqliteWake {
-    url: String,
-    conn: Option<SqliteConnection>,
-    seen: Option<i64>,
-}
-
-impl SqliteWake {
-    /// Whether somebody has committed since the last look.
-    async fn look(&mut self) -> Result<bool, SourceError> {
-        let conn = match &mut self.conn {
-            Some(conn) => conn,
-            None => {
-                let conn = options(&self.url)?
-                    .connect()
-                    .await
-                    .map_err(SourceError::database("connect"))?;
-                self.conn.insert(conn)
-            }
-        };
-        let version: i64 = sqlx::query_scalar("PRAGMA data_version")
-            .fetch_one(conn)
-            .await
-            .map_err(SourceError::database("data_version"))?;
-        Ok(self.seen.replace(version) != Some(version))
-    }
-}
-
-impl Wake for SqliteWake {
-    async fn wait(&mut self, timeout: Duration) -> Woken {
-        let until = Instant::now() + timeout;
-        loop {
-            match self.look().await {
-                Ok(true) => return Woken::Hint,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(error = %error, "no data_version; polling");
-                    (self.conn, self.seen) = (None, None);
-                    tokio::time::sleep_until(until).await;
-                    return Woken::Timeout;
-                }
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Woken::Timeout;
-            }
-            sleep(left.min(DATA_VERSION_EVERY)).await;
-        }
-    }
-
-    fn idle_poll(&self) -> Duration {
-        let watching = self.conn.is_some();
-        Duration::from_millis(if watching { 250 } else { 25 })
-    }
-
-    // Every commit moves data_version, whoever makes it.
-    fn found_unhinted(&mut self) {}
 }

@@ -86,7 +86,7 @@ async fn a_batch_stops_at_its_bytes_but_always_has_a_row<B: Fixture>() {
             batch
                 .rows
                 .iter()
-                .map(|row| row.payload.len())
+                .map(|row| row.payload().len())
                 .collect::<Vec<_>>(),
         );
         follower.pass(&batch, batch.rows.len());
@@ -169,7 +169,7 @@ async fn eight_writers_on_the_same_keys_lose_and_double_nothing<B: Fixture>() {
     for row in &follower.seen {
         let number = payload(row).parse().unwrap();
         by_key
-            .entry(row.message_key.clone())
+            .entry(row.message_key().map(str::to_owned))
             .or_default()
             .push(number);
     }

@@ -49,7 +49,7 @@ async fn parked<B: Fixture>(db: &TestDb<B>) -> Follower<B> {
     let bad: Vec<_> = batch
         .rows
         .iter()
-        .filter(|r| r.message_key.as_deref() == Some("bad"))
+        .filter(|r| r.message_key() == Some("bad"))
         .map(|row| Parking {
             row,
             reason: "too large",

@@ -145,7 +145,7 @@ async fn late_rows_join_a_paged_batch_in_their_order() {
     );
     let keys: Vec<_> = follower.seen[70..]
         .iter()
-        .map(|r| r.message_key.clone().unwrap())
+        .map(|r| r.message_key().unwrap().to_owned())
         .collect();
     assert_eq!(keys[..9], vec!["late"; 9]);
     assert_eq!(keys[9..], vec!["after"; 12]);

@@ -249,7 +249,7 @@ impl<B: Fixture> Follower<B> {
 }
 
 pub fn payload(row: &OutboxRow) -> String {
-    String::from_utf8(row.payload.to_vec()).unwrap()
+    String::from_utf8(row.payload().to_vec()).unwrap()
 }
 
 pub fn owned(claim: Claim) -> RelayEpoch {

@@ -1,25 +1,31 @@
 //! Reads a batch, or a page of one, and checks in the same snapshot that it may be read.
+//!
+//! What is new is asked for by a prepared statement, which costs least where there are few rows. If it
+//! finds more than [`FIRST_ROWS`], the rest is a backlog, and comes page by page as binary COPY.
 
+use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
 use super::super::mirror::corrupt;
-use super::super::parking::read_row;
-use super::super::row::BatchEnd;
+use super::super::row::{BatchEnd, RawRow, RowCollector};
 use super::super::snapshot::Snapshot;
 use super::super::takeover::same_row;
 use super::super::{Batch, FetchLimits, Loss, OutboxRow, SourceError};
 use super::Parsed;
-use crate::{Cursor, LastRow, MessageId};
+use super::copy::{CopiedRow, copy};
+use crate::{Cursor, LastRow, MessageId, PgPage};
 
 const FETCH_NEW: &str = include_str!("../sql/postgres/fetch_new.sql");
-const FETCH_PAGE: &str = include_str!("../sql/postgres/fetch_page.sql");
+const COPY_PAGE: &str = include_str!("../sql/postgres/copy_page.sql");
 const PAGE_LOW: &str = include_str!("../sql/postgres/page_low.sql");
 
+/// Rows of a prepared fetch at most.
+const FIRST_ROWS: u32 = 2_000;
 /// From what age on a running transaction is cut out of the ranges that a fetch walks.
 const LONG_RUNNING: Duration = Duration::from_millis(100);
 /// Foreign ids are looked for at most this often, and for at most a fiftieth of the time: beside a
@@ -36,6 +42,8 @@ pub struct PostgresLocal {
     running: Vec<(u64, Instant)>,
     /// When to look for foreign ids again.
     foreign_due: Option<Instant>,
+    /// A copy is under way, or was given up half-way: the connection still holds its rest.
+    copying: bool,
 }
 
 impl PostgresLocal {
@@ -47,6 +55,15 @@ impl PostgresLocal {
             .filter(|(xid, since)| *xid >= xmax && long(since))
             .map(|(xid, _)| *xid)
             .collect()
+    }
+
+    /// Refuses a connection on which a copy was given up half-way.
+    fn check_whole(&self) -> Result<(), SourceError> {
+        if self.copying {
+            let reason = sqlx::Error::Protocol("a fetch was given up half-way".into());
+            return Err(SourceError::database("outbox fetch")(reason));
+        }
+        Ok(())
     }
 
     fn note_running(&mut self, current: &Snapshot) {
@@ -108,6 +125,18 @@ impl Header {
         })
     }
 
+    /// As `copy_page.sql` puts it into the columns of a row.
+    fn of_copy(row: &CopiedRow<'_>) -> Result<Self, SourceError> {
+        let current = std::str::from_utf8(row.text(2)).map_err(|e| corrupt("snapshot", &e))?;
+        Ok(Self {
+            current: Snapshot::from_str(current).map_err(|e| corrupt("snapshot", &e))?,
+            highest: None,
+            last_id: row.message_id()?,
+            foreign: false,
+            standby: row.text(3) != b"false",
+        })
+    }
+
     /// What every fetch checks, in the snapshot it reads in: a new connection behind a pooler
     /// would go unnoticed otherwise.
     fn check(&self, from: &Parsed<'_>, last: Option<LastRow>) -> Result<(), SourceError> {
@@ -139,11 +168,11 @@ fn sort_out(
     found: &[PgRow],
     from: &Parsed<'_>,
     last: Option<LastRow>,
-    limits: FetchLimits,
+    max_rows: usize,
 ) -> Result<(Header, Vec<OutboxRow>, bool), SourceError> {
     let failed = || SourceError::database("outbox fetch");
     let mut header = None;
-    let mut rows = Vec::with_capacity(found.len());
+    let mut rows = RowCollector::default();
     let mut page_rows = 0;
     for row in found {
         if row
@@ -155,15 +184,31 @@ fn sort_out(
             continue;
         }
         page_rows = row.try_get::<i64, _>(10).map_err(failed())?;
-        rows.push(read_row::<Postgres>(row).map_err(failed())?);
+        rows.push(&raw_row(row).map_err(failed())?);
     }
     let header = header.ok_or_else(|| corrupt("fetch", &"no header row"))?;
     header.check(from, last)?;
-    rows.sort_unstable_by_key(|row| row.seq);
-    let more = i64::try_from(rows.len()).unwrap_or(i64::MAX) < page_rows
-        || rows.len() > limits_rows(limits);
-    rows.truncate(limits_rows(limits));
+    let found = rows.len();
+    let mut rows = rows.finish().map_err(|e| corrupt("outbox row", &e))?;
+    rows.truncate(max_rows);
+    let more = i64::try_from(found).unwrap_or(i64::MAX) < page_rows || found > max_rows;
     Ok((header, rows, more))
+}
+
+fn raw_row(row: &PgRow) -> Result<RawRow<'_>, sqlx::Error> {
+    let text = |column: usize| row.try_get::<&str, _>(column).map(str::as_bytes);
+    Ok(RawRow {
+        seq: row.try_get(0)?,
+        message_id: MessageId(row.try_get::<Uuid, _>(1)?),
+        aggregate_type: text(2)?,
+        aggregate_id: text(3)?,
+        message_type: text(4)?,
+        topic: text(5)?,
+        message_key: row.try_get::<Option<&str>, _>(6)?.map(str::as_bytes),
+        payload: row.try_get(7)?,
+        headers: text(8)?,
+        occurred_at: row.try_get(9)?,
+    })
 }
 
 fn limits_rows(limits: FetchLimits) -> usize {
@@ -177,6 +222,8 @@ pub(super) async fn fetch_new(
     last: Option<LastRow>,
     limits: FetchLimits,
 ) -> Result<Batch, SourceError> {
+    local.check_whole()?;
+    let most = limits.max_rows.clamp(1, FIRST_ROWS);
     let cut_out = local.long_running(from.done.xmax);
     let text = |xids: &[u64]| xids.iter().map(u64::to_string).collect::<Vec<_>>();
     let mut lows = vec![from.done.xmax];
@@ -190,7 +237,7 @@ pub(super) async fn fetch_new(
         .bind(text(&lows))
         .bind(text(&single))
         .bind(last.map(|row| row.seq))
-        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
+        .bind(i64::from(most).saturating_add(1))
         .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
         .bind(text(&highs))
         .bind(look_for_foreign)
@@ -200,7 +247,8 @@ pub(super) async fn fetch_new(
     if look_for_foreign {
         local.foreign_due = Some(Instant::now() + FOREIGN_EVERY.max(started.elapsed() * 50));
     }
-    let (header, rows, more) = sort_out(&found, from, last, limits)?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let (header, rows, more) = sort_out(&found, from, last, most)?;
     local.note_running(&header.current);
     if rows.is_empty() {
         return Ok(Batch::empty(Cursor::Postgres(from.cursor.clone())));
@@ -228,20 +276,33 @@ pub(super) async fn fetch_page(
     let Some(page) = &from.cursor.page else {
         return Ok(None);
     };
+    local.check_whole()?;
     let low = page_low(conn, local, from, &page.current).await?;
-    let found = sqlx::query(FETCH_PAGE)
-        .bind(from.cursor.done.as_str())
-        .bind(from.xip())
-        .bind(last.map(|row| row.seq))
-        .bind(i64::from(limits.max_rows.max(1)).saturating_add(1))
-        .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
-        .bind(page.current.as_str())
-        .bind(page.last_seq)
-        .bind(low)
-        .fetch_all(conn)
-        .await
-        .map_err(SourceError::database("outbox fetch"))?;
-    let (_, rows, more) = sort_out(&found, from, last, limits)?;
+    let statement = page_statement(from, page, last, limits, low)?;
+    let max_rows = limits_rows(limits);
+    let (mut header, mut rows) = (None, RowCollector::default());
+    let (mut bytes, mut more) = (0_u64, false);
+    local.copying = true;
+    copy(conn, &statement, |row| {
+        if row.is_header() {
+            header = Some(Header::of_copy(row)?);
+            return Ok(());
+        }
+        let row = row.raw()?;
+        bytes = bytes.saturating_add(u64::try_from(row.payload.len()).unwrap_or(u64::MAX));
+        more |= rows.len() >= max_rows || (bytes > limits.max_bytes && rows.len() > 0);
+        if !more {
+            rows.push(&row);
+        }
+        Ok(())
+    })
+    .await?;
+    local.copying = false;
+    // Behind the row that crossed the limit the statement gives none.
+    more |= bytes > limits.max_bytes;
+    let header = header.ok_or_else(|| corrupt("fetch", &"no header row"))?;
+    header.check(from, last)?;
+    let rows = rows.finish().map_err(|e| corrupt("outbox row", &e))?;
     if rows.is_empty() {
         return Ok(None);
     }
@@ -254,6 +315,56 @@ pub(super) async fn fetch_page(
             from_seq: page.last_seq,
         },
     }))
+}
+
+/// The COPY of a page. It takes no parameters, so they are written into it: numbers and snapshots, both
+/// parsed before, nothing else.
+fn page_statement(
+    from: &Parsed<'_>,
+    page: &PgPage,
+    last: Option<LastRow>,
+    limits: FetchLimits,
+    low: i64,
+) -> Result<String, SourceError> {
+    let (current, _) = from
+        .page
+        .as_ref()
+        .ok_or_else(|| corrupt("cursor", &"no page"))?;
+    let values = [
+        format!("'{}'", from.done),
+        format!("'{{{}}}'", from.xip().join(",")),
+        last.map_or_else(|| "null".to_owned(), |row| row.seq.to_string()),
+        i64::from(limits.max_rows.max(1))
+            .saturating_add(1)
+            .to_string(),
+        limits
+            .max_bytes
+            .max(1)
+            .min(i64::MAX.unsigned_abs())
+            .to_string(),
+        format!("'{current}'"),
+        page.last_seq.to_string(),
+        low.to_string(),
+    ];
+    let mut statement = String::with_capacity(COPY_PAGE.len() + 200);
+    for line in COPY_PAGE
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+    {
+        let mut parts = line.split('$');
+        statement.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let (number, rest) = part.split_at_checked(1).unwrap_or((part, ""));
+            let value = number
+                .parse::<usize>()
+                .ok()
+                .and_then(|n| values.get(n.checked_sub(1)?));
+            let value = value.ok_or_else(|| corrupt("copy_page.sql", &number))?;
+            let _ = write!(statement, "{value}{rest}");
+        }
+        statement.push('\n');
+    }
+    Ok(statement)
 }
 
 /// Lowest `seq` of the main range, looked up once per batch.
