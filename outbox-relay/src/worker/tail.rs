@@ -41,14 +41,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             if self.stop.is_cancelled() {
                 return Err(Exit::Stop);
             }
+            // Between batches, even when rows never end. What is fetched ahead stays good: chores do
+            // not move the cursor it stands behind. A replay among them is no different from one
+            // before the fetch: its copies are all behind that cursor, and it goes first.
+            self.chores(term).await?;
             let (batch, ahead) = match fetched.take() {
                 Some(fetched) => fetched,
-                // Only between batches: what is fetched ahead stands behind a cursor that must not
-                // move in between, and a replay must not overtake it.
-                None => {
-                    self.chores(term).await?;
-                    (self.fetch(term, reader).await?, None)
-                }
+                None => (self.fetch(term, reader).await?, None),
             };
             if batch.rows.is_empty() {
                 let time = if last_rows.elapsed() < BUSY {
@@ -103,10 +102,6 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let (published, fetched) =
             tokio::join!(Box::pin(self.publish_batch(term, batch, ahead)), read_ahead);
         published?;
-        // Chores are due between batches even when rows never end.
-        if self.chores_are_due(term) {
-            return Ok(None);
-        }
         match fetched {
             Ok(fetched) => Ok(Some(fetched)),
             Err(error) => {

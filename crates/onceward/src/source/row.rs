@@ -136,6 +136,14 @@ pub(super) struct RowCollector {
 }
 
 impl RowCollector {
+    /// With room for this many rows.
+    pub(super) fn with_capacity(rows: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(rows),
+            ..Self::default()
+        }
+    }
+
     /// Adds a row behind the others. What is longer than 4 GiB no database of ours gives.
     pub(super) fn push(&mut self, row: &RawRow<'_>) {
         let texts = [

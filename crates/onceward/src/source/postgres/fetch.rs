@@ -172,7 +172,7 @@ fn sort_out(
 ) -> Result<(Header, Vec<OutboxRow>, bool), SourceError> {
     let failed = || SourceError::database("outbox fetch");
     let mut header = None;
-    let mut rows = RowCollector::default();
+    let mut rows = RowCollector::with_capacity(found.len());
     let mut page_rows = 0;
     for row in found {
         if row
