@@ -52,7 +52,10 @@ impl Screen {
             // Else the library believes that it still is as it wants it.
             disable_raw_mode()?;
             take_over()?;
-            self.terminal.clear()?;
+            // Forgets what was drawn. `clear` would ask for the cursor, and the keys' stream would eat
+            // the answer.
+            let size = self.terminal.size()?;
+            self.terminal.resize(size.into())?;
         }
         Ok(())
     }

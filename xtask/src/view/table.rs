@@ -41,7 +41,7 @@ impl Picture<'_> {
             columns.push(Column::left("RELAY", 9));
         }
         if area.width >= WIDEST {
-            columns.push(Column::left("URL", 21));
+            columns.push(Column::left("URL", 22));
         }
         let header = columns.iter().map(|column| column.cell(column.title));
         let rows = self.shop.rows.iter().map(|row| {
