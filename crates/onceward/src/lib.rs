@@ -7,9 +7,9 @@
 //!
 //! # What you need
 //!
-//! Rust 1.95, a C compiler with `make`, `pkg-config` and the headers of OpenSSL (they build librdkafka; on
-//! Debian `apt install build-essential pkg-config libssl-dev`), a Postgres and a Kafka. Where there are
-//! none:
+//! Rust 1.95, a C compiler with `make`, `pkg-config` and the headers of OpenSSL and zlib (they build
+//! librdkafka; on Debian `apt install build-essential pkg-config libssl-dev zlib1g-dev`), a Postgres and a
+//! Kafka. Where there are none:
 //!
 //! ```console
 //! $ docker run -d --name kafka -p 9092:9092 apache/kafka:4.3.1
@@ -85,7 +85,8 @@
 //! }
 //! ```
 //!
-//! `cargo run` prints `order 1 placed` and goes on relaying until Ctrl-C. The event is in the topic:
+//! `RUST_LOG=info cargo run` prints `order 1 placed`, says what the relay does, and goes on until Ctrl-C. The
+//! event is in the topic:
 //!
 //! ```console
 //! $ docker exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
