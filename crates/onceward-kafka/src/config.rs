@@ -552,11 +552,12 @@ mod tests {
             "cert_file and key_file go together",
             "username needs security_protocol",
             "acks is not yours",
+            "compression.type is not yours",
             "sasl.password is not yours",
         ] {
             assert!(all.contains(part), "{part} not in\n{all}");
         }
-        assert_eq!(problems.len(), 7, "{all}");
+        assert_eq!(problems.len(), 8, "{all}");
         assert!(
             serde_json::from_str::<KafkaConfig>(r#"{"bootstrap": "a:1"}"#).is_err(),
             "unknown names are refused"
