@@ -157,7 +157,9 @@ impl Shop {
     }
 
     fn dev(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // By name: a build since this process began has replaced the file it was started from.
+        let xtask = std::env::current_exe()?.with_file_name("xtask");
+        let mut command = Command::new(xtask);
         command.args(arguments).arg("--data").arg(self.data());
         command.output().context("starting xtask")
     }

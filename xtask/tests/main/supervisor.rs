@@ -173,6 +173,14 @@ async fn a_stopped_process_stays_stopped_until_it_is_started() {
         .add(Spec::new("other", shell("exec sleep 600")));
     world.handle.ready("payment").await.unwrap();
     world.handle.ready("other").await.unwrap();
+    // Ready means that it runs; its shell may not have come to the line yet.
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while lines(&starts).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
 
     assert_eq!(
         world.handle.stop("payment").await.unwrap(),
