@@ -257,6 +257,18 @@ fn requests(
             write_frame(&mut broker, &frame)?;
             continue;
         };
+        // A fault has fired before the client can feel it: who asks after the client failed must not be
+        // told "not yet".
+        {
+            let mut state = hit.state();
+            state.fired = true;
+            if fault == Fault::Hold {
+                state.frame.clone_from(&frame);
+                state.client = Some(client.try_clone()?);
+                state.broker = Some(broker.try_clone()?);
+            }
+        }
+        hit.0.1.notify_all();
         match fault {
             Fault::Cut => {
                 client.shutdown(Shutdown::Both)?;
@@ -271,27 +283,18 @@ fn requests(
                 write_frame(&mut broker, &frame)?;
             }
             Fault::Hold => {
-                let mut state = hit.state();
-                state.frame = frame;
-                state.client = Some(client.try_clone()?);
-                state.broker = Some(broker.try_clone()?);
+                let state = hit
+                    .0
+                    .1
+                    .wait_while(hit.state(), |state| !state.released && !state.cut)
+                    .unwrap_or_else(PoisonError::into_inner);
+                if state.cut {
+                    // The hit keeps the broker's side open.
+                    return Ok(());
+                }
+                drop(state);
+                write_frame(&mut broker, &frame)?;
             }
-        }
-        hit.state().fired = true;
-        hit.0.1.notify_all();
-        if fault == Fault::Hold {
-            let mut state = hit
-                .0
-                .1
-                .wait_while(hit.state(), |state| !state.released && !state.cut)
-                .unwrap_or_else(PoisonError::into_inner);
-            if state.cut {
-                // The hit keeps the broker's side open.
-                return Ok(());
-            }
-            let frame = std::mem::take(&mut state.frame);
-            drop(state);
-            write_frame(&mut broker, &frame)?;
         }
     }
 }
