@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, api, bench, deps, image, logs, package, ps, test, up, upgrade};
+use crate::{Result, api, bench, deps, faults, image, logs, package, ps, test, up, upgrade};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -74,6 +74,13 @@ enum Command {
     #[command(disable_help_flag = true)]
     Bench {
         /// What, and how: ./dev bench --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Kill, freeze and cut off real processes while writers commit, and count what became of it
+    #[command(disable_help_flag = true)]
+    Faults {
+        /// Which, and how often: ./dev faults --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -151,6 +158,7 @@ fn execute(cli: Cli) -> Result<()> {
         }
         Command::Test { name } => test::run(name.as_deref()),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Faults { arguments } => faults::run("faults", &arguments),
         Command::Check(Check::Api(options)) => api::check(&options),
         Command::Check(Check::Package) => {
             package::check(package::Depth::Build)?;

@@ -82,6 +82,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("integration-tests", &["onceward-testkit", "auditor"]),
     // It migrates and fills outboxes by the library; what it measures are processes.
     ("benches", &["onceward", "onceward-testkit"]),
+    // What it breaks are processes; the library writes its outboxes.
+    ("faults", &["onceward", "onceward-testkit", "auditor"]),
     // It starts the same Kafka and PostgreSQL as the tests do.
     ("xtask", &["onceward-testkit"]),
 ];
@@ -89,7 +91,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const SERVICE: &[&str] = &["skeleton", "contracts", "onceward", "onceward-saga"];
 
 /// Only these may link a Kafka client.
-const KAFKA_CLIENTS: &[&str] = &["onceward-kafka", "onceward-cli", "auditor", "benches"];
+const KAFKA_CLIENTS: &[&str] = &[
+    "onceward-kafka",
+    "onceward-cli",
+    "auditor",
+    "benches",
+    "faults",
+];
 
 #[derive(Deserialize)]
 struct Metadata {

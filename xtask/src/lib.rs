@@ -6,6 +6,7 @@ pub mod cli;
 pub mod control;
 pub mod databases;
 pub mod deps;
+pub mod faults;
 pub mod image;
 pub mod kafka;
 pub mod layout;

@@ -1,0 +1,24 @@
+//! The fault suite: real processes are killed, frozen and cut off again and again while writers commit,
+//! and then everything is counted.
+//!
+//! A **cell** is one fault on one database with one publisher. For each one, [`cell::run`] sets up a
+//! source, relays, writers and a reader, strikes at moments drawn from a seed, waits until all is
+//! published, and has it judged twice: by the auditor, which shares no code with the product, and by
+//! the writers' own account of what they committed ([`account`]). The faults stand in [`fault`], as
+//! data: what one does, which rule makes it harmless, and the function that does it.
+
+pub mod account;
+pub mod cell;
+pub mod cli;
+pub mod database;
+pub mod fault;
+pub mod machine;
+pub mod reader;
+pub mod relay;
+pub mod report;
+pub mod rig;
+pub mod stage;
+pub mod writers;
+
+/// Whole error chains are worth reading.
+pub type Result<T> = anyhow::Result<T>;

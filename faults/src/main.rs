@@ -1,0 +1,5 @@
+//! `./dev faults` and `./dev soak`.
+
+fn main() -> std::process::ExitCode {
+    faults::cli::run()
+}

@@ -1,0 +1,217 @@
+//! What came of all cells: as JSON, and as docs/FAULTS.md.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::cell::Outcome;
+use crate::fault::{FAULTS, Fault};
+use crate::machine::{Machine, first_line, load};
+use crate::rig::Cell;
+
+/// A cell with its outcome.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Name of the fault.
+    pub fault: String,
+    /// Which database.
+    pub database: String,
+    /// Which publisher.
+    pub publisher: String,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// A whole run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Of this file.
+    pub format: u32,
+    /// When it began.
+    pub at: String,
+    /// What was tested.
+    pub commit: String,
+    /// What all moments were drawn from.
+    pub seed: u64,
+    /// Where.
+    pub machine: Machine,
+    /// With what.
+    pub versions: BTreeMap<String, String>,
+    /// The cells.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// An empty one.
+    pub fn begin(seed: u64) -> Self {
+        let own = |name: &str, value: String| (name.to_owned(), value);
+        Self {
+            format: 1,
+            at: jiff::Timestamp::now().to_string(),
+            commit: first_line("git", &["describe", "--always", "--dirty"]),
+            seed,
+            machine: Machine::here(),
+            versions: [
+                own("Onceward", env!("CARGO_PKG_VERSION").to_owned()),
+                own("Kafka", onceward_testkit::kafka::VERSION.to_owned()),
+                own("librdkafka", rdkafka::util::get_rdkafka_version().1),
+            ]
+            .into(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a cell.
+    pub fn add(&mut self, cell: &Cell, outcome: Outcome) {
+        self.rows.push(Row {
+            fault: cell.fault.name.to_owned(),
+            database: cell.database.name().to_owned(),
+            publisher: cell.publisher.name().to_owned(),
+            outcome,
+        });
+    }
+
+    /// Cells in which something was wrong.
+    pub fn failed(&self) -> usize {
+        let rows = self.rows.iter();
+        rows.filter(|row| !row.outcome.problems.is_empty()).count()
+    }
+
+    /// Writes the page and the JSON beside it.
+    pub fn write(&mut self, page: &Path) -> Result<()> {
+        self.machine.load_after = load();
+        std::fs::write(page, self.page()).with_context(|| format!("writing {}", page.display()))?;
+        let json = page.with_extension("json");
+        std::fs::write(&json, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("writing {}", json.display()))
+    }
+
+    /// The page.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a string can't fail.
+        let _ = self.write_page(&mut page);
+        page
+    }
+
+    fn write_page(&self, out: &mut String) -> std::fmt::Result {
+        let sum = |field: fn(&Outcome) -> u64| -> u64 {
+            self.rows.iter().map(|row| field(&row.outcome)).sum()
+        };
+        let runs: u32 = self.rows.iter().map(|row| row.outcome.runs).sum();
+        writeln!(out, "# Faults\n")?;
+        writeln!(
+            out,
+            "Written by `./dev faults --seed {}`; don't edit. {} faults in {} cells, {} committed events: \
+             **{} lost, {} doubled, {} reordered**, {} other findings.\n",
+            self.seed,
+            runs,
+            self.rows.len(),
+            thousands(sum(|o| o.events)),
+            sum(|o| o.lost),
+            sum(|o| o.doubled),
+            sum(|o| o.reordered),
+            sum(|o| o.other),
+        )?;
+        writeln!(out, "{INTRODUCTION}")?;
+        let machine = &self.machine;
+        let versions: Vec<String> = self
+            .versions
+            .iter()
+            .map(|(name, version)| format!("{name} {version}"))
+            .collect();
+        writeln!(
+            out,
+            "{} of {}; {}, {} cores, {} GiB, Linux {}; load {:.1} before, {:.1} after (times are worse on \
+             a busy machine, counts are not). {}.\n",
+            self.commit,
+            self.at.get(..10).unwrap_or(&self.at),
+            machine.cpu,
+            machine.cores,
+            machine.memory_gib,
+            machine.kernel,
+            machine.load_before,
+            machine.load_after,
+            versions.join(", "),
+        )?;
+        writeln!(
+            out,
+            "| Fault | Database | Publisher | Runs | Events | Lost | Doubled | Reordered | Other | \
+             Recovery p50 | max | Goal |\n|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        )?;
+        for row in &self.rows {
+            let outcome = &row.outcome;
+            let (middle, longest) = match outcome.recovery() {
+                Some((middle, longest)) => (seconds(middle), seconds(longest)),
+                None => Default::default(),
+            };
+            let fault = FAULTS.iter().find(|fault| fault.name == row.fault);
+            let goal = fault.and_then(|fault| fault.goal);
+            let goal = goal.map(|goal| format!("{} s", goal.as_secs()));
+            let failed = if outcome.problems.is_empty() {
+                ""
+            } else {
+                " **failed**"
+            };
+            writeln!(
+                out,
+                "| [{0}](#{0}){failed} | {1} | {2} | {3} | {4} | {5} | {6} | {7} | {8} | {middle} | \
+                 {longest} | {9} |",
+                row.fault,
+                row.database,
+                row.publisher,
+                outcome.runs,
+                thousands(outcome.events),
+                outcome.lost,
+                outcome.doubled,
+                outcome.reordered,
+                outcome.other,
+                goal.unwrap_or_default(),
+            )?;
+        }
+        writeln!(
+            out,
+            "\nOne cell alone, with the same plan: `./dev faults --only FAULT/DATABASE/PUBLISHER --seed \
+             {}`.\n\n# The faults, and why they do no harm",
+            self.seed
+        )?;
+        for Fault {
+            name, does, rule, ..
+        } in FAULTS
+        {
+            writeln!(out, "\n### {name}\n\n{does}\n\n{rule}")?;
+        }
+        Ok(())
+    }
+}
+
+const INTRODUCTION: &str = "\
+In each cell a real relay publishes from a real database to a real Kafka while five writers commit and roll
+back transactions over the same keys, and the fault strikes again and again at moments drawn from the seed.
+Then everything is counted twice: by the [auditor](../auditor), which shares no code with the product, and
+by the writers' own account of what they committed. *Other* are gaps in the positions, records that nobody
+committed, changed ones. *Recovery* is the time from the end of the fault to the first event, of those
+written since it began, that a `read_committed` consumer sees.
+";
+
+/// `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{:.2} s", millis as f64 / 1000.0)
+}

@@ -1,0 +1,251 @@
+//! What one cell runs on: a source, relays, writers, a reader.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use onceward::{Clock, Micros, SourceName, SystemClock};
+use onceward_testkit::wait;
+
+use crate::Result;
+use crate::account::Account;
+use crate::database::{Kind, Store};
+use crate::fault::{Fault, Struck};
+use crate::reader::Reader;
+use crate::relay::{Publisher, Relay, Start};
+use crate::stage::Stage;
+use crate::writers::{SHARED_KEYS, SLOW_KEYS, Task, Writers};
+
+/// Nothing may take longer to work again; also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One fault on one database with one publisher.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell {
+    /// The fault.
+    pub fault: &'static Fault,
+    /// Where the outbox is.
+    pub database: Kind,
+    /// Which producer.
+    pub publisher: Publisher,
+}
+
+impl Cell {
+    /// `fault/database/publisher`.
+    pub fn name(&self) -> String {
+        let Self {
+            fault,
+            database,
+            publisher,
+        } = self;
+        format!("{}/{}/{}", fault.name, database.name(), publisher.name())
+    }
+
+    /// The same plan for the same cell, whichever others run.
+    pub fn seed(&self, seed: u64) -> u64 {
+        // FNV-1a: stable, unlike the standard library's hashes.
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        self.name().bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, fold)
+    }
+}
+
+/// A cell's world. Everything in it is killed when it is dropped.
+#[derive(Debug)]
+pub struct Rig<'s> {
+    /// What it shares with other cells.
+    pub stage: &'s mut Stage,
+    /// Which database.
+    pub database: Kind,
+    /// The relays.
+    pub relays: Vec<Relay>,
+    /// How they are started.
+    pub start: Start,
+    /// The database, as the application sees it.
+    pub store: Store,
+    /// Its URL.
+    pub url: String,
+    /// What the writers know.
+    pub account: Arc<Account>,
+    /// Those who write.
+    pub writers: Writers,
+    /// What is visible.
+    pub reader: Reader,
+    /// The topic.
+    pub topic: String,
+    /// The source.
+    pub source: SourceName,
+    /// Where the relays log.
+    pub logs: PathBuf,
+    /// When it began.
+    pub begun: Micros,
+}
+
+/// How a rig is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// How many relays.
+    pub relays: usize,
+    /// Whether the relays reach Kafka through the proxy.
+    pub behind_proxy: bool,
+    /// What the writers write.
+    pub seed: u64,
+    /// More of the relays' environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl<'s> Rig<'s> {
+    /// Starts everything and waits until events flow.
+    pub fn set(
+        stage: &'s mut Stage,
+        database: Kind,
+        publisher: Publisher,
+        setting: Setting,
+    ) -> Result<Self> {
+        stage.mend()?;
+        let name = stage.name();
+        let (source, topic) = (SourceName::new(&name)?, format!("{name}.happened"));
+        stage.make_topic(&topic)?;
+        let logs = stage.folder.path().join(&name);
+        std::fs::create_dir_all(&logs)?;
+        let url = match database {
+            Kind::Sqlite => format!("sqlite://{}", logs.join("outbox.db").display()),
+            Kind::Postgres => stage.postgres()?.create_database()?,
+        };
+        let (runtime, handle) = (&stage.runtime, stage.runtime.handle());
+        let store = runtime.block_on(async {
+            let store = Store::open(&url, 8).await?;
+            store.set_up(&source, SHARED_KEYS + SLOW_KEYS).await?;
+            Result::Ok(store)
+        })?;
+        let direct = stage.kafka.kafka.bootstrap();
+        let start = Start {
+            kafka: match setting.behind_proxy {
+                true => stage.kafka.proxy.address(),
+                false => direct.clone(),
+            },
+            source: format!("{source}={url}"),
+            publisher,
+            batch_rows: 25,
+            environment: setting.environment,
+        };
+        let account = Arc::new(Account::default());
+        let task = Task {
+            source: source.clone(),
+            topic: topic.clone(),
+            seed: setting.seed,
+            account: account.clone(),
+        };
+        let mut rig = Self {
+            database,
+            relays: Vec::new(),
+            writers: Writers::start(handle, &store, &task),
+            reader: Reader::start(&direct, &topic)?,
+            stage,
+            start,
+            store,
+            url,
+            account,
+            topic,
+            source,
+            logs,
+            begun: SystemClock.now(),
+        };
+        for number in 0..setting.relays {
+            let relay = rig.start.go(&format!("relay-{number}"), &rig.logs, None)?;
+            rig.relays.push(relay);
+        }
+        rig.flows()?;
+        Ok(rig)
+    }
+
+    /// Waits until an event is visible that is written from now on.
+    pub fn flows(&self) -> Result<()> {
+        self.visible_since(SystemClock.now(), "events to flow")
+            .map(drop)
+    }
+
+    /// Waits for the first visible event that was written at `since` or later; when it was seen.
+    pub fn visible_since(&self, since: Micros, what: &str) -> Result<Micros> {
+        let visible = wait::until(what, PATIENCE, || {
+            Ok(self.reader.first_written_since(since))
+        });
+        visible.with_context(|| self.told())
+    }
+
+    /// How long it took from the fault's end to the first visible event of those written since it
+    /// began; nothing if it held nobody up.
+    pub fn recovered(&self, struck: &Struck) -> Result<Duration> {
+        let visible = self.visible_since(struck.begun, "events to flow after the fault")?;
+        let micros = visible.saturating_sub(struck.over);
+        Ok(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+    }
+
+    /// The relay that publishes.
+    pub fn owner(&self) -> Result<usize> {
+        let handle = self.stage.runtime.handle();
+        let owner = wait::until("a relay to own the source", PATIENCE, || {
+            Ok(self.relays.iter().position(|relay| relay.is_owner(handle)))
+        });
+        owner.with_context(|| self.told())
+    }
+
+    /// One that owns the source while all others stand by; its number.
+    pub fn settled(&self) -> Result<usize> {
+        let handle = self.stage.runtime.handle();
+        let settled = wait::until("one owner and the others standing by", PATIENCE, || {
+            let owner = self.relays.iter().position(|relay| relay.is_owner(handle));
+            let others = self.relays.iter().enumerate();
+            let mut others = others.filter(|(number, _)| Some(*number) != owner);
+            let calm = others.all(|(_, relay)| relay.is_standby(handle));
+            Ok(owner.filter(|_| calm))
+        });
+        settled.with_context(|| self.told())
+    }
+
+    /// Starts a relay anew in the place of one that is dead.
+    pub fn restart(&mut self, number: usize, failpoint: Option<&str>) -> Result<()> {
+        let id = self.relay(number)?.id.clone();
+        let fresh = self.start.go(&id, &self.logs, failpoint)?;
+        *self.relay(number)? = fresh;
+        Ok(())
+    }
+
+    /// One of the relays.
+    pub fn relay(&mut self, number: usize) -> Result<&mut Relay> {
+        self.relays.get_mut(number).context("no such relay")
+    }
+
+    /// Stops the writers, and waits until everything they committed is visible. How many rows.
+    pub fn drain(&mut self) -> Result<u64> {
+        self.stage.runtime.block_on(self.writers.stop())?;
+        let rows = self.stage.runtime.block_on(self.store.rows())?;
+        let all = wait::until("everything to be published", PATIENCE, || {
+            let seen = u64::try_from(self.reader.count())?;
+            Ok((seen >= rows).then_some(()))
+        });
+        if let Err(error) = all {
+            let seen = self.reader.count();
+            return Err(error.context(format!("{seen} of {rows} rows\n{}", self.told())));
+        }
+        Ok(rows)
+    }
+
+    /// The ends of the relays' logs.
+    pub fn told(&self) -> String {
+        let logs = self.relays.iter();
+        let logs = logs.map(|relay| format!("{}:\n{}", relay.id, relay.process.log_tail(12)));
+        logs.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Fails if a relay has ended that should run.
+    pub fn all_run(&mut self) -> Result<()> {
+        for relay in &mut self.relays {
+            if !relay.process.is_running() {
+                let log = relay.process.log_tail(12);
+                bail!("{} has ended by itself:\n{log}", relay.id);
+            }
+        }
+        Ok(())
+    }
+}

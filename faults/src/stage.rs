@@ -1,0 +1,114 @@
+//! What all cells share: one Kafka with a proxy before it, one Postgres, a folder.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use onceward_testkit::postgres::Postgres;
+use onceward_testkit::proxy::ProxiedKafka;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use sqlx::{Connection, PgConnection};
+use tokio::runtime::Runtime;
+
+use crate::Result;
+
+/// Partitions of every topic.
+pub const PARTITIONS: i32 = 3;
+
+/// Everything that outlives a cell.
+#[derive(Debug)]
+pub struct Stage {
+    /// The broker; who wants its faults goes through the proxy.
+    pub kafka: ProxiedKafka,
+    /// The server, started by the first cell that needs it.
+    postgres: Option<Postgres>,
+    /// Runs what is asynchronous.
+    pub runtime: Runtime,
+    /// Databases and logs.
+    pub folder: tempfile::TempDir,
+    made: u32,
+}
+
+impl Stage {
+    /// Starts Kafka.
+    pub fn set() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            kafka: ProxiedKafka::start()?,
+            postgres: None,
+            runtime,
+            folder: tempfile::Builder::new()
+                .prefix("onceward-faults-")
+                .tempdir()?,
+            made: 0,
+        })
+    }
+
+    /// The server.
+    pub fn postgres(&mut self) -> Result<&mut Postgres> {
+        if self.postgres.is_none() {
+            self.postgres = Some(Postgres::start()?);
+        }
+        self.postgres.as_mut().context("Postgres was just started")
+    }
+
+    /// The server's version, if it was started.
+    pub fn postgres_version(&self) -> Result<Option<String>> {
+        let Some(server) = &self.postgres else {
+            return Ok(None);
+        };
+        let url = server.url("postgres");
+        self.runtime.block_on(async {
+            let mut conn = PgConnection::connect(&url).await?;
+            let version = sqlx::query_scalar("show server_version");
+            Ok(Some(version.fetch_one(&mut conn).await?))
+        })
+    }
+
+    /// Keeps databases and logs, for who wants to know why; where they are.
+    pub fn keep(&mut self) -> std::path::PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// Brings back what a cell that failed may have left dead.
+    pub fn mend(&mut self) -> Result<()> {
+        let kafka = &mut self.kafka.kafka;
+        if kafka.pid().is_none() {
+            kafka.start_again()?;
+        }
+        let _ = kafka.resume();
+        if let Some(postgres) = &mut self.postgres
+            && postgres.pid().is_none()
+        {
+            postgres.start_again()?;
+        }
+        Ok(())
+    }
+
+    /// A name that was not used before on this stage.
+    pub fn name(&mut self) -> String {
+        self.made += 1;
+        format!("faults-{}", self.made)
+    }
+
+    /// Makes a topic.
+    pub fn make_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.kafka.bootstrap())
+            .create()?;
+        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        let made = self
+            .runtime
+            .block_on(admin.create_topics([&topic], &options))?;
+        for outcome in made {
+            outcome.map_err(|(topic, code)| anyhow!("topic {topic}: {code}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! The application: writers that commit and roll back transactions of several events, and keep account.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use onceward::schema::SchemaBackend;
+use onceward::{
+    Clock, MessageContext, MessageKind, Outbox, RawMessage, SourceName, SystemClock, UuidV7,
+};
+use rand::rngs::StdRng;
+use rand::seq::index::sample;
+use rand::{RngExt, SeedableRng};
+use sqlx::{Pool, Transaction};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::Result;
+use crate::account::{Account, End, Event};
+use crate::database::Store;
+
+/// Keys that every writer writes.
+pub const SHARED_KEYS: u32 = 24;
+/// Keys of the slow writer alone, behind the shared ones.
+pub const SLOW_KEYS: u32 = 4;
+/// Writers of the shared keys.
+const WRITERS: u64 = 4;
+/// Of a hundred transactions so many are rolled back.
+const ROLLED_BACK: u32 = 12;
+
+/// Where the writers write.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The source.
+    pub source: SourceName,
+    /// The topic.
+    pub topic: String,
+    /// Draws what they write.
+    pub seed: u64,
+    /// What they tell.
+    pub account: Arc<Account>,
+}
+
+/// Running writers.
+#[derive(Debug)]
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// Starts them; on Postgres one more, which keeps its transactions open for long.
+    pub fn start(runtime: &Handle, store: &Store, task: &Task) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        for number in 0..=WRITERS {
+            let is_slow = number == WRITERS;
+            let (stop, task) = (stop.clone(), task.clone());
+            match store {
+                Store::Sqlite(_) if is_slow => {}
+                Store::Sqlite(pool) => {
+                    let writer = Writer::new(pool.clone(), task, number, is_slow);
+                    tasks.push(runtime.spawn(writer.run(stop)));
+                }
+                Store::Postgres(pool) => {
+                    let writer = Writer::new(pool.clone(), task, number, is_slow);
+                    tasks.push(runtime.spawn(writer.run(stop)));
+                }
+            }
+        }
+        Self { stop, tasks }
+    }
+
+    /// Lets each end its transaction.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks.drain(..) {
+            task.await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Writer<B: SchemaBackend> {
+    pool: Pool<B>,
+    task: Task,
+    outbox: Outbox,
+    random: StdRng,
+    is_slow: bool,
+}
+
+/// Tokens are never used twice, not even by another run on the same database.
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+
+impl<B: SchemaBackend> Writer<B> {
+    fn new(pool: Pool<B>, task: Task, number: u64, is_slow: bool) -> Self {
+        Self {
+            pool,
+            outbox: Outbox::new(task.source.clone()),
+            random: StdRng::seed_from_u64(task.seed.wrapping_add(number)),
+            task,
+            is_slow,
+        }
+    }
+
+    async fn run(mut self, stop: Arc<AtomicBool>) {
+        while !stop.load(Ordering::Relaxed) {
+            let mut events = Vec::new();
+            let end = match self.transaction(&mut events).await {
+                Ok(end) => end,
+                Err(_) => {
+                    // The database is away, or the connection broke before COMMIT was sent.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    End::RolledBack
+                }
+            };
+            self.task.account.note(&events, end);
+            let pause = self.random.random_range(8..40);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn transaction(&mut self, events: &mut Vec<Event>) -> Result<End> {
+        let (keys, from) = match self.is_slow {
+            true => (SLOW_KEYS, SHARED_KEYS),
+            false => (SHARED_KEYS, 0),
+        };
+        let count = self.random.random_range(1..=4);
+        let drawn = sample(&mut self.random, usize::try_from(keys)?, count);
+        // In one order, so that two writers never wait for each other.
+        let mut keys: Vec<usize> = drawn.into_iter().collect();
+        keys.sort_unstable();
+        let gives_up = self.random.random_ratio(ROLLED_BACK, 100);
+        let mut tx = self.pool.begin_with(B::BEGIN).await?;
+        for key in keys {
+            let key = from + u32::try_from(key)?;
+            let event = self.write(&mut tx, key).await?;
+            events.push(event);
+            if self.is_slow {
+                let pause = self.random.random_range(20..250);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        if gives_up {
+            tx.rollback().await?;
+            return Ok(End::RolledBack);
+        }
+        Ok(match tx.commit().await {
+            Ok(()) => End::Committed,
+            Err(_) => End::Unknown,
+        })
+    }
+
+    async fn write(&self, tx: &mut Transaction<'_, B>, key: u32) -> Result<Event> {
+        // Locks the key's row before the append: that is what order per key asks for.
+        let number = sqlx::query_scalar::<_, i64>(
+            "update numbered set last = last + 1 where message_key = $1 returning last",
+        )
+        .bind(i64::from(key))
+        .fetch_one(&mut **tx)
+        .await?;
+        let event = Event {
+            key,
+            number,
+            token: NEXT_TOKEN.fetch_add(1, Ordering::Relaxed),
+            written: SystemClock.now(),
+        };
+        let message = RawMessage {
+            message_type: "faults.happened.v1".into(),
+            kind: MessageKind::Event,
+            aggregate_type: "numbered".into(),
+            aggregate_id: key.to_string(),
+            message_key: Some(key.to_string()),
+            topic: Some(self.task.topic.clone()),
+            payload: event.to_string().into_bytes(),
+            headers: BTreeMap::new(),
+        };
+        let context = MessageContext::start(&UuidV7);
+        self.outbox.append_raw::<B>(tx, &context, message).await?;
+        Ok(event)
+    }
+}
