@@ -122,7 +122,9 @@ pub async fn open_read_only(url: &str) -> Result<Connection> {
             ("lock_timeout", "5s"),
         ]);
         let connect = tokio::time::timeout(Duration::from_secs(5), options.connect());
-        let connection = connect.await.context("no answer from Postgres in 5 s")??;
+        let connected = connect.await.context("no answer from Postgres in 5 s")?;
+        let at = format!("Postgres at {}:{}", options.get_host(), options.get_port());
+        let connection = connected.context(at)?;
         Ok(Connection::Postgres(connection))
     } else {
         bail!("a database URL starts with sqlite: or postgres:")

@@ -1,6 +1,7 @@
 //! Reads everything in the order that makes the judgement hold, then judges.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use anyhow::Result;
 
@@ -8,7 +9,7 @@ use crate::check::{Evidence, PartitionRange, SourceState, check};
 use crate::{KafkaReader, Report, Symbol, read_database};
 
 /// A database with its source name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// Source name, as in `outbox.progress.<name>`.
     pub name: String,
@@ -16,13 +17,31 @@ pub struct Source {
     pub url: String,
 }
 
+/// Without the URL: it may hold a password.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.name).finish()
+    }
+}
+
 /// What to audit.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Audit {
     /// Kafka client settings, at least `bootstrap.servers`; empty = the databases alone.
     pub kafka: Vec<(String, String)>,
     /// The databases.
     pub sources: Vec<Source>,
+}
+
+/// Without the settings' values: they hold the password.
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kafka: Vec<&str> = self.kafka.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Audit")
+            .field("kafka", &kafka)
+            .field("sources", &self.sources)
+            .finish()
+    }
 }
 
 impl Audit {

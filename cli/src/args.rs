@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use onceward::{DatabaseUrl, Secret};
 use onceward_kafka::KafkaConfig;
 
 const EXAMPLES: &str = "\
@@ -59,7 +60,8 @@ pub(crate) struct PlaceArgs {
         hide_env_values = true
     )]
     pub data: Option<PathBuf>,
-    /// A database, instead of --data; may be repeated
+    /// A database, instead of --data; may be repeated. With a password better in a file: command
+    /// lines and environments can be seen by others
     #[arg(
         long,
         global = true,
@@ -68,7 +70,17 @@ pub(crate) struct PlaceArgs {
         hide_env_values = true,
         value_delimiter = ','
     )]
-    pub database: Vec<String>,
+    pub database: Vec<Secret>,
+    /// File with the databases: NAME=URL, one a line or comma separated
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "ONCEWARD_SOURCES_FILE",
+        hide_env_values = true,
+        conflicts_with = "database"
+    )]
+    pub database_file: Option<PathBuf>,
     /// JSON to stdout instead of tables
     #[arg(long, global = true)]
     pub json: bool,
@@ -362,8 +374,8 @@ pub(crate) enum SchemaCommand {
     /// Make or update the library's tables, and name the source; may be run again
     #[command(after_help = MIGRATE)]
     Migrate {
-        /// sqlite:… (made if missing) or postgres:…
-        url: String,
+        /// sqlite:… (made if missing) or postgres:… [default: that of the source, see --database]
+        url: Option<DatabaseUrl>,
         /// Name of this source: it becomes part of topic names and can't be changed
         #[arg(long)]
         source: String,
@@ -371,7 +383,11 @@ pub(crate) enum SchemaCommand {
     /// Are the library's tables there and up to date?
     Check {
         /// sqlite:… or postgres:…
-        url: String,
+        #[arg(required_unless_present = "source")]
+        url: Option<DatabaseUrl>,
+        /// Instead of the URL: that of this source, see --database
+        #[arg(long, conflicts_with = "url")]
+        source: Option<String>,
     },
 }
 

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use auditor::Connection;
+use onceward::source::DatabaseKind;
+use onceward::{DatabaseUrl, connect_trouble};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -63,11 +65,11 @@ pub(crate) fn talk(failed: &[Unreadable]) -> Vec<String> {
 }
 
 /// Opens for reading and checks that our tables are there.
-pub(crate) async fn open_for_reading(url: &str) -> Result<Connection> {
+pub(crate) async fn open_for_reading(url: &DatabaseUrl) -> Result<Connection> {
     if let Some(file) = missing_file(url) {
         bail!("{file} does not exist");
     }
-    let mut connection = auditor::open_read_only(url).await?;
+    let mut connection = look_into(url).await?;
     if let Connection::Postgres(c) = &mut connection {
         // A look must never hold the janitor or a migration up.
         sqlx::raw_sql("set statement_timeout = '30s'; set lock_timeout = '2s'")
@@ -78,6 +80,26 @@ pub(crate) async fn open_for_reading(url: &str) -> Result<Connection> {
         bail!("not migrated; run `onceward schema migrate URL --source NAME`");
     }
     Ok(connection)
+}
+
+/// Opens for reading, whatever tables are there.
+pub(crate) async fn look_into(url: &DatabaseUrl) -> Result<Connection> {
+    url.check()?;
+    let opened = auditor::open_read_only(url.reveal()).await;
+    opened.map_err(|error| said_clearly(url, error))
+}
+
+/// What the library says of a connection that does not come about, if it is that.
+fn said_clearly(url: &DatabaseUrl, error: anyhow::Error) -> anyhow::Error {
+    let Some(below) = error.downcast_ref::<sqlx::Error>() else {
+        return error;
+    };
+    match url.reveal().parse() {
+        Ok(options) if url.check().is_ok_and(|kind| kind == DatabaseKind::Postgres) => {
+            anyhow!(connect_trouble(&options, below))
+        }
+        _ => error,
+    }
 }
 
 /// Whether the library's tables are there.
@@ -106,40 +128,38 @@ pub(crate) async fn has_table(connection: &mut Connection, name: &str) -> Result
 }
 
 /// The database file, if the URL names one that is not there.
-fn missing_file(url: &str) -> Option<String> {
-    if !url.starts_with("sqlite:") {
+fn missing_file(url: &DatabaseUrl) -> Option<String> {
+    if !url.reveal().starts_with("sqlite:") {
         return None;
     }
-    let options: SqliteConnectOptions = url.parse().ok()?;
+    let options: SqliteConnectOptions = url.reveal().parse().ok()?;
     let file = options.get_filename();
     (!file.exists()).then(|| file.display().to_string())
 }
 
 /// Opens for writing one or two rows. Creates no database.
-pub(crate) async fn open_for_writing(url: &str) -> Result<Connection> {
-    let mut connection = if url.starts_with("sqlite:") {
-        let options: SqliteConnectOptions = url.parse()?;
-        let options = options
-            .create_if_missing(false)
-            .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
-        Connection::Sqlite(options.connect().await.context("can't open for writing")?)
-    } else if url.starts_with("postgres") {
-        let options: PgConnectOptions = url.parse()?;
-        let options = options.application_name("onceward").options([
-            ("statement_timeout", "10s"),
-            ("lock_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", "10s"),
-        ]);
-        let connecting = tokio::time::timeout(Duration::from_secs(5), options.connect());
-        Connection::Postgres(
-            connecting
-                .await
-                .context("no answer from Postgres in 5 s")??,
-        )
-    } else {
-        bail!("a database URL starts with sqlite: or postgres:");
+pub(crate) async fn open_for_writing(url: &DatabaseUrl) -> Result<Connection> {
+    let mut connection = match url.check()? {
+        DatabaseKind::Sqlite => {
+            let options: SqliteConnectOptions = url.reveal().parse()?;
+            let options = options
+                .create_if_missing(false)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(Duration::from_secs(10));
+            Connection::Sqlite(options.connect().await.context("can't open for writing")?)
+        }
+        DatabaseKind::Postgres => {
+            let options: PgConnectOptions = url.reveal().parse()?;
+            let options = options.application_name("onceward").options([
+                ("statement_timeout", "10s"),
+                ("lock_timeout", "5s"),
+                ("idle_in_transaction_session_timeout", "10s"),
+            ]);
+            let connecting = tokio::time::timeout(Duration::from_secs(5), options.connect());
+            let connected = connecting.await.context("no answer from Postgres in 5 s")?;
+            Connection::Postgres(connected.map_err(|error| said_clearly(url, error.into()))?)
+        }
     };
     if !is_migrated(&mut connection).await? {
         bail!("not migrated; run `onceward schema migrate URL --source NAME`");

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
+use onceward::secret::without_passwords;
 use onceward::{Clock, SystemClock};
 
 use args::Cli;
@@ -64,7 +65,8 @@ pub fn run_with(
             };
             // A closed pipe is the reader's choice; there is nobody left to tell.
             return if usage.use_stderr() {
-                let _ = err.write_all(text.as_bytes());
+                // It may quote a URL that stands where none belongs.
+                let _ = err.write_all(without_passwords(&text).as_bytes());
                 Exit::Usage
             } else {
                 let _ = out.write_all(text.as_bytes());

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use onceward::secret::{read_secret, without_passwords};
+use onceward::{DatabaseUrl, Secret};
 use onceward_kafka::KafkaConfig;
 use serde::Deserialize;
 
@@ -13,7 +15,7 @@ use crate::outcome::usage;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
     pub name: String,
-    pub url: String,
+    pub url: DatabaseUrl,
 }
 
 /// What the command looks at.
@@ -35,16 +37,20 @@ struct Manifest {
 #[derive(Debug, Deserialize)]
 struct ManifestSource {
     name: String,
-    url: String,
+    url: DatabaseUrl,
 }
 
 impl Place {
     /// Finds everything. With `--database` nothing else is looked at.
     pub fn find(args: &PlaceArgs, kafka: &KafkaConfig, folder: &Path) -> Result<Self> {
-        let mut place = if args.database.is_empty() {
+        let given = match &args.database_file {
+            Some(file) => sources_in(file)?,
+            None => args.database.clone(),
+        };
+        let mut place = if given.is_empty() {
             Self::in_folder(args, folder)?
         } else {
-            let sources = args.database.iter().map(|d| named(d));
+            let sources = given.iter().map(|one| named(one.reveal()));
             Self {
                 sources: sources.collect::<Result<_>>()?,
                 kafka: None,
@@ -123,14 +129,29 @@ impl Place {
     }
 }
 
+/// What `--database-file` holds.
+fn sources_in(file: &Path) -> Result<Vec<Secret>> {
+    let text = read_secret(file).map_err(|error| usage(format!("--database-file {error}")))?;
+    let parts = text.split([',', '\n']).map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    Ok(parts.map(|part| part.to_owned().into()).collect())
+}
+
 fn named(text: &str) -> Result<Source> {
     let (name, url) = text
         .split_once('=')
-        .filter(|(name, url)| !name.is_empty() && url.contains(':'))
-        .ok_or_else(|| usage(format!("--database takes NAME=URL, not {text:?}")))?;
+        // A URL without a name in front may hold a = as well.
+        .filter(|(name, _)| !name.is_empty() && !name.contains(':'))
+        .ok_or_else(|| {
+            let shown = without_passwords(text);
+            usage(format!("--database takes NAME=URL, not {shown:?}"))
+        })?;
+    let url = DatabaseUrl::from(url);
+    url.check()
+        .map_err(|error| usage(format!("{name}: {error}")))?;
     Ok(Source {
         name: name.to_owned(),
-        url: url.to_owned(),
+        url,
     })
 }
 
@@ -155,7 +176,7 @@ fn database_files(data: &Path) -> Result<Vec<Source>> {
             let absolute = path.canonicalize().unwrap_or_else(|_| path.clone());
             sources.push(Source {
                 name: name.to_owned(),
-                url: format!("sqlite://{}", absolute.display()),
+                url: format!("sqlite://{}", absolute.display()).into(),
             });
         }
     }

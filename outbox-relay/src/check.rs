@@ -63,7 +63,7 @@ pub(crate) async fn run(config: &Config, broker: &RdKafkaBroker) -> bool {
 
 async fn look<D: Dialect>(source: &SourceOptions, broker: &RdKafkaBroker) -> Findings {
     let mut found = Findings::default();
-    let mut store = match SourceStore::<D>::open(&source.url, &source.name).await {
+    let mut store = match SourceStore::<D>::open(source.url.reveal(), &source.name).await {
         Ok(store) => store,
         Err(error) => {
             found.mend(chain(&error));

@@ -1,19 +1,21 @@
 //! The command line of `outbox-relay`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use onceward::Secret;
+use onceward::secret::without_passwords;
 use onceward_http::Guard;
 use onceward_kafka::{KafkaConfig, RdKafkaBroker};
 use onceward_telemetry::{Settings, Telemetry, TelemetryError, traces_endpoint};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Layer, SETTINGS, list, read_file};
+use crate::config::{Config, Layer, SETTINGS, list, read_file, sources_in};
 use crate::{Relay, check, http, metrics};
 
 /// Worked and ended in order.
@@ -31,16 +33,21 @@ Exit codes:
   137  killed by the second signal
 
 Each setting is a flag, an environment variable and a line of the TOML file; a flag outranks the
-environment, which outranks the file. In the file sources are a table: [sources] order = \"sqlite:…\",
-and Kafka's settings another: [kafka].";
+environment, which outranks the file. In the file sources are a table: [sources] order = \"sqlite:…\"
+or order = { file = \"/run/secrets/order\" }, and Kafka's settings another: [kafka].";
 
 /// Parses, works, and says how it ended.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
+            if error.use_stderr() {
+                // It may quote a URL that stands where none belongs.
+                eprint!("{}", without_passwords(&error.render().to_string()));
+                return ExitCode::from(USAGE);
+            }
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { OK });
+            return ExitCode::from(OK);
         }
     };
     let (name, matches) = match matches.subcommand() {
@@ -132,13 +139,23 @@ pub fn command() -> Command {
                     .action(ArgAction::Append)
                     .help(
                         "A database to relay, may be repeated [env: ONCEWARD_SOURCES, comma \
-                         separated]",
+                         separated]. With a password better in a file: command lines and \
+                         environments can be seen by others",
                     ),
+            )
+            .arg(
+                Arg::new("source-file")
+                    .long("source-file")
+                    .env("ONCEWARD_SOURCES_FILE")
+                    .value_name("FILE")
+                    .help("File with all databases: NAME=URL, one a line or comma separated"),
             )
             .args(SETTINGS.iter().map(|setting| {
                 Arg::new(setting.name)
                     .long(setting.flag)
                     .env(setting.env)
+                    // An endpoint may hold a password.
+                    .hide_env_values(setting.name == "otlp_endpoint")
                     .value_name(setting.value)
                     .help(setting.help)
             }));
@@ -180,12 +197,24 @@ fn read(matches: &ArgMatches) -> Result<Config, Vec<String>> {
         Ok(kafka) => flags.kafka = kafka,
         Err(error) => problems.push(format!("kafka: {error}")),
     }
-    flags.sources = match matches.get_many::<String>("source") {
+    let sources: Vec<String> = match matches.get_many::<String>("source") {
         Some(sources) => sources.cloned().collect(),
         None => std::env::var("ONCEWARD_SOURCES")
             .map(|text| list(&text))
             .unwrap_or_default(),
     };
+    flags.sources = sources.into_iter().map(Secret::from).collect();
+    if let Some(file) = matches.get_one::<String>("source-file") {
+        if !flags.sources.is_empty() {
+            let text = "sources are given twice, by --source (ONCEWARD_SOURCES) and by --source-file \
+                        (ONCEWARD_SOURCES_FILE): keep one";
+            problems.push(text.to_owned());
+        }
+        match sources_in(Path::new(file)) {
+            Ok(sources) => flags.sources = sources,
+            Err(problem) => problems.push(problem),
+        }
+    }
     let mut layers = vec![flags];
     if let Some(path) = matches.get_one::<String>("config") {
         layers.push(read_file(&PathBuf::from(path), &mut problems));
@@ -195,7 +224,7 @@ fn read(matches: &ArgMatches) -> Result<Config, Vec<String>> {
 
 /// Logger and metrics; the export of spans only for a relay that runs.
 fn telemetry(config: &Config, runs: bool) -> Result<Telemetry, TelemetryError> {
-    let endpoint = config.otlp_endpoint.as_deref();
+    let endpoint = config.otlp_endpoint.as_ref().map(Secret::reveal);
     onceward_telemetry::init(&Settings {
         service: "outbox-relay",
         instance: Some(&config.relay.instance_id),

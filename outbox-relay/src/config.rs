@@ -1,15 +1,17 @@
 //! Settings of the program: flag over environment over file over default, one name for all four.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use clap::ValueEnum;
+use onceward::secret::{read_secret, without_password};
+use onceward::{DatabaseUrl, Secret};
 use onceward_http::Limits;
 use onceward_kafka::{KafkaConfig, PublisherOptions};
 use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat};
 
-use crate::options::{RelayOptions, SourceOptions, redact};
+use crate::options::{RelayOptions, SourceOptions};
 
 /// Everything the program runs with.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ pub struct Config {
     /// `tracing` filter, as in `RUST_LOG`.
     pub log_filter: String,
     /// Collector that spans are exported to, as in `OTEL_EXPORTER_OTLP_ENDPOINT`.
-    pub otlp_endpoint: Option<String>,
+    pub otlp_endpoint: Option<Secret>,
     /// The relay's own settings.
     pub relay: RelayOptions,
 }
@@ -242,19 +244,40 @@ pub const SETTINGS: &[Setting] = &[
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "URL",
         "Collector that spans are exported to (OTLP over HTTP), such as http://127.0.0.1:4318; \
-         without it nothing is. The standard's other OTEL_ variables count too",
+         without it nothing is. The standard's other OTEL_ variables count too, and \
+         OTEL_EXPORTER_OTLP_HEADERS_FILE: a file with the headers, such as authorization=Bearer TOKEN",
     ),
 ];
 
 /// What one layer says: setting name → text; sources beside it.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub struct Layer {
     /// Scalar settings.
     pub values: BTreeMap<String, String>,
     /// `NAME=URL`; a layer that names any replaces those of the layers below.
-    pub sources: Vec<String>,
+    pub sources: Vec<Secret>,
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
+}
+
+/// Names alone: a value may be a URL with a password.
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("values", &self.values.keys())
+            .field("sources", &self.sources)
+            .field("kafka", &self.kafka)
+            .finish()
+    }
+}
+
+/// The sources that a file holds: `NAME=URL`, comma separated as in `ONCEWARD_SOURCES`, or one a line.
+pub fn sources_in(file: &Path) -> Result<Vec<Secret>, String> {
+    let text = read_secret(file).map_err(|error| format!("sources: {error}"))?;
+    Ok(list(&text.replace('\n', ","))
+        .into_iter()
+        .map(Secret::from)
+        .collect())
 }
 
 /// Reads the file's layer. Unknown names are problems, not silence.
@@ -289,9 +312,12 @@ fn file_layer(table: toml::Table, problems: &mut Vec<String>) -> Layer {
         match (name.as_str(), value) {
             ("sources", toml::Value::Table(sources)) => {
                 for (source, url) in sources {
-                    match url {
-                        toml::Value::String(url) => layer.sources.push(format!("{source}={url}")),
-                        _ => problems.push(format!("sources.{source} must be a URL in quotes")),
+                    match database_url(url) {
+                        Ok(url) => {
+                            let named = format!("{source}={}", url.reveal());
+                            layer.sources.push(named.into());
+                        }
+                        Err(problem) => problems.push(format!("sources.{source}: {problem}")),
                     }
                 }
             }
@@ -329,6 +355,20 @@ fn file_layer(table: toml::Table, problems: &mut Vec<String>) -> Layer {
         }
     }
     layer
+}
+
+/// `"URL"`, or `{ file = "PATH" }` of the file that holds it.
+fn database_url(value: toml::Value) -> Result<DatabaseUrl, String> {
+    match value {
+        toml::Value::String(url) => Ok(url.into()),
+        toml::Value::Table(table) if table.len() == 1 => match table.get("file") {
+            Some(toml::Value::String(file)) => {
+                DatabaseUrl::from_file(Path::new(file)).map_err(|error| error.to_string())
+            }
+            _ => Err("must be \"URL\" or { file = \"PATH\" }".into()),
+        },
+        _ => Err("must be \"URL\" or { file = \"PATH\" }".into()),
+    }
 }
 
 impl Config {
@@ -387,7 +427,7 @@ impl Config {
             .map(|layer| &layer.sources)
             .find(|sources| !sources.is_empty());
         for text in sources.into_iter().flatten() {
-            match text.parse::<SourceOptions>() {
+            match text.reveal().parse::<SourceOptions>() {
                 Ok(source) => relay.sources.push(source),
                 Err(problem) => problems.push(format!("source: {problem}")),
             }
@@ -442,7 +482,7 @@ impl Config {
                 log_filter: get("log_filter").unwrap_or(DEFAULT_LOG_FILTER).to_owned(),
                 otlp_endpoint: get("otlp_endpoint")
                     .filter(|url| !url.is_empty())
-                    .map(str::to_owned),
+                    .map(|url| url.to_owned().into()),
                 relay,
             })
         } else {
@@ -491,7 +531,8 @@ impl Config {
         }
         line("log_format", quoted(self.log_format.as_str()));
         line("log_filter", quoted(&self.log_filter));
-        let endpoint = self.otlp_endpoint.as_deref().map(redact);
+        let endpoint = self.otlp_endpoint.as_ref();
+        let endpoint = endpoint.map(|url| without_password(url.reveal()));
         line("otlp_endpoint", quoted(&endpoint.unwrap_or_default()));
         out.push_str("\n[sources]\n");
         for source in &relay.sources {
@@ -499,7 +540,7 @@ impl Config {
                 out,
                 "{} = {}",
                 quoted(source.name.as_str()),
-                quoted(&redact(&source.url))
+                quoted(&source.url.to_string())
             );
         }
         out.push_str("\n[kafka]\n");

@@ -68,7 +68,7 @@ mod status;
 mod worker;
 
 pub use http::router;
-pub use options::{RelayOptions, SourceOptions, redact};
+pub use options::{RelayOptions, SourceOptions};
 pub use phase::{Illegal, Input, Phase};
 pub use relay::{Relay, RelayError};
 pub use status::{Handle, RelayStatus, SourceStatus};

@@ -1,22 +1,15 @@
 //! What a [`Relay`](crate::Relay) is told: sources, batch sizes, intervals.
 
-use std::fmt;
-
-use onceward::SourceName;
+use onceward::secret::without_passwords;
+use onceward::{DatabaseUrl, SourceName};
 
 /// One source and where its database is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceOptions {
     /// Name of the source; must be the one the database was migrated with.
     pub name: SourceName,
     /// `sqlite:///abs/path/file.db` or `postgres://user:password@host:port/database`.
-    pub url: String,
-}
-
-impl fmt::Debug for SourceOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, redact(&self.url))
-    }
+    pub url: DatabaseUrl,
 }
 
 impl std::str::FromStr for SourceOptions {
@@ -27,11 +20,11 @@ impl std::str::FromStr for SourceOptions {
         let (name, url) = text
             .split_once('=')
             .filter(|(name, _)| !name.contains(':'))
-            .ok_or_else(|| format!("{:?} is not NAME=URL", redact(text)))?;
+            .ok_or_else(|| format!("{:?} is not NAME=URL", without_passwords(text)))?;
         let name = SourceName::new(name.trim()).map_err(|e| e.to_string())?;
         let source = Self {
             name,
-            url: url.trim().to_owned(),
+            url: DatabaseUrl::from(url),
         };
         match source.problem() {
             None => Ok(source),
@@ -43,10 +36,8 @@ impl std::str::FromStr for SourceOptions {
 impl SourceOptions {
     /// What is wrong with the URL, without the URL.
     fn problem(&self) -> Option<String> {
-        let known = ["sqlite:", "postgres:", "postgresql:"];
-        let fine = known.iter().any(|scheme| self.url.starts_with(scheme));
-        let name = &self.name;
-        (!fine).then(|| format!("the URL of {name} must start with sqlite: or postgres:"))
+        let problem = self.url.check().err()?;
+        Some(format!("{}: {problem}", self.name))
     }
 }
 
@@ -102,7 +93,7 @@ impl Default for RelayOptions {
 
 impl RelayOptions {
     /// The defaults for one source: what a service that relays its own outbox needs.
-    pub fn for_source(name: &SourceName, url: impl Into<String>) -> Self {
+    pub fn for_source(name: &SourceName, url: impl Into<DatabaseUrl>) -> Self {
         Self {
             sources: vec![SourceOptions {
                 name: name.clone(),
@@ -174,47 +165,12 @@ fn default_instance_id() -> String {
     format!("{host}-{}", std::process::id())
 }
 
-/// A URL fit for logs: the password is replaced, in the authority as in the query.
-pub fn redact(url: &str) -> String {
-    let (head, query) = url
-        .split_once('?')
-        .map_or((url, None), |(h, q)| (h, Some(q)));
-    let mut shown = match head.split_once("://") {
-        Some((scheme, rest)) => match rest.rsplit_once('@') {
-            Some((user, place)) => {
-                let user = user.split(':').next().unwrap_or_default();
-                format!("{scheme}://{user}:***@{place}")
-            }
-            None => head.to_owned(),
-        },
-        None => head.to_owned(),
-    };
-    if let Some(query) = query {
-        let pairs: Vec<String> = query
-            .split('&')
-            .map(|pair| match pair.split_once('=') {
-                Some((name, _)) if name.to_ascii_lowercase().contains("password") => {
-                    format!("{name}=***")
-                }
-                _ => pair.to_owned(),
-            })
-            .collect();
-        shown.push('?');
-        shown.push_str(&pairs.join("&"));
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{RelayOptions, SourceOptions, redact};
+    use super::{RelayOptions, SourceOptions};
 
     #[test]
     fn a_password_never_shows() {
-        assert_eq!(
-            redact("postgres://me:pa@ss@host:5432/db?sslmode=require&sslpassword=x"),
-            "postgres://me:***@host:5432/db?sslmode=require&sslpassword=***"
-        );
         let source: SourceOptions = "order=postgres://u:secret@h/d".parse().unwrap();
         assert!(!format!("{source:?}").contains("secret"));
         let refused = "postgres://u:secret@h/d".parse::<SourceOptions>();

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use onceward::DatabaseUrl;
 use onceward::publisher::Broker;
 use onceward::source::Dialect;
 use sqlx::{Postgres, Sqlite};
@@ -150,8 +151,8 @@ async fn overdue(stop: CancellationToken) {
 }
 
 /// `sqlite` or `postgres`, by the URL's scheme.
-pub(crate) fn kind(url: &str) -> &'static str {
-    if url.starts_with("sqlite:") {
+pub(crate) fn kind(url: &DatabaseUrl) -> &'static str {
+    if url.reveal().starts_with("sqlite:") {
         "sqlite"
     } else {
         "postgres"

@@ -29,8 +29,12 @@ fn text(output: &Output) -> String {
 fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_printed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("relay.toml");
-    let settings = "kafka = \"file:1\"\nbatch_rows = 7\nretention_seconds = 7\ninstance_id = \"f\"\n\
-                    [sources]\norder = \"postgres://me:hush@host/order\"\n";
+    let secret = folder.path().join("payment");
+    std::fs::write(&secret, "postgres://you:hush@host/payment\n").unwrap();
+    let settings = format!(
+        "kafka = \"file:1\"\nbatch_rows = 7\nretention_seconds = 7\ninstance_id = \"f\"\n\
+         [sources]\norder = \"postgres://me:hush@host/order\"\npayment = {{ file = {secret:?} }}\n"
+    );
     std::fs::write(&file, settings).unwrap();
     let (mut command, _) = program(&["config", "print", "--batch-rows", "9", "--config"]);
     let output = command
@@ -52,6 +56,7 @@ fn a_flag_outranks_the_environment_which_outranks_the_file_and_no_password_is_pr
         "instance_id = \"f\"",
         "bootstrap_servers = \"file:1\"",
         "\"order\" = \"postgres://me:***@host/order\"",
+        "\"payment\" = \"postgres://you:***@host/payment\"",
     ] {
         assert!(printed.contains(line), "{line} not in\n{printed}");
     }
@@ -94,6 +99,66 @@ publisher = \"x\"
         "--kafka",
     ] {
         assert!(told.contains(part), "{part} not in\n{told}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_told_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = folder.path().join("sources");
+    let toml = folder.path().join("relay.toml");
+    std::fs::write(&sources, "a=postgres://u:hush@h/a\nb=sqlite:///b.db\n").unwrap();
+    std::fs::write(&toml, "[kafka]\npassword = 7777777\n").unwrap();
+    let (file, toml) = (sources.to_str().unwrap(), toml.to_str().unwrap());
+    let print = &["config", "print", "--kafka", "h:1"];
+    let told = |arguments: &[&str], sources: Option<&str>| {
+        let (mut command, _) = program(&[print, arguments].concat());
+        command.envs(sources.map(|sources| ("ONCEWARD_SOURCES", sources)));
+        let output = command.output().unwrap();
+        let text = text(&output);
+        assert!(!text.contains("hush") && !text.contains("7777"), "{text}");
+        (output.status.code().unwrap(), text)
+    };
+    let (code, fine) = told(&["--source-file", file], None);
+    assert_eq!(code, 0, "{fine}");
+    assert!(fine.contains("\"a\" = \"postgres://u:***@h/a\""), "{fine}");
+    assert!(fine.contains("\"b\" = \"sqlite:///b.db\""), "{fine}");
+    for (arguments, sources, says) in [
+        (
+            &["--source-file", file][..],
+            Some("c=postgres://u:hush@h/c"),
+            "sources are given twice",
+        ),
+        (
+            &["--source-file", "/nowhere"],
+            None,
+            "/nowhere can't be read",
+        ),
+        (
+            &["--source", "postgres://u:hush@h/c"],
+            None,
+            "is not NAME=URL",
+        ),
+        (
+            &["--source", "c=postgres://h/c?pass=hush"],
+            None,
+            "\"pass\"",
+        ),
+        (&["c=postgres://u:hush@h/c"], None, "unexpected argument"),
+        (
+            &["--source-file", file, "--config", toml],
+            None,
+            "text in quotes",
+        ),
+        (
+            &["--source-file", file, "--kafka-properties", "hush"],
+            None,
+            "must be NAME=VALUE",
+        ),
+    ] {
+        let (code, text) = told(arguments, sources);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(says), "{says} not in\n{text}");
     }
 }
 

@@ -72,8 +72,10 @@ async fn ask(
         )));
     }
     let source = place.only(Some(&letter.source))?;
-    let url = source.first().map(|s| s.url.clone()).unwrap_or_default();
-    let mut connection = database::open_for_writing(&url).await?;
+    let Some(source) = source.first() else {
+        return Err(refused(format!("no source {:?}", letter.source)));
+    };
+    let mut connection = database::open_for_writing(&source.url).await?;
     let (id, fresh) = write(&mut connection, world, request, kind, &letter).await?;
     let owner = match letter.side {
         Side::Outbox => format!("the relay of source {}", letter.source),

@@ -16,6 +16,7 @@ mod trace_tree;
 mod verify;
 
 use anyhow::Result;
+use onceward::DatabaseUrl;
 
 use self::source_epoch::Wish;
 use crate::World;
@@ -29,11 +30,23 @@ use crate::outcome::Outcome;
 /// Runs the command.
 pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
     let command = match cli.command {
-        // Names its database itself.
+        // May name its database itself.
         Command::Schema(command) => {
+            let of = |source: &str| -> Result<DatabaseUrl> {
+                let place = Place::find(&cli.place, &cli.kafka, &world.folder)?;
+                let found = place.only(Some(source))?;
+                let found = found.first().map(|found| found.url.clone());
+                Ok(found.unwrap_or_else(|| DatabaseUrl::from("")))
+            };
             return match command {
-                SchemaCommand::Migrate { url, source } => schema::migrate(&url, &source).await,
-                SchemaCommand::Check { url } => schema::check(&url).await,
+                SchemaCommand::Migrate { url, source } => {
+                    let url = url.map_or_else(|| of(&source), Ok)?;
+                    schema::migrate(&url, &source).await
+                }
+                SchemaCommand::Check { url, source } => {
+                    let url = url.map_or_else(|| of(&source.unwrap_or_default()), Ok)?;
+                    schema::check(&url).await
+                }
             };
         }
         other => other,

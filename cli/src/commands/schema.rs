@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use auditor::Connection;
-use onceward::SourceName;
 use onceward::schema::SchemaBackend;
+use onceward::source::DatabaseKind;
+use onceward::{DatabaseUrl, SourceName};
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Postgres, Sqlite};
 
-use crate::database::{has_table, on};
+use crate::database::{has_table, look_into, on};
 use crate::outcome::{Exit, Outcome, refused, usage};
 
 /// Which migrations ran, as the library's bookkeeping says.
@@ -33,56 +34,58 @@ fn known(migrator: &'static Migrator) -> Vec<(i64, String)> {
         .collect()
 }
 
-async fn look(url: &str) -> Result<Vec<i64>> {
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let options: SqliteConnectOptions = url.parse().with_context(|| path.to_owned())?;
+async fn look(url: &DatabaseUrl) -> Result<Vec<i64>> {
+    if url.check()? == DatabaseKind::Sqlite {
+        let options: SqliteConnectOptions = url.reveal().parse().context(url.to_string())?;
         if !options.get_filename().exists() {
             return Ok(vec![]);
         }
     }
-    let mut connection = auditor::open_read_only(url).await?;
+    let mut connection = look_into(url).await?;
     applied(&mut connection).await
 }
 
 /// `schema migrate`.
-pub(crate) async fn migrate(url: &str, source: &str) -> Result<Outcome> {
+pub(crate) async fn migrate(url: &DatabaseUrl, source: &str) -> Result<Outcome> {
     let name = SourceName::new(source).map_err(|e| usage(e.to_string()))?;
+    let kind = url.check().map_err(|e| usage(e.to_string()))?;
     let before = look(url).await?;
     let refuse = |e: onceward::Error| match e {
         onceward::Error::OtherSource { .. } => refused(e.to_string()),
         other => other.into(),
     };
-    let all = if url.starts_with("sqlite:") {
-        let options: SqliteConnectOptions = url.parse()?;
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-            .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(30));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await?;
-        onceward::schema::migrate::<Sqlite>(&pool, &name)
-            .await
-            .map_err(refuse)?;
-        pool.close().await;
-        known(Sqlite::outbox_migrations())
-    } else if url.starts_with("postgres") {
-        let options: PgConnectOptions = url.parse()?;
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options.application_name("onceward-migrate"))
-            .await?;
-        onceward::schema::migrate::<Postgres>(&pool, &name)
-            .await
-            .map_err(refuse)?;
-        pool.close().await;
-        known(Postgres::outbox_migrations())
-    } else {
-        return Err(usage("a database URL starts with sqlite: or postgres:"));
+    let all = match kind {
+        DatabaseKind::Sqlite => {
+            let options: SqliteConnectOptions = url.reveal().parse()?;
+            let options = options
+                .create_if_missing(true)
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(Duration::from_secs(30));
+            let pool = SqlitePoolOptions::new()
+                .max_connections(1)
+                .connect_with(options)
+                .await?;
+            onceward::schema::migrate::<Sqlite>(&pool, &name)
+                .await
+                .map_err(refuse)?;
+            pool.close().await;
+            known(Sqlite::outbox_migrations())
+        }
+        DatabaseKind::Postgres => {
+            let options: PgConnectOptions = url.reveal().parse()?;
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(Duration::from_secs(10))
+                .connect_with(options.application_name("onceward-migrate"))
+                .await?;
+            onceward::schema::migrate::<Postgres>(&pool, &name)
+                .await
+                .map_err(refuse)?;
+            pool.close().await;
+            known(Postgres::outbox_migrations())
+        }
     };
     let fresh: Vec<_> = all.iter().filter(|(v, _)| !before.contains(v)).collect();
     let mut text = format!("source {name}\n");
@@ -98,11 +101,10 @@ pub(crate) async fn migrate(url: &str, source: &str) -> Result<Outcome> {
 }
 
 /// `schema check`.
-pub(crate) async fn check(url: &str) -> Result<Outcome> {
-    let all = if url.starts_with("sqlite:") {
-        known(Sqlite::outbox_migrations())
-    } else {
-        known(Postgres::outbox_migrations())
+pub(crate) async fn check(url: &DatabaseUrl) -> Result<Outcome> {
+    let all = match url.check().map_err(|e| usage(e.to_string()))? {
+        DatabaseKind::Sqlite => known(Sqlite::outbox_migrations()),
+        DatabaseKind::Postgres => known(Postgres::outbox_migrations()),
     };
     let found = look(url).await?;
     let mut text = String::new();

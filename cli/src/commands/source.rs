@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::database::{self, on};
 use crate::locate::Place;
 use crate::outcome::Outcome;
-use crate::render::{redacted, table};
+use crate::render::table;
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -29,7 +29,7 @@ pub(crate) async fn list(place: &Place) -> Result<Outcome> {
     for source in &place.sources {
         let mut listed = Listed {
             source: source.name.clone(),
-            url: redacted(&source.url),
+            url: source.url.to_string(),
             source_id: None,
             epoch: None,
             stored_name: None,

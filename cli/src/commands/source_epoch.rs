@@ -25,7 +25,6 @@ use super::cursor;
 use crate::args::ResetFrom;
 use crate::locate::Place;
 use crate::outcome::{Outcome, refused, usage};
-use crate::render::redacted;
 
 /// Who owns the source meanwhile.
 const INSTANCE: &str = "onceward-source";
@@ -64,15 +63,15 @@ pub(crate) async fn new_epoch(
             Wish::Adopt => format!(
                 "adopting {source} makes {} its only database: a relay at the place it came from \
                  will stop. Stop its relays and writers there, then: --yes",
-                redacted(&found.url)
+                found.url
             ),
         }));
     }
     let name = SourceName::new(source).map_err(|e| usage(e.to_string()))?;
     let broker = RdKafkaBroker::new(kafka).map_err(|e| usage(e.to_string()))?;
-    match DatabaseKind::of(&found.url)? {
-        DatabaseKind::Sqlite => run::<Sqlite>(&found.url, &name, &broker, wish).await,
-        DatabaseKind::Postgres => run::<Postgres>(&found.url, &name, &broker, wish).await,
+    match found.url.check()? {
+        DatabaseKind::Sqlite => run::<Sqlite>(found.url.reveal(), &name, &broker, wish).await,
+        DatabaseKind::Postgres => run::<Postgres>(found.url.reveal(), &name, &broker, wish).await,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::render::table;
 pub(crate) async fn verify(place: &Place, args: &VerifyArgs) -> Result<Outcome> {
     let sources = place.sources.iter().map(|s| Source {
         name: s.name.clone(),
-        url: s.url.clone(),
+        url: s.url.reveal().to_owned(),
     });
     let (kafka, no_kafka) = match kafka::settings(place) {
         Ok(settings) => (settings, None),

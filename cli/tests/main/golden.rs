@@ -223,3 +223,67 @@ fn a_postgres_that_is_down_is_one_line() {
     );
     assert!(!said.all().contains("hidden"), "{}", said.err);
 }
+
+#[test]
+fn a_url_that_is_refused_is_shown_without_its_password() {
+    for wrong in [
+        &["status", "--database", "postgres://u:hush@h/d"][..],
+        &["status", "--database", "postgres://u:hush@h/d?sslmode=x"],
+        &["status", "--database", "order=hush"],
+        &["status", "--database", "order=postgres://h/d?pasword=hush"],
+        &["status", "postgres://u:hush@h/d"],
+        &[
+            "schema",
+            "migrate",
+            "mysql://u:hush@h/d",
+            "--source",
+            "order",
+        ],
+        &["schema", "check"],
+        &[
+            "schema",
+            "check",
+            "--source",
+            "order",
+            "--database-file",
+            "/nowhere",
+        ],
+    ] {
+        let said = onceward_in(std::env::temp_dir(), wrong);
+        assert_eq!(said.exit.code(), 64, "{wrong:?}: {}", said.all());
+        assert!(!said.all().contains("hush"), "{}", said.all());
+        assert!(!said.err.is_empty());
+    }
+}
+
+#[test]
+fn databases_may_be_named_in_a_file() {
+    let shop = Shop::on_sqlite().with_story();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sources");
+    let lines: Vec<String> = SOURCES
+        .iter()
+        .map(|s| format!("{s}={}", shop.url(s)))
+        .collect();
+    let list = ["message", "list", "--limit", "1", "--database-file"];
+    let list: Vec<&str> = list.into_iter().chain(file.to_str()).collect();
+    for separator in ["\n", ","] {
+        std::fs::write(&file, lines.join(separator) + "\n").unwrap();
+        let said = onceward_in(std::env::temp_dir(), &list);
+        assert_eq!(said.exit.code(), 0, "{}", said.all());
+        assert_eq!(
+            said.out,
+            shop.onceward(&["message", "list", "--limit", "1"]).out
+        );
+    }
+    let migrate = ["schema", "migrate", "--source", "order", "--database-file"];
+    let migrate: Vec<&str> = migrate.into_iter().chain(file.to_str()).collect();
+    let said = onceward_in(std::env::temp_dir(), &migrate);
+    assert_eq!(said.exit.code(), 0, "{}", said.all());
+    assert!(said.out.contains("nothing to apply"), "{}", said.out);
+    let both = onceward_in(
+        std::env::temp_dir(),
+        &[&list[..], &["--database", &lines[0]]].concat(),
+    );
+    assert_eq!(both.exit.code(), 64, "{}", both.all());
+}

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use onceward::Secret;
+use onceward::secret::read_secret;
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -105,7 +107,8 @@ pub struct KafkaConfig {
         env = "ONCEWARD_KAFKA_PROPERTIES",
         value_name = "NAME=VALUE,…",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_env_values = true
     )]
     #[serde(skip_serializing_if = "Properties::is_empty")]
     pub properties: Properties,
@@ -170,58 +173,50 @@ impl SaslMechanism {
     }
 }
 
-/// A text that is never printed: `Debug` and serde write `***`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, for the one who needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
-
 /// Properties handed to librdkafka as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Properties(pub BTreeMap<String, String>);
+
+/// Of those that are ours to set, some would carry a secret: their values are not shown, although
+/// they are about to be refused.
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.shown()).finish()
+    }
+}
+
+impl Serialize for Properties {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.shown())
+    }
+}
 
 impl Properties {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| match is_owned(name) {
+            true => (name.as_str(), "***"),
+            false => (name.as_str(), value.as_str()),
+        })
+    }
 }
 
+/// Never fails, because a command line would quote what it refuses: what is no NAME=VALUE is kept
+/// without its text, and refused by [`KafkaConfig::validate`].
 impl std::str::FromStr for Properties {
-    type Err = String;
+    type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',')
+        let pairs = text
+            .split(',')
             .map(str::trim)
-            .filter(|pair| !pair.is_empty())
-            .map(|pair| match pair.split_once('=') {
-                Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
-                // Not the text itself: it may be a secret without its name.
-                None => Err("properties are name=value, comma separated".to_owned()),
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+            .filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or_default());
+        let pairs = pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        Ok(Self(pairs.collect()))
     }
 }
 
@@ -376,6 +371,9 @@ impl KafkaConfig {
             problem("key_password_file needs key_file".into());
         }
         self.validate_sasl(&mut problem);
+        if self.properties.0.contains_key("") {
+            problem("properties must be NAME=VALUE, comma separated".into());
+        }
         for name in self.properties.0.keys().filter(|name| is_owned(name)) {
             problem(format!("properties: {name} is not yours to set"));
         }
@@ -449,7 +447,7 @@ impl KafkaConfig {
             }
         }
         if let Some(file) = &self.key_password_file {
-            config.set("ssl.key.password", read_secret("key_password_file", file)?);
+            config.set("ssl.key.password", secret_of("key_password_file", file)?);
         }
         if let Some(mechanism) = self.sasl_mechanism {
             config.set("sasl.mechanism", mechanism.name());
@@ -467,7 +465,7 @@ impl KafkaConfig {
     pub(crate) fn password(&self) -> Result<Option<Secret>, ConfigProblems> {
         match (&self.password, &self.password_file) {
             (Some(password), _) => Ok(Some(password.clone())),
-            (None, Some(file)) => read_secret("password_file", file).map(|text| Some(text.into())),
+            (None, Some(file)) => secret_of("password_file", file).map(|text| Some(text.into())),
             (None, None) => Ok(None),
         }
     }
@@ -485,11 +483,8 @@ fn check_readable(name: &str, file: &Path, problem: &mut impl FnMut(String)) {
     }
 }
 
-/// A file's text without the line end that editors add.
-fn read_secret(name: &str, file: &Path) -> Result<String, ConfigProblems> {
-    std::fs::read_to_string(file)
-        .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-        .map_err(|error| ConfigProblems(vec![format!("{name} {}: {error}", file.display())]))
+fn secret_of(name: &str, file: &Path) -> Result<String, ConfigProblems> {
+    read_secret(file).map_err(|error| ConfigProblems(vec![format!("{name} {error}")]))
 }
 
 #[cfg(test)]
@@ -532,8 +527,15 @@ mod tests {
     fn secrets_are_never_printed() {
         let mut config = KafkaConfig::plaintext("a:1");
         config.password = Some(Secret::from("open sesame".to_owned()));
-        let printed = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        let wrong = "sasl.password=sesame,sesame".parse();
+        config.properties = wrong.unwrap();
+        let refused = config.validate().unwrap_err();
+        let printed = format!(
+            "{config:?} {} {refused}",
+            serde_json::to_string(&config).unwrap()
+        );
         assert!(!printed.contains("sesame"), "{printed}");
+        assert!(printed.contains("must be NAME=VALUE"), "{printed}");
     }
 
     #[test]

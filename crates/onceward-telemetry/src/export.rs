@@ -1,10 +1,13 @@
 //! Spans to a collector: OTLP over HTTP, protobuf.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use onceward::secret::{read_secret, without_password};
 use opentelemetry::{Key, KeyValue};
-use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
@@ -12,7 +15,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use crate::metrics::{SPANS_EXPORTED, SPANS_LOST};
-use crate::{Settings, TelemetryError, without_user};
+use crate::{Settings, TelemetryError};
 
 /// Spans that wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise: OpenTelemetry's
 /// own 2,048 are less than one batch of a busy relay.
@@ -40,6 +43,35 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The standard's headers, which hold a token as a rule, and ours: the file that holds the same.
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+const HEADERS_FILE: &str = "OTEL_EXPORTER_OTLP_HEADERS_FILE";
+
+/// What the file says, if there is one: `name=value`, comma separated or one a line.
+fn secret_headers(
+    file: Option<String>,
+    plain: Option<String>,
+) -> Result<HashMap<String, String>, TelemetryError> {
+    let Some(file) = file else {
+        return Ok(HashMap::new());
+    };
+    let wrong = |what: String| TelemetryError::Headers(what);
+    if plain.is_some() {
+        return Err(wrong(format!("{HEADERS} is set as well: keep one")));
+    }
+    let text = read_secret(Path::new(&file)).map_err(|error| wrong(error.to_string()))?;
+    let pairs = text.split([',', '\n']).map(str::trim);
+    pairs
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+            None => Err(wrong(format!(
+                "{file} must hold name=value, comma separated"
+            ))),
+        })
+        .collect()
+}
+
 /// Batches spans on a thread of its own and sends them to `endpoint`. Sampler, limits, time-outs,
 /// headers and resource attributes come from the standard's environment variables.
 pub(crate) fn provider(
@@ -48,7 +80,7 @@ pub(crate) fn provider(
 ) -> Result<SdkTracerProvider, TelemetryError> {
     if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
         return Err(TelemetryError::Endpoint {
-            endpoint: without_user(endpoint),
+            endpoint: without_password(endpoint),
         });
     }
     for name in [
@@ -69,6 +101,7 @@ pub(crate) fn provider(
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_endpoint(endpoint)
+        .with_headers(secret_headers(variable(HEADERS_FILE), variable(HEADERS))?)
         .build()
         .map_err(TelemetryError::Exporter)?;
     let mut batches = BatchConfigBuilder::default();
@@ -141,7 +174,25 @@ impl SpanExporter for Watched {
 
 #[cfg(test)]
 mod tests {
-    use super::resolve;
+    use super::{resolve, secret_headers};
+
+    #[test]
+    fn headers_come_from_a_file_and_a_wrong_one_is_not_quoted() {
+        let folder = std::env::temp_dir();
+        let file = folder.join(format!("onceward-headers-{}", std::process::id()));
+        let read = |text: &str, plain: Option<&str>| {
+            std::fs::write(&file, text).unwrap();
+            secret_headers(Some(file.display().to_string()), plain.map(str::to_owned))
+        };
+        let found = read("authorization=Bearer a=b, x=1\n", None).unwrap();
+        assert_eq!(found["authorization"], "Bearer a=b");
+        assert_eq!(found["x"], "1");
+        for (text, plain) in [("hush", None), ("a=hush", Some("a=hush"))] {
+            let told = read(text, plain).unwrap_err().to_string();
+            assert!(!told.contains("hush"), "{told}");
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
 
     #[test]
     fn spans_go_where_the_standard_variables_say() {

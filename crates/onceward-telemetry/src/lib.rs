@@ -40,6 +40,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 pub use export::traces_endpoint;
 pub use logs::{DEFAULT_LOG_FILTER, LogFormat};
 pub use metrics::{SPANS_EXPORTED, SPANS_LOST};
+use onceward::secret::without_password;
 
 /// What a process tells of itself, and how.
 #[derive(Debug, Clone)]
@@ -84,6 +85,9 @@ pub enum TelemetryError {
         /// Its value.
         value: String,
     },
+    /// The file with the collector's headers can't be used.
+    #[error("OTEL_EXPORTER_OTLP_HEADERS_FILE: {0}")]
+    Headers(String),
     /// The exporter can't be built.
     #[error("the OTLP exporter could not be made")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
@@ -117,7 +121,7 @@ pub fn init(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
     if let Some(endpoint) = &settings.traces {
         // False only where a program brought a bridge of its own, which then goes on.
         let _installed = onceward::trace::install(bridge::OpenTelemetry);
-        tracing::info!(endpoint = without_user(endpoint), "spans are exported");
+        tracing::info!(endpoint = without_password(endpoint), "spans are exported");
     }
     Ok(Telemetry { metrics, provider })
 }
@@ -147,31 +151,6 @@ impl Telemetry {
             && let Err(error) = provider.shutdown_with_timeout(at_most)
         {
             tracing::warn!(%error, "the last spans were not exported");
-        }
-    }
-}
-
-/// `https://user:password@host/` without what stands before the `@`.
-fn without_user(url: &str) -> String {
-    let scheme = url.find("://").map_or("", |at| &url[..at + 3]);
-    match url.rsplit_once('@') {
-        Some((_, place)) => format!("{scheme}{place}"),
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_user;
-
-    #[test]
-    fn a_password_in_the_endpoint_is_not_told() {
-        for (url, told) in [
-            ("https://me:hush@c:4318/v1", "https://c:4318/v1"),
-            ("me:hush@c:4318", "c:4318"),
-            ("http://c:4318", "http://c:4318"),
-        ] {
-            assert_eq!(without_user(url), told);
         }
     }
 }

@@ -103,6 +103,8 @@ mod sealed {
     use std::sync::Arc;
 
     use sqlx::pool::PoolOptions;
+    use sqlx::postgres::PgConnectOptions;
+    use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{Connection, Database, Pool, Postgres, Sqlite};
 
     use crate::db::gate::CommitGate;
@@ -117,6 +119,11 @@ mod sealed {
         const MIGRATOR_LOCKS: bool;
         /// Whether this failure of COMMIT is certain to have committed nothing.
         fn refuses_commit(error: &sqlx::Error) -> bool;
+        /// Why no connection comes about, if that can be said better than the error says it.
+        fn connect_trouble(
+            options: &<Self::Connection as Connection>::Options,
+            error: &sqlx::Error,
+        ) -> Option<String>;
         /// A pool of one connection whose commits go through the gate.
         fn gated_pool(
             options: <Self::Connection as Connection>::Options,
@@ -141,6 +148,9 @@ mod sealed {
                     && !said.code().starts_with("08")
             })
         }
+        fn connect_trouble(options: &PgConnectOptions, error: &sqlx::Error) -> Option<String> {
+            Some(crate::db::connect_trouble(options, error))
+        }
         fn gated_pool(
             options: <Self::Connection as Connection>::Options,
             _gate: &Arc<CommitGate>,
@@ -161,6 +171,9 @@ mod sealed {
             let code = error.as_database_error().and_then(|e| e.code());
             let code = code.and_then(|code| code.parse::<u32>().ok());
             matches!(code.map(|code| code & 0xff), Some(5 | 13 | 19))
+        }
+        fn connect_trouble(_: &SqliteConnectOptions, _: &sqlx::Error) -> Option<String> {
+            None
         }
         fn gated_pool(
             options: <Self::Connection as Connection>::Options,

@@ -67,6 +67,15 @@ pub enum Error {
         /// What stood before the colon.
         scheme: String,
     },
+    /// The database URL sets what its driver does not know, and would ignore.
+    #[error("the database URL has a setting {name:?} that the driver does not know")]
+    UnknownUrlSetting {
+        /// Its name.
+        name: String,
+    },
+    /// No connection comes about. It says where, and what to mend.
+    #[error("{0}")]
+    Connect(String),
     /// The migration failed.
     #[error("schema migration failed")]
     Migration(#[source] sqlx::migrate::MigrateError),

@@ -196,6 +196,7 @@ mod progress;
 pub mod publisher;
 mod routing;
 pub mod schema;
+pub mod secret;
 pub mod source;
 pub mod trace;
 
@@ -203,8 +204,8 @@ pub use backend::{Backend, Column, ColumnRef, Columns, OutboxConnection, QueryRe
 pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};
 pub use context::MessageContext;
 pub use db::{
-    Db, HINT_CHANNEL, OpenOptions, WRITE_TIME_LIMIT, Write, WriteError, postgres_options,
-    sqlite_options,
+    Db, HINT_CHANNEL, OpenOptions, WRITE_TIME_LIMIT, Write, WriteError, connect_trouble,
+    postgres_options, sqlite_options,
 };
 pub use error::{BoxError, Error, Result};
 pub use fault::{is_transient, is_victim};
@@ -224,3 +225,4 @@ pub use progress::{
     ReplayProgress, SqliteCursor,
 };
 pub use routing::{Routing, is_topic_name};
+pub use secret::{DatabaseUrl, Secret};

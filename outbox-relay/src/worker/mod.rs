@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, BrokerError};
 use onceward::source::{Dialect, LEASE_TTL, ParkedKeys, RelayEpoch, SourceStore};
-use onceward::{ProgressRecord, SourceName};
+use onceward::{DatabaseUrl, ProgressRecord, SourceName};
 use tokio_util::sync::CancellationToken;
 
 use crate::janitor::Appointments;
@@ -91,7 +91,7 @@ struct Reader<D: Dialect> {
 
 pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
     name: SourceName,
-    url: String,
+    url: DatabaseUrl,
     options: Arc<RelayOptions>,
     broker: Br,
     board: Board,

@@ -349,13 +349,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     /// A connection while nothing is owned: one try.
     async fn open_store(&mut self) -> Result<SourceStore<D>, Exit> {
-        in_time(SourceStore::open(&self.url, &self.name)).await
+        in_time(SourceStore::open(self.url.reveal(), &self.name)).await
     }
 
     /// A connection while the source is owned: tries until the lease is gone.
     pub(super) async fn reach(&mut self) -> Result<SourceStore<D>, Exit> {
         loop {
-            match SourceStore::open(&self.url, &self.name).await {
+            match SourceStore::open(self.url.reveal(), &self.name).await {
                 Ok(store) => return Ok(store),
                 Err(error) if error.remedy() == Remedy::Reconnect => {
                     self.database_trouble(&error).await?;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use onceward_kafka::KafkaConfig;
-use skeleton::{Definition, ServerOptions};
+use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
 /// The shop: five services that talk only through outbox, Kafka and inbox.
 #[derive(Debug, Parser)]
@@ -53,14 +53,9 @@ pub(crate) struct NoSettings {}
 pub(crate) struct Migrate {
     /// Whose tables.
     pub(crate) service: ServiceName,
-    /// Database: sqlite:///path/file.db (made if missing) or postgres://user:password@host:port/name.
-    #[arg(
-        long,
-        env = "ONCEWARD_DATABASE",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub(crate) database: String,
+    /// In which database; a SQLite file is made if it is missing.
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
 }
 
 #[derive(Debug, Args)]

@@ -98,7 +98,7 @@ async fn on_database<M: Member>(serve: Serve<M::Settings>, _member: M) -> anyhow
 
 async fn open_and_run<M: Member>(serve: Serve<M::Settings>) -> anyhow::Result<()> {
     serve.kafka.validate()?;
-    match Database::open(&serve.server.database).await? {
+    match Database::open(&serve.server.database.url()?).await? {
         Database::Sqlite(db) => Box::pin(run_service::<M, _>(serve, db)).await,
         Database::Postgres(db) => Box::pin(run_service::<M, _>(serve, db)).await,
     }
@@ -138,7 +138,7 @@ fn consumer<B: SagaBackend>(
         .with_clock(app.clock().clone());
     let handle = consumer.handle();
     app.readiness().ask("consumer", move || {
-        skeleton::stopped_partitions(&handle.status())
+        skeleton::consumer_obstacle(&handle.status(), handle.refusal())
     });
     Ok(vec![Background::new("consumer", move |stop| async move {
         Ok(consumer.run(stop).await?)
@@ -147,7 +147,7 @@ fn consumer<B: SagaBackend>(
 
 async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
     let definition = migrate.service.definition();
-    match Database::create(&migrate.database).await? {
+    match Database::create(&migrate.database.url()?).await? {
         Database::Sqlite(db) => {
             skeleton::migrate(definition, db.pool()).await?;
             db.close().await;

@@ -58,17 +58,16 @@ impl fmt::Debug for Readiness {
     }
 }
 
-/// What is in the way of a consumer: partitions that stopped loudly and need a person. A Kafka that
-/// is down is not: orders are taken all the same.
-pub fn stopped_partitions(status: &ConsumerStatus) -> Option<String> {
-    let stopped: Vec<String> = status
-        .stopped()
-        .map(|partition| {
-            let reason = partition.stopped.as_deref().unwrap_or_default();
-            format!("{} is stopped: {reason}", partition.at)
-        })
-        .collect();
-    (!stopped.is_empty()).then(|| stopped.join("; "))
+/// What is in the way of a consumer and needs a person: Kafka refuses it (password, certificate, a
+/// missing right), or partitions have stopped loudly. A Kafka that is down is not: orders are taken all
+/// the same.
+pub fn consumer_obstacle(status: &ConsumerStatus, refusal: Option<String>) -> Option<String> {
+    let stopped = status.stopped().map(|partition| {
+        let reason = partition.stopped.as_deref().unwrap_or_default();
+        format!("{} is stopped: {reason}", partition.at)
+    });
+    let all: Vec<String> = refusal.into_iter().chain(stopped).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// The routes every process of the shop has.
@@ -113,8 +112,9 @@ async fn metrics() -> String {
 
 /// Can it do its work?
 ///
-/// Asks the database, and every part whether something is in its way: a consumer whose partition has
-/// stopped loudly needs a person. Kafka may be down: what is written waits in the outbox.
+/// Asks the database, and every part whether something is in its way: a consumer that Kafka refuses, or
+/// whose partition has stopped loudly, needs a person. Kafka may be down: what is written waits in the
+/// outbox.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -140,7 +140,7 @@ async fn ready<B: Backend>(State(app): State<App<B>>) -> Response {
     match tokio::time::timeout(CHECK_TIMEOUT, check).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            obstacles.insert("database", error.to_string());
+            obstacles.insert("database", app.db().trouble(&error));
         }
         Err(_) => {
             obstacles.insert("database", "does not answer".into());

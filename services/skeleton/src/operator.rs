@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clap::Args;
 use onceward::Backend;
+use onceward::secret::read_secret;
 use onceward_http::Problem;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -101,9 +102,8 @@ impl OperatorOptions {
         let token = match (&self.operator_token, &self.operator_token_file) {
             (Some(token), _) => token.clone(),
             (None, Some(file)) => {
-                let text = std::fs::read_to_string(file)
-                    .with_context(|| format!("operator token file {}", file.display()))?;
-                OperatorToken::of(text.trim())
+                let text = read_secret(file).context("operator token file")?;
+                OperatorToken::of(&text)
             }
             (None, None) => return Ok(OperatorAccess::ThisMachine),
         };

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
+use onceward::Secret;
 use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat, Settings, Telemetry, traces_endpoint};
 
 use crate::Definition;
@@ -25,9 +26,15 @@ pub struct TelemetryOptions {
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
     /// Collector that spans are exported to (OTLP over HTTP), such as http://127.0.0.1:4318; without
-    /// it nothing is. The standard's other OTEL_ variables count too.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    /// it nothing is. The standard's other OTEL_ variables count too, and
+    /// OTEL_EXPORTER_OTLP_HEADERS_FILE: a file with the headers, such as authorization=Bearer TOKEN.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub otlp_endpoint: Option<Secret>,
 }
 
 /// Installs logger, metrics and export of spans of this process. Once.
@@ -44,7 +51,7 @@ pub fn init(
         instance,
         log_filter: &options.log_filter,
         log_format: options.log_format,
-        traces: traces_endpoint(options.otlp_endpoint.as_deref()),
+        traces: traces_endpoint(options.otlp_endpoint.as_ref().map(Secret::reveal)),
     })?;
     let _first = METRICS.set(telemetry.metrics().clone());
     Ok(telemetry)

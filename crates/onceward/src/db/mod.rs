@@ -13,6 +13,7 @@ mod hint;
 mod job;
 mod lane;
 mod open;
+mod trouble;
 mod writer;
 
 use std::future::Future;
@@ -28,7 +29,9 @@ use crate::{Backend, Error, Tx};
 pub use hint::HINT_CHANNEL;
 pub(crate) use job::note_append;
 use job::{Job, JobOf};
+pub(crate) use open::parse_postgres;
 pub use open::{postgres_options, sqlite_options};
+pub use trouble::connect_trouble;
 use writer::{NotTaken, Writer};
 
 /// Longest time a unit of work may take unless told otherwise.
@@ -160,6 +163,12 @@ impl<B: Backend> Db<B> {
     /// The pool, for reads. Writes go through [`Self::write`].
     pub fn pool(&self) -> &Pool<B> {
         &self.pool
+    }
+
+    /// Why this database can't be reached, as a sentence that says what to mend; see
+    /// [`connect_trouble`].
+    pub fn trouble(&self, error: &sqlx::Error) -> String {
+        B::connect_trouble(&self.pool.connect_options(), error).unwrap_or_else(|| error.to_string())
     }
 
     /// Waits until nothing can be written any more: after [`Self::close`], or because the writer's

@@ -8,7 +8,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Postgres, Sqlite};
 
-use super::{Db, OpenOptions};
+use super::{Db, OpenOptions, connect_trouble};
+use crate::secret::check_settings;
 use crate::{Error, Result};
 
 /// Connections for reads.
@@ -39,9 +40,9 @@ impl Db<Postgres> {
         let pool = PoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(WAIT)
-            .connect_with(connect)
+            .connect_with(connect.clone())
             .await
-            .map_err(Error::database("connect"))?;
+            .map_err(|error| Error::Connect(connect_trouble(&connect, &error)))?;
         Ok(Self::with_options(pool, options))
     }
 }
@@ -56,14 +57,17 @@ pub fn sqlite_options(url: &str) -> Result<SqliteConnectOptions> {
         .busy_timeout(WAIT))
 }
 
+/// The URL as the driver understands it, without settings that it would ignore.
+pub(crate) fn parse_postgres(url: &str) -> Result<PgConnectOptions> {
+    check_settings(url)?;
+    PgConnectOptions::from_str(url).map_err(Error::database("database URL"))
+}
+
 /// How this library connects to Postgres.
 pub fn postgres_options(url: &str) -> Result<PgConnectOptions> {
-    Ok(PgConnectOptions::from_str(url)
-        .map_err(Error::database("database URL"))?
-        .application_name("onceward")
-        .options([
-            ("synchronous_commit", "on"),
-            ("idle_in_transaction_session_timeout", "10s"),
-            ("lock_timeout", "5s"),
-        ]))
+    Ok(parse_postgres(url)?.application_name("onceward").options([
+        ("synchronous_commit", "on"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("lock_timeout", "5s"),
+    ]))
 }

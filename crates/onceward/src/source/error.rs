@@ -52,7 +52,9 @@ impl SourceError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Database { .. } | Self::NotPrimary => Remedy::Reconnect,
-            Self::Setup(crate::Error::Database { .. }) => Remedy::Reconnect,
+            Self::Setup(crate::Error::Database { .. } | crate::Error::Connect(_)) => {
+                Remedy::Reconnect
+            }
             Self::Fenced => Remedy::StandBy,
             Self::Setup(_) | Self::Lost(_) => Remedy::Halt,
         }

@@ -52,7 +52,8 @@ pub enum DatabaseKind {
 impl DatabaseKind {
     /// By the URL's scheme.
     pub fn of(url: &str) -> Result<Self, Error> {
-        let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
+        // What is no URL may be a password: not quoted.
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             "postgres" | "postgresql" => Ok(Self::Postgres),
             "sqlite" => Ok(Self::Sqlite),

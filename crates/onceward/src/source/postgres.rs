@@ -12,7 +12,7 @@ mod wake;
 use std::str::FromStr;
 
 use futures::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Executor, Postgres};
 use uuid::Uuid;
 
@@ -23,6 +23,7 @@ use super::{
     Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
     SourceError,
 };
+use crate::db::{connect_trouble, parse_postgres};
 use crate::{Cursor, LastRow, MessageId, Micros, PgCursor, Tx};
 
 pub use fetch::PostgresLocal;
@@ -94,13 +95,16 @@ impl Dialect for Postgres {
         url: &str,
         application: &str,
     ) -> Result<(PgConnection, PostgresLocal), SourceError> {
-        let failed = || SourceError::database("connect");
-        let options = PgConnectOptions::from_str(url)
-            .map_err(failed())?
+        let options = parse_postgres(url)?
             .application_name(application)
             .disable_statement_logging();
-        let mut conn = options.connect().await.map_err(failed())?;
-        conn.execute(SESSION).await.map_err(failed())?;
+        let mut conn = options
+            .connect()
+            .await
+            .map_err(|error| crate::Error::Connect(connect_trouble(&options, &error)))?;
+        conn.execute(SESSION)
+            .await
+            .map_err(SourceError::database("connect"))?;
         Ok((conn, PostgresLocal::default()))
     }
 

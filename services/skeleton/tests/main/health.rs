@@ -29,19 +29,22 @@ fn consumer(stopped: Option<&str>) -> ConsumerStatus {
 }
 
 #[tokio::test]
-async fn a_partition_that_stopped_loudly_makes_the_service_not_ready_and_is_named() {
+async fn a_consumer_that_needs_a_person_makes_the_service_not_ready_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let app = world(&dir).await;
     let router = router(&app);
+    let obstacle = |stopped, refusal: Option<&str>| {
+        skeleton::consumer_obstacle(&consumer(stopped), refusal.map(str::to_owned))
+    };
     app.readiness()
-        .ask("consumer", || skeleton::stopped_partitions(&consumer(None)));
+        .ask("consumer", move || obstacle(None, None));
     assert_eq!(get(&router, "/readyz").await.0, StatusCode::OK);
-    app.readiness().ask("consumer", || {
-        skeleton::stopped_partitions(&consumer(Some("topic id changed")))
+    app.readiness().ask("consumer", move || {
+        obstacle(Some("topic id changed"), Some("Kafka refused the password"))
     });
     let (status, _, text) = get(&router, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    let told = r#"{"consumer":"inventory.release/0 is stopped: topic id changed"}"#;
+    let told = r#"{"consumer":"Kafka refused the password; inventory.release/0 is stopped: topic id changed"}"#;
     assert_eq!(text, told);
     assert_eq!(get(&router, "/healthz").await.0, StatusCode::OK);
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::SourceError;
 use super::super::dialect::{Wake, Woken};
+use crate::db::parse_postgres;
 
 /// Channel of the hints. The payload means nothing.
 pub const HINT_CHANNEL: &str = "onceward_outbox";
@@ -39,8 +40,7 @@ impl PostgresWake {
     pub(super) async fn listen(url: &str) -> Result<Self, SourceError> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
-            .connect_lazy(url)
-            .map_err(SourceError::database("hint listener"))?;
+            .connect_lazy_with(parse_postgres(url)?);
         let (told, heard) = watch::channel(Heard {
             count: 0,
             last: None,
