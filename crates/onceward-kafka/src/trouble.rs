@@ -59,7 +59,10 @@ pub(crate) fn explain(
             config.get("sasl.mechanism").unwrap_or("this mechanism")
         )));
     }
-    if text.contains("connecting to a PLAINTEXT broker listener?") {
+    // What librdkafka makes of it depends on what it sees first: junk, or the closed connection.
+    let no_tls_there = text.contains("connecting to a PLAINTEXT broker listener?")
+        || (text.contains("closed by peer") && text.contains("in state SSL_HANDSHAKE"));
+    if no_tls_there {
         return Some(Trouble::Perhaps(format!(
             "Kafka at {place} ends the TLS handshake; if that is a listener without TLS, \
              security_protocol (--kafka-security-protocol) must be plaintext or sasl_plaintext"
@@ -177,6 +180,10 @@ mod tests {
             ),
             (
                 "plaintext://h:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) (after 3ms in state APIVERSION_QUERY)",
+                true,
+            ),
+            (
+                "sasl_ssl://h:1/bootstrap: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)",
                 true,
             ),
         ] {

@@ -23,6 +23,8 @@ const PAGE: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(500);
 /// A list that fails for so long stays so.
 const LIST_AT_MOST: Duration = Duration::from_secs(30);
+/// The same before anything was sent: more likely nobody is there at all.
+const FIRST_LIST_AT_MOST: Duration = Duration::from_secs(10);
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 
 /// An order as the list shows it.
@@ -70,9 +72,16 @@ pub(super) struct List<'a> {
 }
 
 impl List<'_> {
-    /// The newest order there is: nothing that comes later has a lower id.
+    /// The newest order there is: nothing that comes later has a lower id. A service that was killed
+    /// a moment ago gets the time to come back.
     pub(super) async fn newest(&self) -> Result<Uuid> {
-        let page = self.page(None, 1).await;
+        let begun = Instant::now();
+        let page = loop {
+            match self.page(None, 1).await {
+                Err(_) if begun.elapsed() < FIRST_LIST_AT_MOST => tokio::time::sleep(PAUSE).await,
+                page => break page,
+            }
+        };
         let page = page.with_context(|| format!("no orders can be listed at {}", self.orders))?;
         Ok(page
             .items
