@@ -286,11 +286,58 @@ pub(crate) enum SagaCommand {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
     },
-    /// One saga: its events in order, and its timers
+    /// One saga: its events in order, its timers, and what operators did to it
     Show {
-        /// Saga id
+        /// Saga id, or the order id it is about
         id: String,
     },
+    /// Send again what was not answered: a silent command, or compensations that failed
+    Retry(StepWish),
+    /// Take a step's answer as given, because you made sure of it
+    Skip(StepWish),
+    /// End a running saga as completed, whatever is still missing
+    ForceComplete(SagaWish),
+    /// Turn a running saga back; end one that is being undone, or is stuck, as compensated
+    ForceCompensate(SagaWish),
+}
+
+/// What an operator wants of a saga. The orchestrator carries it out in one transaction, or refuses
+/// what makes no sense; who and why are written to the saga's log.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The orchestrator carries it out in one transaction, or refuses what makes no sense and changes
+nothing. Who and why are written to the saga's log: onceward saga show ID
+
+Example:
+  onceward saga retry 0198c0de-… --why 'the stock list is mended, ticket 4711'")]
+pub(crate) struct SagaWish {
+    /// Saga id, or the order id it is about
+    pub id: String,
+    /// Why, for those who come after
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+    /// Who asks
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "USER",
+        hide_env_values = true,
+        default_value = "operator"
+    )]
+    pub by: String,
+    /// How long to wait until it is carried out; 0 does not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub timeout: u64,
+}
+
+/// [`SagaWish`] about a step.
+#[derive(Debug, Args)]
+pub(crate) struct StepWish {
+    #[command(flatten)]
+    pub wish: SagaWish,
+    /// Only this step; needed by skip where several are waited for
+    #[arg(long, value_name = "STEP")]
+    pub step: Option<String>,
 }
 
 /// `onceward source …`

@@ -6,6 +6,7 @@ mod dead_letter_request;
 mod inbox;
 mod message;
 mod saga;
+mod saga_request;
 mod schema;
 mod source;
 mod source_check;
@@ -17,6 +18,7 @@ mod verify;
 
 use anyhow::Result;
 use onceward::DatabaseUrl;
+use onceward_saga::Verb;
 
 use self::source_epoch::Wish;
 use crate::World;
@@ -74,10 +76,7 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
             } => dead_letter_request::discard(&place, world, &request, yes_break_order).await,
             DeadLetterCommand::Requests { open } => dead_letter_request::list(&place, open).await,
         },
-        Command::Saga(SagaCommand::List { status, limit }) => {
-            saga::list(&place, status.as_deref(), limit).await
-        }
-        Command::Saga(SagaCommand::Show { id }) => saga::show(&place, &id).await,
+        Command::Saga(command) => saga(command, &place, world).await,
         Command::Source(SourceCommand::List) => source::list(&place).await,
         Command::Source(SourceCommand::Check { source }) => {
             source_check::check(&place, source.as_deref()).await
@@ -92,4 +91,18 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
         // Answered above.
         Command::Schema(_) => Outcome::new("", &()),
     }
+}
+
+async fn saga(command: SagaCommand, place: &Place, world: &World<'_>) -> Result<Outcome> {
+    let (verb, wish, step) = match &command {
+        SagaCommand::List { status, limit } => {
+            return saga::list(place, status.as_deref(), *limit).await;
+        }
+        SagaCommand::Show { id } => return saga::show(place, id).await,
+        SagaCommand::Retry(about) => (Verb::Retry, &about.wish, about.step.as_deref()),
+        SagaCommand::Skip(about) => (Verb::Skip, &about.wish, about.step.as_deref()),
+        SagaCommand::ForceComplete(wish) => (Verb::ForceComplete, wish, None),
+        SagaCommand::ForceCompensate(wish) => (Verb::ForceCompensate, wish, None),
+    };
+    saga_request::ask(place, world, verb, wish, step).await
 }

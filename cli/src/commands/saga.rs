@@ -13,14 +13,14 @@ use crate::outcome::{Outcome, not_found, usage};
 use crate::render::{after, age, exact_time, or_dash, short, table, time};
 
 #[derive(Debug, Clone, Serialize)]
-struct Saga {
-    source: String,
-    saga_id: Uuid,
+pub(super) struct Saga {
+    pub source: String,
+    pub saga_id: Uuid,
     definition: String,
     definition_version: i32,
     /// What it is about: the order id.
     subject: String,
-    status: String,
+    pub status: String,
     reason: Option<String>,
     correlation_id: Uuid,
     #[serde(serialize_with = "as_time")]
@@ -168,12 +168,33 @@ struct Shown {
     timers: Vec<Timer>,
 }
 
+/// A saga, where it was found, and what could not be read meanwhile.
+pub(super) struct Found {
+    pub saga: Saga,
+    pub connection: Connection,
+    pub notes: Vec<String>,
+}
+
 /// `saga show`: by saga id, or by what it is about.
 pub(crate) async fn show(place: &Place, id: &str) -> Result<Outcome> {
+    let mut found = find(place, id).await?;
+    let connection = &mut found.connection;
+    let events = events(connection, found.saga.saga_id).await?;
+    let timers = timers(connection, found.saga.saga_id).await?;
+    let shown = Shown {
+        saga: found.saga,
+        events,
+        timers,
+    };
+    Ok(Outcome::new(text(&shown), &shown)?.with_notes(found.notes))
+}
+
+/// Looks for a saga by its id, or by what it is about.
+pub(super) async fn find(place: &Place, id: &str) -> Result<Found> {
     const SHOW: &str =
         saga_columns!("where saga_id = $1 or subject = $2 order by started_at desc limit 1");
-    let (mut open, failed) = database::open_all(place, None).await?;
-    for reading in &mut open {
+    let (open, failed) = database::open_all(place, None).await?;
+    for mut reading in open {
         if !has_table(&mut reading.connection, "saga_instance").await? {
             continue;
         }
@@ -186,15 +207,11 @@ pub(crate) async fn show(place: &Place, id: &str) -> Result<Outcome> {
                 .await
         })?;
         if let Some(row) = row {
-            let saga = saga(&reading.source.name, row);
-            let events = events(connection, saga.saga_id).await?;
-            let timers = timers(connection, saga.saga_id).await?;
-            let shown = Shown {
-                saga,
-                events,
-                timers,
-            };
-            return Ok(Outcome::new(text(&shown), &shown)?.with_notes(database::talk(&failed)));
+            return Ok(Found {
+                saga: saga(&reading.source.name, row),
+                connection: reading.connection,
+                notes: database::talk(&failed),
+            });
         }
     }
     Err(not_found(format!("no saga {id}")))
@@ -279,6 +296,21 @@ fn text(shown: &Shown) -> String {
     });
     let headings = ["EVENT", "AFTER", "KIND", "STEP", "TRY", "CAUSED BY"];
     text.push_str(&table(&headings, events.collect()));
+    let operated = shown.events.iter().filter(|e| e.kind == "operated");
+    let said = |e: &Event, field: &str| or_dash(e.body.get(field).and_then(Value::as_str));
+    let operators: Vec<Vec<String>> = operated
+        .map(|e| {
+            let said = ["verb", "step", "by", "why"].map(|field| said(e, field));
+            [vec![e.seq.to_string()], said.to_vec()].concat()
+        })
+        .collect();
+    if !operators.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&table(
+            &["EVENT", "OPERATION", "STEP", "BY", "WHY"],
+            operators,
+        ));
+    }
     if !shown.timers.is_empty() {
         let timers = shown.timers.iter();
         let lines = timers.map(|t| vec![t.name.clone(), t.state.clone(), time(t.fire_at)]);

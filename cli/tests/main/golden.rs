@@ -118,6 +118,8 @@ fn the_help_texts_are_these() {
         "message list -h",
         "dead-letter -h",
         "dead-letter discard -h",
+        "saga -h",
+        "saga skip -h",
         "source -h",
         "schema migrate -h",
         "verify -h",

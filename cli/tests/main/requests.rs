@@ -79,6 +79,79 @@ fn waits(shop: &Shop) {
     assert!(fresh.out.contains(", done"), "{}", fresh.out);
 }
 
+fn asks_for_a_saga(shop: &Shop) {
+    let words = |words: &'static str| words.split(' ').collect::<Vec<_>>();
+    let nobody = shop.onceward(&words("saga skip order-1 --by ada --why fixed --timeout 0"));
+    assert_eq!(nobody.exit.code(), 0, "{}", nobody.err);
+    assert!(nobody.out.ends_with(", requested\n"), "{}", nobody.out);
+    let wanted = "select 1 / count(*) from saga_request where verb = 'skip' and step is null \
+         and requested_by = 'ada' and why = 'fixed' and state = 'requested'";
+    shop.execute("saga-orchestrator", wanted);
+    // What the orchestrator makes of it is told.
+    shop.execute(
+        "saga-orchestrator",
+        "update saga_request set state = 'refused', note = 'step a is done'",
+    );
+    for (words, code, told) in [
+        (
+            words("saga retry order-1 --why x --timeout 1"),
+            3,
+            "within 1 s",
+        ),
+        (words("saga retry nothing --why x"), 2, "no saga nothing"),
+        (words("saga retry order-1"), 64, "--why"),
+        (
+            words("saga force-complete order-1 --why x --step a"),
+            64,
+            "--step",
+        ),
+    ] {
+        let said = shop.onceward(&words);
+        assert_eq!(
+            said.exit.code(),
+            code,
+            "{words:?}: {}{}",
+            said.out,
+            said.err
+        );
+        assert!(said.err.contains(told), "{words:?}: {}", said.err);
+    }
+    let blank = shop.onceward(&["saga", "retry", "order-1", "--why", " "]);
+    assert_eq!(blank.exit.code(), 64, "{}", blank.err);
+    shop.execute(
+        "saga-orchestrator",
+        "update saga_instance set status = 'completed'",
+    );
+    let late = shop.onceward(&words("saga retry order-1 --why x"));
+    assert_eq!(late.exit.code(), 1, "{}", late.out);
+    assert!(late.err.contains("has ended"), "{}", late.err);
+    // The audit is shown.
+    shop.execute(
+        "saga-orchestrator",
+        "update saga_event set kind = 'operated', body = \
+         '{\"kind\":\"operated\",\"verb\":\"skip\",\"step\":null,\"by\":\"ada\",\"why\":\"fixed\"}' \
+         where seq = 2",
+    );
+    let shown = shop.onceward(&["saga", "show", "order-1"]);
+    assert!(
+        shown.out.contains("OPERATION  STEP  BY   WHY"),
+        "{}",
+        shown.out
+    );
+    assert!(
+        shown.out.contains("skip       -     ada  fixed"),
+        "{}",
+        shown.out
+    );
+}
+
+#[test]
+fn a_wish_about_a_saga_is_written_and_what_makes_no_sense_is_not() {
+    for shop in [Shop::on_sqlite(), Shop::on_postgres()] {
+        asks_for_a_saga(&shop.with_story());
+    }
+}
+
 #[test]
 fn a_wish_is_written_once_and_can_be_followed() {
     for shop in [Shop::on_sqlite(), Shop::on_postgres()] {

@@ -6,7 +6,7 @@
 //!            ▼
 //!         Compensating ──every compensation confirmed───────▶ Compensated
 //!            │    ▲
-//!            │    └──resumed by an operator, or confirmed after all
+//!            │    └──retried by an operator, or confirmed after all
 //!            ▼    │
 //!           Stuck    a compensation failed for good
 //!
@@ -16,7 +16,7 @@
 //!                        │  │ │                                │ compensated
 //!                        │  │ └─silent──────▶ Cancelling ◀─────┘
 //!                        │  │                  │     │ ▲
-//!                        │  │        confirmed │     │ └─ resumed
+//!                        │  │        confirmed │     │ └─ retried
 //!                        │  │                  ▼     ▼
 //!                        │  │            Cancelled  CancelFailed ──confirmed──▶ Cancelled
 //!                        │  └─refused (before the pivot)──▶ Refused
@@ -27,6 +27,10 @@
 //! may yet be, carried out. A reply that comes while (or after) a step is undone is written to the
 //! log once and changes nothing; only the confirmation ends the step. What comes twice changes
 //! nothing; what contradicts the log is [`Illegal`] and changes nothing either.
+//!
+//! An operator has four verbs for what does not go on by itself; [`crate::Verb`] says what they do.
+//! Each leads along the arrows above, or to a step's last state, `Skipped`, whose late answers are
+//! written to the log once and change nothing.
 
 use std::time::Duration;
 
@@ -35,7 +39,7 @@ use serde_json::Value;
 
 use crate::definition::{Meaning, SagaDefinition, Step};
 use crate::timer::TimerName;
-use crate::{Illegal, SagaEvent, SagaState, SagaStatus, StepRef, StepState, StepStatus};
+use crate::{Illegal, Operation, SagaEvent, SagaState, SagaStatus, StepRef, StepState, StepStatus};
 
 /// The reason of a saga that was given up because a step was silent.
 pub const TIMED_OUT: &str = "timed out";
@@ -55,11 +59,8 @@ pub enum Input {
     },
     /// A timer's time has come.
     TimerFired(TimerName),
-    /// An operator wants the failed compensations sent again.
-    Resume {
-        /// Who.
-        by: String,
-    },
+    /// An operator steps in.
+    Operated(Operation),
 }
 
 /// What to do with timers.
@@ -135,16 +136,16 @@ pub fn decide(
             payload,
         } => course.reply(message_type, at, payload)?,
         Input::TimerFired(timer) => course.timer(timer)?,
-        Input::Resume { by } => course.resume(by)?,
+        Input::Operated(operation) => course.operate(operation)?,
     }
     Ok(course.decision)
 }
 
 /// The decision in the making, and the state as it will be.
-struct Course<'d> {
-    definition: &'d SagaDefinition,
-    state: SagaState,
-    decision: Decision,
+pub(crate) struct Course<'d> {
+    pub(crate) definition: &'d SagaDefinition,
+    pub(crate) state: SagaState,
+    pub(crate) decision: Decision,
 }
 
 impl<'d> Course<'d> {
@@ -156,7 +157,7 @@ impl<'d> Course<'d> {
         }
     }
 
-    fn happened(&mut self, event: SagaEvent) {
+    pub(crate) fn happened(&mut self, event: SagaEvent) {
         self.state.apply(&event);
         self.decision.events.push(event);
     }
@@ -212,8 +213,9 @@ impl<'d> Course<'d> {
             (Meaning::Refused(_), S::Done) => contradiction(),
             (
                 Meaning::Done | Meaning::Refused(_),
-                S::Cancelling | S::Cancelled | S::CancelFailed,
-            ) => {
+                S::Cancelling | S::Cancelled | S::CancelFailed | S::Skipped,
+            )
+            | (Meaning::Confirmed | Meaning::CancelRefused(_), S::Skipped) => {
                 self.too_late(at, message_type, late_reply_logged);
                 Ok(())
             }
@@ -273,9 +275,18 @@ impl<'d> Course<'d> {
             TimerName::deadline(&at.step, at.branch, attempt)
         };
         self.decision.timers.push(TimerChange::Disarm(timer));
+        self.go_on(index)
+    }
+
+    /// To the step behind this one, or to the end.
+    pub(crate) fn go_on(&mut self, index: usize) -> Result<(), Illegal> {
         if index + 1 < self.definition.steps().len() {
             return self.command(index + 1, 1);
         }
+        self.complete()
+    }
+
+    pub(crate) fn complete(&mut self) -> Result<(), Illegal> {
         self.happened(SagaEvent::Completed);
         if let Some(build) = self.definition.on_completed() {
             let event = build(&self.state).map_err(failed("the completion event"))?;
@@ -341,18 +352,8 @@ impl<'d> Course<'d> {
         }
     }
 
-    fn resume(&mut self, by: &str) -> Result<(), Illegal> {
-        if self.state.status != SagaStatus::Stuck {
-            return Err(Illegal::NotStuck {
-                status: self.state.status.as_str(),
-            });
-        }
-        self.happened(SagaEvent::Resumed { by: by.to_owned() });
-        self.send_compensations(|status| status == StepStatus::CancelFailed)
-    }
-
     /// Sends a step's command and starts its deadline.
-    fn command(&mut self, index: usize, attempt: i32) -> Result<(), Illegal> {
+    pub(crate) fn command(&mut self, index: usize, attempt: i32) -> Result<(), Illegal> {
         let step = &self.definition.steps()[index];
         self.happened(SagaEvent::StepCommanded {
             step: step.name.clone(),
@@ -371,13 +372,18 @@ impl<'d> Course<'d> {
     }
 
     /// Turns back: every step that is done, and every silent one, is undone, all at once.
-    fn compensate(&mut self, reason: String) -> Result<(), Illegal> {
+    pub(crate) fn compensate(&mut self, reason: String) -> Result<(), Illegal> {
+        use StepStatus::{Commanded, Done, Skipped};
         self.happened(SagaEvent::CompensationBegan { reason });
-        self.send_compensations(|s| matches!(s, StepStatus::Done | StepStatus::Commanded))?;
+        // A skipped command may have been carried out as well as a silent one.
+        self.send_compensations(|_, s| matches!(s, Done | Commanded | Skipped))?;
         self.end_if_undone()
     }
 
-    fn send_compensations(&mut self, wanted: fn(StepStatus) -> bool) -> Result<(), Illegal> {
+    pub(crate) fn send_compensations(
+        &mut self,
+        wanted: impl Fn(&str, StepStatus) -> bool,
+    ) -> Result<(), Illegal> {
         let definition = self.definition;
         for step in definition.steps().iter().rev() {
             let Some(build) = &step.compensation else {
@@ -387,7 +393,7 @@ impl<'d> Course<'d> {
                 continue;
             };
             let attempt = state.attempt;
-            if !wanted(state.status) {
+            if !wanted(&step.name, state.status) {
                 continue;
             }
             self.happened(SagaEvent::StepCancelling {
@@ -401,7 +407,7 @@ impl<'d> Course<'d> {
         Ok(())
     }
 
-    fn end_if_undone(&mut self) -> Result<(), Illegal> {
+    pub(crate) fn end_if_undone(&mut self) -> Result<(), Illegal> {
         let open =
             |s: &StepState| matches!(s.status, StepStatus::Cancelling | StepStatus::CancelFailed);
         if self.state.steps.values().any(open) {
@@ -415,7 +421,7 @@ impl<'d> Course<'d> {
         Ok(())
     }
 
-    fn step(&self, name: &str) -> Result<(usize, &'d Step), Illegal> {
+    pub(crate) fn step(&self, name: &str) -> Result<(usize, &'d Step), Illegal> {
         let unknown = || Illegal::UnknownStep {
             step: name.to_owned(),
         };
@@ -423,7 +429,7 @@ impl<'d> Course<'d> {
         Ok((index, &self.definition.steps()[index]))
     }
 
-    fn behind_the_pivot(&self, index: usize) -> bool {
+    pub(crate) fn behind_the_pivot(&self, index: usize) -> bool {
         index > self.definition.pivot_index()
     }
 

@@ -11,7 +11,8 @@ use tracing::{Instrument, Span};
 use crate::decide::{Decision, Input, begin, decide};
 use crate::timer::rows;
 use crate::{
-    Illegal, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaStatus, log,
+    Illegal, Operation, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaStatus,
+    log,
 };
 
 /// The sagas of one process: definitions and the outbox their messages go to. Cheap to clone.
@@ -30,7 +31,7 @@ pub enum Started {
     Already(SagaId),
 }
 
-/// What a reply or a resumption came to.
+/// What a reply or an operation came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
     /// The saga took note, and now stands there.
@@ -123,18 +124,22 @@ impl Sagas {
         self.take(tx, Some(context), saga_id, &input).await
     }
 
-    /// Sends the failed compensations of a stuck saga again; `by` is written to its log.
+    /// Does what an operator wants, and writes to the saga's log who it was and why.
     ///
     /// # Errors
-    /// [`SagaError`]; [`Illegal::NotStuck`] inside for a saga that is not stuck.
-    pub async fn resume<B: SagaBackend>(
+    /// [`SagaError`]; [`SagaError::Illegal`] for what makes no sense where the saga stands. Unless it
+    /// is [`SagaError::Storage`], nothing was written, and the transaction may go on.
+    pub async fn operate<B: SagaBackend>(
         &self,
         tx: &mut Tx<'static, B>,
         saga_id: SagaId,
-        by: &str,
+        operation: Operation,
     ) -> Result<Moved, SagaError> {
-        let input = Input::Resume { by: by.to_owned() };
-        self.take(tx, None, saga_id, &input).await
+        let verb = operation.verb;
+        let input = Input::Operated(operation);
+        let moved = self.take(tx, None, saga_id, &input).await?;
+        tracing::info!(saga.id = %saga_id, %verb, "an operator stepped in");
+        Ok(moved)
     }
 
     /// Fires one timer if it still is armed and its time has come.

@@ -54,6 +54,14 @@ pub enum SagaError {
 }
 
 impl SagaError {
+    /// In one sentence, for an operator: of an illegal wish, why it is one.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Illegal { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Storage(onceward::Error::database(doing)(source))
     }
@@ -106,11 +114,37 @@ pub enum Illegal {
         /// Type of the message.
         message_type: String,
     },
-    /// Nothing is stuck.
-    #[error("the saga is {status}, only a stuck one can be resumed")]
-    NotStuck {
+    /// An operator came too late.
+    #[error("the saga has ended, it is {status}: nothing can be done to it any more")]
+    Ended {
         /// Where it stands.
         status: &'static str,
+    },
+    /// An operator named a step that nobody waits for.
+    #[error("step {step:?} is {status}: nothing of it is waited for")]
+    NotAwaited {
+        /// The step.
+        step: String,
+        /// Where it stands.
+        status: &'static str,
+    },
+    /// An operator must say which step.
+    #[error("the saga waits for more than one step: name one of {}", steps.join(", "))]
+    WhichStep {
+        /// Those it waits for.
+        steps: Vec<String>,
+    },
+    /// A saga that is being undone can't be called done.
+    #[error("the saga is {status}, only a running one can be completed by force")]
+    NotRunning {
+        /// Where it stands.
+        status: &'static str,
+    },
+    /// A saga behind its pivot can't be undone.
+    #[error("step {step:?} is past the point of no return: the saga can only go forward")]
+    NoWayBack {
+        /// The pivot, or a step behind it.
+        step: String,
     },
     /// The definition's builder could not make a message of the saga's data.
     #[error("{what} can't be built")]

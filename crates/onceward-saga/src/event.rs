@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Verb;
+
 /// One fact of a saga's life, as stored in `saga_event.body`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -98,10 +100,29 @@ pub enum SagaEvent {
         /// Why.
         reason: String,
     },
-    /// An operator had the failed compensations sent again.
+    /// An operator had the failed compensations sent again. Written by earlier versions;
+    /// [`Verb::Retry`] does the same.
     Resumed {
         /// Who.
         by: String,
+    },
+    /// An operator stepped in; the events behind it say what follows.
+    Operated {
+        /// What is to be done.
+        verb: Verb,
+        /// To which step, if one was named.
+        step: Option<String>,
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody waits for this step's answer any more, by an operator's word.
+    StepSkipped {
+        /// The step.
+        step: String,
+        /// Its branch.
+        branch: i32,
     },
     /// Every step is done.
     Completed,
@@ -124,6 +145,8 @@ impl SagaEvent {
             Self::StepCancelled { .. } => "step_cancelled",
             Self::CancelFailed { .. } => "cancel_failed",
             Self::Resumed { .. } => "resumed",
+            Self::Operated { .. } => "operated",
+            Self::StepSkipped { .. } => "step_skipped",
             Self::Completed => "completed",
             Self::Compensated => "compensated",
         }
@@ -139,7 +162,9 @@ impl SagaEvent {
             | Self::StepCancelling { step, branch }
             | Self::LateReply { step, branch, .. }
             | Self::StepCancelled { step, branch }
-            | Self::CancelFailed { step, branch, .. } => Some((step, *branch)),
+            | Self::CancelFailed { step, branch, .. }
+            | Self::StepSkipped { step, branch } => Some((step, *branch)),
+            Self::Operated { step, .. } => step.as_deref().map(|step| (step, 0)),
             Self::Started { .. }
             | Self::CompensationBegan { .. }
             | Self::Resumed { .. }

@@ -60,7 +60,8 @@
 //!
 //! The coordinator is a consumer ([`onceward::consumer`]) whose handlers are [`Sagas`]: it takes every reply
 //! (`handlers.on::<SeatBooked, _>(sagas.clone())`), and [`Sagas::start`] begins an instance in your transaction.
-//! Deadlines are fired by a [`TimerRunner`], one or more a database. A participant writes
+//! Deadlines are fired by a [`TimerRunner`], one or more a database; what operators ask for
+//! ([`Verb`], `onceward saga retry` …) is done by a [`RequestRunner`]. A participant writes
 //! [`perform` and `undo`](Participant) and is registered by [`take_part`]; that commands come twice, late, or
 //! after their cancels is not its business. Both make the tables by [`schema::migrate`].
 //!
@@ -79,7 +80,9 @@ mod error;
 mod event;
 pub mod inspect;
 mod log;
+mod operate;
 mod participant;
+mod request;
 pub mod schema;
 #[cfg(feature = "test-util")]
 pub mod script;
@@ -98,9 +101,11 @@ pub use definition::{
 pub use engine::{Fired, Moved, Sagas, Started};
 pub use error::{Illegal, SagaError};
 pub use event::SagaEvent;
+pub use operate::{BY_OPERATOR, Operation, UnknownVerb, Verb};
 pub use participant::{
     Answer, CANCELLED, Confirms, EXPIRED, Participant, ParticipantOptions, Refuses, take_part,
 };
+pub use request::RequestRunner;
 pub use schema::SagaBackend;
 pub use state::{SagaState, SagaStatus, StepState, StepStatus, UnknownStatus};
 pub use step_ref::{Refusal, SagaId, SagaMessage, StepRef};

@@ -24,7 +24,8 @@ use serde_json::Value;
 
 use crate::decide::{Decision, Input, TimerChange, begin, decide};
 use crate::{
-    Illegal, SagaDefinition, SagaEvent, SagaMessage, SagaState, SagaStatus, StepRef, TimerName,
+    Illegal, Operation, SagaDefinition, SagaEvent, SagaMessage, SagaState, SagaStatus, StepRef,
+    TimerName, Verb,
 };
 
 /// A conversation between a saga and its participants, in memory and virtual time.
@@ -133,12 +134,24 @@ impl SagaScript {
         self
     }
 
-    /// An operator has failed compensations sent again.
+    /// An operator steps in.
     #[must_use]
     #[track_caller]
-    pub fn resumed_by(mut self, who: &str) -> Self {
-        self.take(&Input::Resume { by: who.to_owned() })
-            .unwrap_or_else(|error| panic!("can't be resumed: {error}"));
+    pub fn operated(mut self, verb: Verb, step: Option<&str>) -> Self {
+        self.take(&operation(verb, step))
+            .unwrap_or_else(|error| panic!("{verb} is refused: {error}"));
+        self
+    }
+
+    /// An operator wants what makes no sense here, is told so by a sentence with `told` in it, and
+    /// nothing changes.
+    #[must_use]
+    #[track_caller]
+    pub fn refuses_to(mut self, verb: Verb, step: Option<&str>, told: &str) -> Self {
+        match self.take(&operation(verb, step)) {
+            Ok(_) => panic!("{verb} is not refused"),
+            Err(error) => assert!(error.to_string().contains(told), "{error}"),
+        }
         self
     }
 
@@ -254,6 +267,15 @@ impl SagaScript {
         };
         self.log.iter().map(read).collect()
     }
+}
+
+fn operation(verb: Verb, step: Option<&str>) -> Input {
+    Input::Operated(Operation {
+        verb,
+        step: step.map(str::to_owned),
+        by: "ann".to_owned(),
+        why: "ticket 4711".to_owned(),
+    })
 }
 
 fn pretty(message: &RawMessage) -> String {

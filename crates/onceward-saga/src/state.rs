@@ -85,6 +85,8 @@ pub enum StepStatus {
     Cancelled,
     /// The participant can't undo it.
     CancelFailed,
+    /// An operator answers for it: nobody waits for the participant any more.
+    Skipped,
 }
 
 impl StepStatus {
@@ -98,6 +100,7 @@ impl StepStatus {
             Self::Cancelling => "cancelling",
             Self::Cancelled => "cancelled",
             Self::CancelFailed => "not cancellable",
+            Self::Skipped => "skipped",
         }
     }
 }
@@ -202,7 +205,7 @@ impl SagaState {
             SagaEvent::StepRefused { step, branch, .. } => {
                 self.with_step(step, *branch, |s| s.status = StepStatus::WaitingToRetry);
             }
-            SagaEvent::DeadlinePassed { .. } => {}
+            SagaEvent::DeadlinePassed { .. } | SagaEvent::Operated { .. } => {}
             SagaEvent::CompensationBegan { reason } => {
                 self.status = SagaStatus::Compensating;
                 self.reason = Some(reason.clone());
@@ -214,16 +217,18 @@ impl SagaState {
             }
             SagaEvent::StepCancelling { step, branch } => {
                 self.with_step(step, *branch, |s| s.status = StepStatus::Cancelling);
+                self.unstick();
+            }
+            SagaEvent::StepSkipped { step, branch } => {
+                self.with_step(step, *branch, |s| s.status = StepStatus::Skipped);
+                self.unstick();
             }
             SagaEvent::LateReply { step, branch, .. } => {
                 self.with_step(step, *branch, |s| s.late_reply_logged = true);
             }
             SagaEvent::StepCancelled { step, branch } => {
                 self.with_step(step, *branch, |s| s.status = StepStatus::Cancelled);
-                let failed = |s: &StepState| s.status == StepStatus::CancelFailed;
-                if !self.steps.values().any(failed) {
-                    self.status = SagaStatus::Compensating;
-                }
+                self.unstick();
             }
             SagaEvent::CancelFailed { step, branch, .. } => {
                 self.with_step(step, *branch, |s| s.status = StepStatus::CancelFailed);
@@ -238,6 +243,14 @@ impl SagaState {
     /// A step's state, if its command was ever sent.
     pub fn step(&self, step: &str, branch: i32) -> Option<&StepState> {
         self.steps.get(&(step.to_owned(), branch))
+    }
+
+    /// A saga is stuck as long as one of its steps is.
+    fn unstick(&mut self) {
+        let failed = |s: &StepState| s.status == StepStatus::CancelFailed;
+        if self.status == SagaStatus::Stuck && !self.steps.values().any(failed) {
+            self.status = SagaStatus::Compensating;
+        }
     }
 
     fn with_step(&mut self, step: &str, branch: i32, change: impl FnOnce(&mut StepState)) {

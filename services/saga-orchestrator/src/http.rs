@@ -1,4 +1,4 @@
-//! `GET /sagas`, `GET /sagas/{id}`, `POST /sagas/{id}/resume`.
+//! `GET /sagas`, `GET /sagas/{id}`, `POST /sagas/{id}/operate`.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use onceward::Tx;
 use onceward_saga::inspect::{self, SagaDetail, SagaFilter, SagaSummary};
-use onceward_saga::{Illegal, SagaBackend, SagaError, SagaId, SagaStatus, Sagas};
+use onceward_saga::{Operation, SagaBackend, SagaError, SagaId, SagaStatus, Sagas, Verb};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use skeleton::{ApiError, App, Body, Operator, PathId, Routes, iso_time, text_fault, write};
@@ -17,6 +17,8 @@ use uuid::Uuid;
 const MAX_LIMIT: u32 = 500;
 /// Longest order id or operator's name, in characters.
 const MAX_TEXT_CHARS: usize = 100;
+/// Longest "why" of an operator.
+const MAX_WHY_CHARS: usize = 500;
 
 /// `?status=stuck&order_id=…&limit=50&before=<next of the page before>`
 #[derive(Debug, Deserialize, IntoParams)]
@@ -144,28 +146,50 @@ struct Detail {
     timers: Vec<Timer>,
 }
 
-/// Who resumes a saga.
+/// What an operator wants.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes what `Fields` reads")]
-struct Resumption {
-    /// Written to the saga's log.
+struct OperationBody {
+    /// What is to be done.
+    #[schema(
+        pattern = "^(retry|skip|force-complete|force-compensate)$",
+        example = "retry"
+    )]
+    verb: String,
+    /// To which step; for `skip` where several are waited for, and to `retry` only one.
     #[schema(
         min_length = 1,
         max_length = 100,
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "anna, ticket 4711"
+        example = "payment"
+    )]
+    step: Option<String>,
+    /// Who.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "anna"
     )]
     by: String,
+    /// Why, for those who come after.
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "ticket 4711"
+    )]
+    why: String,
 }
 
 pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
-    let resume = async move |operator: Operator, app: State<App<B>>, id: PathId, body: Body| {
-        resume(operator, app, id, sagas.clone(), body).await
+    let operate = async move |operator: Operator, app: State<App<B>>, id: PathId, body: Body| {
+        operate(operator, app, id, sagas.clone(), body).await
     };
     Routes::new()
         .with(__path_list, list::<B>)
         .with(__path_show, show::<B>)
-        .with(__path_resume, resume)
+        .with(__path_operate, operate)
 }
 
 /// List sagas
@@ -186,8 +210,8 @@ pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
                 operation_id = "show_saga",
                 parameters(("id" = "$response.body#/items/0/saga_id"))
             )),
-            ("resume the newest" = (
-                operation_id = "resume_saga",
+            ("step in at the newest" = (
+                operation_id = "operate_saga",
                 parameters(("id" = "$response.body#/items/0/saga_id"))
             )),
         )
@@ -270,19 +294,23 @@ async fn show<B: SagaBackend>(
         .ok_or_else(|| ApiError::not_found(format!("saga {id}")))
 }
 
-/// Resume a stuck saga
+/// Step in
 ///
-/// Sends the compensations that failed once more, after the cause was mended. Only a saga that is
-/// `stuck` can be resumed.
+/// For a saga that does not go on by itself: `retry` sends again what was not answered, `skip` takes
+/// a step's answer as given, `force-complete` and `force-compensate` end it. Who and why are written to
+/// its log.
 #[utoipa::path(
     post,
-    path = "/sagas/{id}/resume",
-    operation_id = "resume_saga",
+    path = "/sagas/{id}/operate",
+    operation_id = "operate_saga",
     tag = "sagas",
     params(("id" = Uuid, Path, description = "`saga_id` of the saga.")),
-    request_body(content = Resumption, example = json!({"by": "anna, ticket 4711"})),
+    request_body(
+        content = OperationBody,
+        example = json!({"verb": "retry", "by": "anna", "why": "ticket 4711"})
+    ),
     responses(
-        (status = 200, description = "It goes on: the saga, as it is now.", body = Detail),
+        (status = 200, description = "Done: the saga, as it is now.", body = Detail),
         (
             status = 404,
             description = "There is no such saga.",
@@ -291,14 +319,14 @@ async fn show<B: SagaBackend>(
         ),
         (
             status = 409,
-            description = "It is not stuck.",
+            description = "It makes no sense where the saga stands; nothing was changed.",
             body = skeleton::Problem,
             content_type = "application/problem+json"
         ),
     ),
     security(("operator" = []))
 )]
-async fn resume<B: SagaBackend>(
+async fn operate<B: SagaBackend>(
     _operator: Operator,
     State(app): State<App<B>>,
     PathId(id): PathId,
@@ -306,18 +334,34 @@ async fn resume<B: SagaBackend>(
     body: Body,
 ) -> Result<Json<Detail>, ApiError> {
     let mut fields = body.fields()?;
+    let verb = fields.text("verb", MAX_TEXT_CHARS);
+    let verb = verb.and_then(|verb| match verb.parse::<Verb>() {
+        Ok(verb) => Some(verb),
+        Err(unknown) => {
+            fields.refuse("verb", unknown.to_string());
+            None
+        }
+    });
+    let step = fields.optional_text("step", MAX_TEXT_CHARS);
     let by = fields.text("by", MAX_TEXT_CHARS);
-    let by = fields.finish(by)?;
-    // CRASH: before the commit = nothing was sent; after it = resumed, and asking again is told that
-    // the saga is not stuck.
+    let why = fields.text("why", MAX_WHY_CHARS);
+    let taken = verb.zip(by).zip(why);
+    let operation = taken.map(|((verb, by), why)| Operation {
+        verb,
+        step,
+        by,
+        why,
+    });
+    let operation = fields.finish(operation)?;
+    // CRASH: before the commit = nothing was done; after it = done, and asking again acts on the saga
+    // as it is then.
     write(&app, async move |tx: &mut Tx<'static, B>| {
-        match sagas.resume(tx, SagaId(id), &by).await {
+        match sagas.operate(tx, SagaId(id), operation.clone()).await {
             Ok(_) => Ok(()),
             Err(SagaError::UnknownSaga(_)) => Err(ApiError::not_found(format!("saga {id}"))),
-            Err(SagaError::Illegal {
-                source: source @ Illegal::NotStuck { .. },
-                ..
-            }) => Err(ApiError::new(StatusCode::CONFLICT, source.to_string())),
+            Err(error @ SagaError::Illegal { .. }) => {
+                Err(ApiError::new(StatusCode::CONFLICT, error.told()))
+            }
             Err(SagaError::Storage(error)) => Err(error.into()),
             Err(error) => Err(failed(error)),
         }

@@ -16,7 +16,7 @@ use contracts::{delivery, inventory, order, payment};
 use onceward::Outbox;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
-use onceward_saga::{SagaBackend, SagaDefinition, Sagas, TimerOptions, TimerRunner};
+use onceward_saga::{RequestRunner, SagaBackend, SagaDefinition, Sagas, TimerOptions, TimerRunner};
 use skeleton::{App, Background, Definition, Service};
 
 pub use start::StartOnOrderCreated;
@@ -29,7 +29,7 @@ pub const DEFINITION: Definition = Definition {
     name: "saga-orchestrator",
     about: "Drives the saga of every order: stock, money, delivery, or all of it undone.\n\n\
     Each saga has an append-only log of events and timers for what does not answer. A saga is `stuck` \
-    when something can't be undone; then an operator mends the cause and resumes it.",
+    when something can't be undone; then an operator mends the cause and steps in.",
     consumer: contracts::SAGA_ORCHESTRATOR_GROUP,
     port: 8009,
     lines: &LINES,
@@ -79,6 +79,11 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
     let (sagas, definition) = sagas(app.outbox(), settings)?;
     let handlers = handlers(&sagas, &definition);
     let routes = http::routes(sagas.clone());
+    let requests = RequestRunner::new(app.db().clone(), sagas.clone());
+    let requests = Background::new("saga-requests", move |stop| async move {
+        requests.run(stop).await;
+        Ok(())
+    });
     let timers = TimerRunner::new(app.db().clone(), sagas, TimerOptions::default());
     let timers = Background::new("timers", move |stop| async move {
         timers.run(stop).await;
@@ -87,6 +92,7 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
     Ok(Service::new(routes)
         .consuming(&TOPICS, handlers)
         .with_background(timers)
+        .with_background(requests)
         .with_background(gauges::task(app.db().clone())))
 }
 

@@ -113,6 +113,18 @@ impl Fields {
         });
     }
 
+    /// [`Self::text`], or nothing where the field is missing or null.
+    pub fn optional_text(&mut self, field: &'static str, max_chars: usize) -> Option<String> {
+        match self.fields.get(field).map(|raw| raw.get()) {
+            None => None,
+            Some("null") => {
+                self.fields.remove(field);
+                None
+            }
+            Some(_) => self.text(field, max_chars),
+        }
+    }
+
     /// A text of 1 to `max_chars` characters, without control characters.
     pub fn text(&mut self, field: &'static str, max_chars: usize) -> Option<String> {
         let raw = self.take(field)?;

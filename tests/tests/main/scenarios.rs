@@ -55,10 +55,12 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     .await?;
     the_same_key_is_one_order(&client).await?;
     a_silent_payment_is_undone(&mut world, &client).await?;
+    an_operator_turns_an_order_back(&mut world, &client).await?;
 
     let books = world.closed_books().await?;
-    // The plain one and the one with a key; short stock, declined, undeliverable and silent.
-    assert_eq!((books.completed, books.failed), (2, 4));
+    // The plain one and the one with a key; short stock, declined, undeliverable, silent and turned
+    // back.
+    assert_eq!((books.completed, books.failed), (2, 5));
     world.verify()?;
 
     let stopped = world.stop("relay")?;
@@ -124,5 +126,30 @@ async fn a_silent_payment_is_undone(world: &mut World, client: &Client) -> Resul
     world.spawn("payment")?;
     let ended = client.wait_for(&id, "failed", SOON).await?;
     assert_eq!(ended["reason"], "timed out", "{ended:#}");
+    Ok(())
+}
+
+async fn an_operator_turns_an_order_back(world: &mut World, client: &Client) -> Result<()> {
+    world.stop("payment")?;
+    let id = client.order(&Order::default()).await?;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while world.onceward(&["saga", "show", &id])?.0 != 0 {
+        assert!(tokio::time::Instant::now() < deadline, "no saga of {id}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let why = "the customer called, ticket 4711";
+    let (code, out, err) =
+        world.onceward(&["saga", "force-compensate", &id, "--by", "ada", "--why", why])?;
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(
+        out.contains("force-compensate") && out.contains(", done"),
+        "{out}"
+    );
+    world.spawn("payment")?;
+    client.wait_for(&id, "failed", SOON).await?;
+    let (_, shown, _) = world.onceward(&["saga", "show", &id])?;
+    assert!(shown.contains("ada") && shown.contains(why), "{shown}");
+    let (code, _, err) = world.onceward(&["saga", "skip", &id, "--why", "again"])?;
+    assert!(code == 1 && err.contains("has ended"), "{err}");
     Ok(())
 }

@@ -5,4 +5,5 @@ pub(crate) mod rows;
 mod runner;
 
 pub use name::{InvalidTimerName, TimerName};
+pub(crate) use runner::chain;
 pub use runner::{TimerOptions, TimerRunner};

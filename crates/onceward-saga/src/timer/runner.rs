@@ -200,7 +200,7 @@ impl<B: SagaBackend> TimerRunner<B> {
 }
 
 /// The error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

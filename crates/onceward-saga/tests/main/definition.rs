@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onceward_saga::script::SagaScript;
-use onceward_saga::{SagaDefinition, SagaStatus, StepRef, TIMED_OUT};
+use onceward_saga::{BY_OPERATOR, SagaDefinition, SagaStatus, StepRef, TIMED_OUT, Verb};
 
 use crate::messages::*;
 
@@ -145,7 +145,7 @@ fn before_the_pivot_a_refusal_turns_back() {
 }
 
 #[test]
-fn a_compensation_that_fails_for_good_leaves_the_saga_stuck_until_an_operator_resumes_it() {
+fn a_compensation_that_fails_for_good_leaves_the_saga_stuck_until_an_operator_steps_in() {
     let stuck = || {
         start(1, false)
             .every_reply_comes_twice()
@@ -162,17 +162,96 @@ fn a_compensation_that_fails_for_good_leaves_the_saga_stuck_until_an_operator_re
     };
     stuck().ends(SagaStatus::Stuck);
     stuck()
-        .resumed_by("ann")
+        .operated(Verb::Retry, None)
         .is(SagaStatus::Compensating)
+        .logged("operated", 1)
         .expects(free(1, TIMED_OUT))
         .replies(Freed { at: at("book", 1) })
         .expects_event(ended(TIMED_OUT))
         .ends(SagaStatus::Compensated);
+    // Or it was done by hand.
+    for (verb, step) in [
+        (Verb::Skip, None),
+        (Verb::Skip, Some("book")),
+        (Verb::ForceCompensate, None),
+    ] {
+        stuck()
+            .operated(verb, step)
+            .expects_event(ended(TIMED_OUT))
+            .is(SagaStatus::Compensated)
+            .refuses_to(Verb::Retry, None, "has ended")
+            .replies(Freed { at: at("book", 1) })
+            .logged("late_reply", 1)
+            .ends(SagaStatus::Compensated);
+    }
+    stuck()
+        .refuses_to(Verb::ForceComplete, None, "only a running one")
+        .refuses_to(Verb::Retry, Some("print"), "is not begun")
+        .refuses_to(Verb::Skip, Some("fly"), "no step")
+        .ends(SagaStatus::Stuck);
     // Or the participant did it after all.
     stuck()
         .replies(Freed { at: at("book", 1) })
         .expects_event(ended(TIMED_OUT))
         .ends(SagaStatus::Compensated);
+}
+
+#[test]
+fn an_operator_moves_a_running_saga_on_or_back() {
+    // Again, at once: the next try has the whole deadline.
+    start(1, false)
+        .every_reply_comes_twice()
+        .expects(book(1))
+        .time_passes(DEADLINE / 2)
+        .operated(Verb::Retry, None)
+        .expects(book(2))
+        .time_passes(DEADLINE - Duration::from_secs(1))
+        .expects_nothing()
+        .replies(booked(2))
+        .expects(print(1))
+        .refuses_to(Verb::Retry, Some("book"), "is done")
+        .refuses_to(Verb::Skip, Some("book"), "is done")
+        .operated(Verb::Skip, Some("print"))
+        .expects_event(ended(""))
+        .refuses_to(Verb::ForceCompensate, None, "has ended")
+        .ends(SagaStatus::Completed);
+    // What was skipped may have happened: it is undone with the rest.
+    let unknown_seat = Print {
+        seat: -1,
+        ..print(1)
+    };
+    start(1, false)
+        .expects(book(1))
+        .operated(Verb::Skip, None)
+        .expects(unknown_seat.clone())
+        .replies(booked(1))
+        .logged("late_reply", 1)
+        .operated(Verb::ForceCompensate, None)
+        .expects(free(1, BY_OPERATOR))
+        .replies(Freed { at: at("book", 1) })
+        .expects_event(ended(BY_OPERATOR))
+        .ends(SagaStatus::Compensated);
+    start(1, false)
+        .expects(book(1))
+        .operated(Verb::ForceComplete, None)
+        .expects_event(ended(""))
+        .replies(booked(1))
+        .logged("late_reply", 1)
+        .ends(SagaStatus::Completed);
+    // Behind the pivot there is no way back, by force either; but no need to wait.
+    start(1, true)
+        .expects(book(1))
+        .replies(booked(1))
+        .expects(print(1))
+        .replies(jammed(1))
+        .refuses_to(Verb::ForceCompensate, None, "point of no return")
+        .operated(Verb::Retry, None)
+        .expects(print(2))
+        .time_passes(RETRY)
+        .expects_nothing()
+        .operated(Verb::ForceComplete, None)
+        .expects_event(ended(""))
+        .ends(SagaStatus::Completed);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::Request;
-use onceward_saga::SagaBackend;
+use onceward_saga::{SagaBackend, SagaStatus};
 use serde_json::{Value, json};
 
 use crate::world::{World, on_both};
@@ -11,7 +11,8 @@ on_both!(
     every_service_shows_its_part_of_an_order, 60_000;
     stock_is_set_and_bad_bodies_name_the_field, 60_000;
     lists_come_in_pages, 60_000;
-    an_operator_resumes_a_stuck_saga_and_no_other, 1;
+    an_operator_retries_a_stuck_saga, 1;
+    an_operator_ends_stuck_sagas_by_rows, 1;
 );
 
 async fn every_service_shows_its_part_of_an_order<B: SagaBackend>(mut world: World<B>) {
@@ -173,8 +174,8 @@ async fn lists_come_in_pages<B: SagaBackend>(mut world: World<B>) {
     }
 }
 
-async fn an_operator_resumes_a_stuck_saga_and_no_other<B: SagaBackend>(mut world: World<B>) {
-    let before = world.ledger().await;
+/// An order whose stock is reserved and can't be released: its saga is stuck.
+async fn stuck<B: SagaBackend>(world: &mut World<B>) -> (uuid::Uuid, uuid::Uuid) {
     world.stop("payment");
     let order = world.order("user_123", "product_1", 2, 19_999);
     world.settle().await;
@@ -185,40 +186,51 @@ async fn an_operator_resumes_a_stuck_saga_and_no_other<B: SagaBackend>(mut world
     let (_, sagas) = world
         .get("saga-orchestrator", &format!("/sagas?order_id={order}"))
         .await;
-    let id: uuid::Uuid = sagas["items"][0]["saga_id"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let path = format!("/sagas/{id}/resume");
-    let resume = async |world: &World<B>, path: &str, body| {
+    let saga = sagas["items"][0]["saga_id"].as_str().unwrap();
+    let saga: uuid::Uuid = saga.parse().unwrap();
+    world.cannot_undo(saga, "inventory").await;
+    (order, saga)
+}
+
+async fn an_operator_retries_a_stuck_saga<B: SagaBackend>(mut world: World<B>) {
+    let before = world.ledger().await;
+    let (order, id) = stuck(&mut world).await;
+    let path = format!("/sagas/{id}/operate");
+    let operate = async |world: &World<B>, path: &str, body| {
         world.operate("saga-orchestrator", "POST", path, body).await
     };
-    let (status, problem) = resume(&world, &path, r#"{"by":"anna"}"#).await;
-    assert_eq!(status, 409, "{problem}");
-    let told = problem["detail"].as_str().unwrap();
-    assert!(told.contains("compensating"), "{told}");
-
-    world.cannot_undo(id, "inventory").await;
-    for (body, status) in [("{}", 422), (r#"{"by":" "}"#, 422), ("", 400)] {
-        assert_eq!(resume(&world, &path, body).await.0, status, "{body}");
+    const RETRY: &str = r#"{"verb":"retry","by":"anna","why":"ticket 4711"}"#;
+    for (body, status) in [
+        ("{}", 422),
+        (r#"{"verb":"forget","by":"anna","why":"so"}"#, 422),
+        (r#"{"verb":"retry","by":"anna","why":" "}"#, 422),
+        (
+            r#"{"verb":"retry","by":"anna","why":"so","step":"delivery"}"#,
+            409,
+        ),
+        (r#"{"verb":"force-complete","by":"anna","why":"so"}"#, 409),
+        (r#"{"verb":"skip","by":"anna","why":"so"}"#, 409),
+        ("", 400),
+    ] {
+        let (found, told) = operate(&world, &path, body).await;
+        assert_eq!(found, status, "{body}: {told}");
     }
-    let from_afar = Request::post(&path)
-        .body(Body::from(r#"{"by":"eve"}"#))
-        .unwrap();
+    let from_afar = Request::post(&path).body(Body::from(RETRY)).unwrap();
     assert_eq!(world.ask("saga-orchestrator", from_afar).await.0, 403);
-    let nobody = format!("/sagas/{}/resume", uuid::Uuid::nil());
-    assert_eq!(resume(&world, &nobody, r#"{"by":"anna"}"#).await.0, 404);
+    let nobody = format!("/sagas/{}/operate", uuid::Uuid::nil());
+    assert_eq!(operate(&world, &nobody, RETRY).await.0, 404);
 
-    let (status, saga) = resume(&world, &path, r#"{"by":"anna"}"#).await;
+    let (status, saga) = operate(&world, &path, RETRY).await;
     assert_eq!(
         (status, &saga["status"]),
         (200, &json!("compensating")),
         "{saga}"
     );
     let log = saga["events"].as_array().unwrap();
-    let resumed = log.iter().find(|event| event["kind"] == "resumed").unwrap();
-    assert_eq!(resumed["body"]["by"], "anna");
+    let operated: Vec<_> = log.iter().filter(|e| e["kind"] == "operated").collect();
+    assert_eq!(operated.len(), 1, "what was refused left no trace: {saga}");
+    assert_eq!(operated[0]["body"]["by"], "anna");
+    assert_eq!(operated[0]["body"]["why"], "ticket 4711");
     assert_eq!(log.last().unwrap()["kind"], "step_cancelling");
 
     world.start("inventory");
@@ -234,4 +246,44 @@ async fn an_operator_resumes_a_stuck_saga_and_no_other<B: SagaBackend>(mut world
     );
     assert_eq!(world.last_word(order).await, "order.cancelled.v1");
     assert_eq!(world.ledger().await, before);
+    let (status, told) = operate(&world, &path, RETRY).await;
+    let told = told["detail"].as_str().unwrap();
+    assert!(status == 409 && told.contains("has ended"), "{told}");
+}
+
+async fn an_operator_ends_stuck_sagas_by_rows<B: SagaBackend>(mut world: World<B>) {
+    let (skipped, first) = stuck(&mut world).await;
+    let (forced, second) = stuck(&mut world).await;
+    let asked = [
+        world.request(first, "skip", Some("payment")).await,
+        world.request(first, "skip", Some("inventory")).await,
+        world.request(first, "retry", None).await,
+        world.request(second, "force-compensate", None).await,
+        world.request(second, "force-compensate", None).await,
+        world.request(uuid::Uuid::nil(), "retry", None).await,
+    ];
+    // Two runners at once: each wish is carried out by one of them.
+    let (one, other) = tokio::join!(world.carry_out_requests(), world.carry_out_requests());
+    assert!(one + other >= asked.len());
+    let mut became = Vec::new();
+    for id in asked {
+        became.push(world.request_became(id).await);
+    }
+    let states: Vec<_> = became.iter().map(|(state, _)| state.as_str()).collect();
+    let expected = ["done", "done", "refused", "done", "refused", "refused"];
+    assert_eq!(states, expected, "{became:?}");
+    assert!(became[2].1.contains("has ended"), "{became:?}");
+    assert!(became[5].1.contains("there is no saga"), "{became:?}");
+    for order in [skipped, forced] {
+        assert_eq!(world.last_word(order).await, "order.cancelled.v1");
+    }
+    // What was on its way is carried out after all, and changes the end of no saga.
+    world.start("inventory");
+    world.start("payment");
+    world.settle().await;
+    for order in [skipped, forced] {
+        assert_eq!(world.saga(order).await.0, SagaStatus::Compensated);
+        assert_eq!(world.last_word(order).await, "order.cancelled.v1");
+    }
+    assert_eq!(world.ledger().await.reserved, 0);
 }

@@ -15,7 +15,7 @@ use onceward::{
     SourceName, SystemClock, UuidV7,
 };
 use onceward_saga::inspect::{self, SagaFilter};
-use onceward_saga::{SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
+use onceward_saga::{RequestRunner, SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
 use onceward_testkit::postgres;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -82,6 +82,7 @@ pub struct Ledger {
 pub struct World<B: SagaBackend> {
     nodes: Vec<Node<B>>,
     timers: TimerRunner<B>,
+    requests: RequestRunner<B>,
     /// By source and topic: in order within, in any order between.
     queues: BTreeMap<(&'static str, String), VecDeque<Envelope>>,
     /// Services that are down: nothing is delivered to them.
@@ -144,7 +145,7 @@ impl<B: SagaBackend> World<B> {
             delivery::DEFINITION,
         ];
         let mut nodes = Vec::new();
-        let mut timers = None;
+        let (mut timers, mut requests) = (None, None);
         for (definition, db) in definitions.iter().zip(dbs) {
             skeleton::migrate(definition, db.pool()).await.unwrap();
             let outbox = Outbox::new(SourceName::new(definition.name).unwrap());
@@ -172,6 +173,7 @@ impl<B: SagaBackend> World<B> {
                     let settings = Settings { deadline_ms };
                     let (sagas, saga) = saga_orchestrator::sagas(&outbox, &settings).unwrap();
                     let handlers = saga_orchestrator::handlers(&sagas, &saga);
+                    requests = Some(RequestRunner::new(db.clone(), sagas.clone()));
                     timers = Some(TimerRunner::new(db.clone(), sagas, TimerOptions::default()));
                     (handlers, saga_orchestrator::service(&app, &settings))
                 }
@@ -195,6 +197,7 @@ impl<B: SagaBackend> World<B> {
         Self {
             nodes,
             timers: timers.unwrap(),
+            requests: requests.unwrap(),
             queues: BTreeMap::new(),
             down: BTreeSet::new(),
             mute: BTreeSet::new(),
@@ -270,6 +273,35 @@ impl<B: SagaBackend> World<B> {
         .await
         .unwrap();
         tx.commit().await.unwrap();
+    }
+
+    /// An operator's wish, as `onceward saga` writes it; its number.
+    pub async fn request(&self, saga: Uuid, verb: &str, step: Option<&str>) -> i64 {
+        sqlx::query_scalar(
+            "insert into saga_request (saga_id, verb, step, requested_by, why, requested_at) \
+             values ($1, $2, $3, 'anna', 'ticket 4711', 1) returning id",
+        )
+        .bind(saga)
+        .bind(verb.to_owned())
+        .bind(step.map(str::to_owned))
+        .fetch_one(self.nodes[0].db.pool())
+        .await
+        .unwrap()
+    }
+
+    pub async fn carry_out_requests(&self) -> usize {
+        self.requests.carry_out_all().await.unwrap()
+    }
+
+    /// What became of a wish, and the note about it.
+    pub async fn request_became(&self, id: i64) -> (String, String) {
+        let row = sqlx::query("select state, note from saga_request where id = $1")
+            .bind(id)
+            .fetch_one(self.nodes[0].db.pool())
+            .await
+            .unwrap();
+        let note: Option<String> = row.try_get("note").unwrap();
+        (row.try_get("state").unwrap(), note.unwrap_or_default())
     }
 
     pub fn is(&mut self, unkindness: Unkindness) {
