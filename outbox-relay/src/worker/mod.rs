@@ -16,6 +16,7 @@ mod stop;
 mod tail;
 mod take_over;
 mod topics;
+mod work;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -36,6 +37,7 @@ use crate::status::Board;
 use meter::Meter;
 pub(crate) use stop::Stop;
 use topics::Topics;
+use work::Work;
 
 /// Losing the source more often than this within a minute is an alarm: two relays fight.
 const LOSSES_A_MINUTE: usize = 3;
@@ -62,7 +64,7 @@ pub(crate) enum Exit {
 }
 
 /// What this relay knows to be committed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Standing {
     progress: ProgressRecord,
     offset: i64,
@@ -76,7 +78,7 @@ pub(super) struct Standing {
 struct Term<D: Dialect, Br: Broker> {
     epoch: RelayEpoch,
     /// For everything written under `epoch`.
-    work: SourceStore<D>,
+    work: Work<D>,
     publisher: Br::Publisher,
     standing: Standing,
     parked: ParkedKeys,
@@ -103,6 +105,7 @@ pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
     /// processes with one id would take the source from each other for ever.
     may_retake: bool,
     losses: VecDeque<Instant>,
+    /// When the mirror was last begun.
     mirrored_at: Option<Instant>,
     requests_at: Option<Instant>,
     /// The janitor has an appointment and has not found the end yet.

@@ -339,7 +339,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         // culprit again.
         failpoint::hit(failpoint::PARKING);
         loop {
-            let stored = term.work.park(term.epoch, rows).await;
+            let store = term.work.store().await?;
+            let stored = store.park(term.epoch, rows).await;
             if self.stored(term, stored).await?.is_some() {
                 // CRASH: died here = copies are stored and the cursor has not passed the rows; the
                 // successor reads them again, finds them parked, stores nothing twice, passes them.

@@ -24,12 +24,13 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             .replay
             .as_ref()
             .map_or(0, |replay| replay.number);
-        let request = term.work.next_request(term.epoch, after).await;
+        let store = term.work.store().await?;
+        let request = store.next_request(term.epoch, after).await;
         let Some(request) = self.stored(term, request).await?.flatten() else {
             return Ok(false);
         };
-        let passed = term
-            .work
+        let store = term.work.store().await?;
+        let passed = store
             .copies_passed(&term.standing.progress.cursor, &request)
             .await;
         if self.stored(term, passed).await? != Some(true) {
@@ -39,7 +40,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         failpoint::hit(failpoint::REQUEST_TAKEN);
         match request.kind {
             RequestKind::Discard => {
-                let discarded = term.work.discard(term.epoch, &request).await;
+                let store = term.work.store().await?;
+                let discarded = store.discard(term.epoch, &request).await;
                 if let Some(count) = self.stored(term, discarded).await? {
                     tracing::warn!(source = %self.name, topic = request.topic, rows = count,
                         "parked rows discarded");
@@ -59,7 +61,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         };
         let most = limits.max_rows;
         loop {
-            let copies = term.work.copies(request, after, limits).await;
+            let store = term.work.store().await?;
+            let copies = store.copies(request, after, limits).await;
             let Some(copies) = self.stored(term, copies).await? else {
                 continue;
             };
@@ -67,7 +70,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 return self.end_empty(term, request, after).await;
             };
             let last_seq = last.seq;
-            let more = term.work.copies(request, last_seq, ONE).await;
+            let store = term.work.store().await?;
+            let more = store.copies(request, last_seq, ONE).await;
             let Some(more) = self.stored(term, more).await? else {
                 continue;
             };
@@ -95,7 +99,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Sent::Refused { reason, .. } if copies.len() == 1 => {
                     tracing::error!(source = %self.name, topic = request.topic, reason,
                         "replay refused; the key stays parked");
-                    let refused = term.work.refuse(term.epoch, request, &reason).await;
+                    let store = term.work.store().await?;
+                    let refused = store.refuse(term.epoch, request, &reason).await;
                     self.stored(term, refused).await?;
                     return Ok(());
                 }
@@ -160,7 +165,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         replay: &ReplayProgress,
     ) -> Result<(), Exit> {
         loop {
-            let settled = term.work.finish_replay(term.epoch, replay).await;
+            let store = term.work.store().await?;
+            let settled = store.finish_replay(term.epoch, replay).await;
             if self.stored(term, settled).await?.is_some() {
                 return Ok(());
             }
@@ -176,8 +182,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         after: i64,
     ) -> Result<(), Exit> {
         if after == i64::MIN {
-            let refused = term
-                .work
+            let store = term.work.store().await?;
+            let refused = store
                 .refuse(term.epoch, request, "nothing is parked under this key")
                 .await;
             self.stored(term, refused).await?;

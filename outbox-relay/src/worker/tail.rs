@@ -11,6 +11,7 @@ use onceward::{Clock, LastRow, SystemClock};
 
 use super::records::Ahead;
 use super::take_over::owned;
+use super::work::{Tidied, Tidying};
 use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
 use crate::failpoint;
 use crate::metrics as names;
@@ -187,7 +188,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     fn chores_are_due(&self, term: &Term<D, Br>) -> bool {
         let passed = |at: Option<Instant>, time: Duration| at.is_none_or(|at| at.elapsed() >= time);
-        (!term.standing.mirrored && passed(self.mirrored_at, self.mirror_interval()))
+        term.work.is_back()
+            || self.mirror_is_due(term)
             || passed(self.requests_at, REQUESTS)
             || self.sweeping
             || self.appointments.has_changed().unwrap_or(false)
@@ -202,19 +204,16 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         Duration::from_millis(self.options.topics_refresh_ms)
     }
 
-    /// Mirror, requests, topics, janitor: each when due. Nothing is in flight.
+    /// Mirror, requests, topics, janitor: each when due. Nothing is in flight in Kafka. What writes into
+    /// the database goes on beside the batches that follow.
     async fn chores(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
         if !self.chores_are_due(term) {
             return Ok(());
         }
-        if !term.standing.mirrored
-            && self
-                .mirrored_at
-                .is_none_or(|at| at.elapsed() >= self.mirror_interval())
-        {
-            self.write_mirror(term).await?;
+        if let Some(outcome) = term.work.back().await {
+            self.tidied(term, outcome).await?;
         }
-        if self.requests_at.is_none_or(|at| at.elapsed() >= REQUESTS) {
+        if self.requests_at.is_none_or(|at| at.elapsed() >= REQUESTS) && !term.work.is_away() {
             // Another one may wait behind it: look again at once.
             if !Box::pin(self.next_request(term)).await? {
                 self.requests_at = Some(Instant::now());
@@ -227,17 +226,53 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             self.appointments.mark_unchanged();
             self.sweeping = true;
         }
-        if self.sweeping {
-            self.sweep(term).await?;
+        if (self.sweeping || self.mirror_is_due(term)) && !term.work.is_away() {
+            self.mirrored_at = Some(Instant::now());
+            term.work.tidy(Tidying {
+                epoch: term.epoch,
+                standing: term.standing.clone(),
+                sweep: self.sweeping.then(|| self.sweep()),
+            });
         }
         Ok(())
     }
 
-    /// Writes the mirror of what is known to be committed.
+    fn mirror_is_due(&self, term: &Term<D, Br>) -> bool {
+        let interval = self.mirror_interval();
+        !term.standing.mirrored && self.mirrored_at.is_none_or(|at| at.elapsed() >= interval)
+    }
+
+    /// Mirror and janitor have written, or could not.
+    async fn tidied(
+        &mut self,
+        term: &mut Term<D, Br>,
+        outcome: Result<Tidied, SourceError>,
+    ) -> Result<(), Exit> {
+        let Some(done) = self.stored(term, outcome).await? else {
+            return Ok(());
+        };
+        term.standing.mirrored = term.standing.offset == done.mirrored;
+        if let Some(deleted) = done.swept {
+            self.meter.add(names::SWEPT, deleted);
+            self.sweeping = deleted >= u64::from(self.options.janitor_chunk_rows);
+        }
+        Ok(())
+    }
+
+    /// One chunk of the janitor's work: what may be deleted, and how much of it.
+    fn sweep(&self) -> (i64, u32) {
+        let kept = i64::try_from(self.options.retention_seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
+        let older_than = SystemClock.now().saturating_sub(kept);
+        (older_than, self.options.janitor_chunk_rows)
+    }
+
+    /// Writes the mirror of what is known to be committed, and waits for it.
     pub(super) async fn write_mirror(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
         failpoint::hit(failpoint::MIRRORING);
-        let written = term
-            .work
+        let store = term.work.store().await?;
+        let written = store
             .write_mirror(term.epoch, &term.standing.progress, term.standing.place())
             .await;
         if self.stored(term, written).await?.is_some() {
@@ -274,29 +309,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         Ok(())
     }
 
-    /// One chunk of the janitor's work, after a mirror write.
-    async fn sweep(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
-        if !term.standing.mirrored {
-            self.write_mirror(term).await?;
-        }
-        let kept = i64::try_from(self.options.retention_seconds)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000_000);
-        let older_than = SystemClock.now().saturating_sub(kept);
-        let most = self.options.janitor_chunk_rows;
-        let swept = term.work.purge(term.epoch, older_than, most).await;
-        if let Some(chunk) = self.stored(term, swept).await? {
-            failpoint::hit(failpoint::JANITOR_SWEPT);
-            self.meter.add(names::SWEPT, chunk.deleted);
-            self.sweeping = chunk.deleted >= u64::from(most);
-        }
-        Ok(())
-    }
-
     /// Loads what is parked, after a request changed it.
     pub(super) async fn reload_parked(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
         loop {
-            let parked = term.work.parked_keys().await;
+            let store = term.work.store().await?;
+            let parked = store.parked_keys().await;
             if let Some(parked) = self.stored(term, parked).await? {
                 self.board.write(|status| status.parked_keys = parked.len());
                 term.parked = parked;
@@ -315,8 +332,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
-                let standing = &term.standing;
-                self.reconnect(&mut term.work, standing, error).await?;
+                let store = term.work.store().await?;
+                self.reconnect(store, &term.standing, error).await?;
                 Ok(None)
             }
         }

@@ -11,6 +11,7 @@ use onceward::source::{
 
 use super::lease::Lease;
 use super::topics::Topics;
+use super::work::Work;
 use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
 use crate::failpoint;
 use crate::metrics as names;
@@ -245,7 +246,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         self.step(Input::ProgressRead)?;
         let mut term = Term {
             epoch,
-            work,
+            work: Work::new(work),
             publisher,
             standing: Standing {
                 progress: ProgressRecord::genesis(
@@ -273,12 +274,17 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 term.standing.offset = offset;
             }
             None => {
-                term.work.progress_may_be_missing().await.map_err(owned)?;
+                term.work
+                    .store()
+                    .await?
+                    .progress_may_be_missing()
+                    .await
+                    .map_err(owned)?;
                 self.genesis(&mut term).await?;
             }
         }
-        let taken = term
-            .work
+        let store = term.work.store().await?;
+        let taken = store
             .take_over(epoch, &term.standing.progress, term.standing.place())
             .await;
         term.parked = taken.map_err(owned)?;
@@ -323,7 +329,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     /// The first start: progress in Kafka, then the mirror (by the take-over), then rows.
     async fn genesis(&mut self, term: &mut Term<D, Br>) -> Result<(), Exit> {
-        let identity = term.work.identity().await.map_err(owned)?;
+        let store = term.work.store().await?;
+        let identity = store.identity().await.map_err(owned)?;
         let first = ProgressRecord::genesis(identity.source_id, identity.epoch, D::genesis());
         match term.publisher.publish(&Arc::default(), &first).await {
             PublishOutcome::Committed {

@@ -168,10 +168,13 @@ pub(super) fn note_waiting(jobs: usize) {
     ::metrics::gauge!(metrics::WRITE_QUEUE).set(u32::try_from(jobs).unwrap_or(u32::MAX));
 }
 
-/// A pool of the writer's own. Lazy: a database that is down fails units of work, not the start.
+/// A pool of the writer's own. Lazy: a database that is down fails units of work, not the start. All
+/// connections are opened in the background nevertheless, and replaced when they age: opening one takes
+/// longer than most units of work, and those that come together after a quiet time would all wait for it.
 pub(super) fn pool<B: Backend>(options: Options<B>, connections: u32) -> Pool<B> {
     PoolOptions::new()
         .max_connections(connections)
+        .min_connections(connections)
         .acquire_timeout(CONNECT_TIMEOUT)
         .connect_lazy_with(options)
 }
