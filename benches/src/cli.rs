@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 use crate::stage::Stage;
-use crate::{drain, http, idle, live};
+use crate::{consumer, drain, http, idle, live, recovery, saga, write};
 
 /// Measures the relay and the services on a Kafka and a Postgres of its own.
 #[derive(Debug, Parser)]
@@ -41,19 +41,29 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", default_value = "benches/results")]
     out: PathBuf,
     /// Compare with this file
-    #[arg(long, value_name = "FILE", default_value = "benches/baseline.json")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "benches/results/baseline.json"
+    )]
     baseline: PathBuf,
-    /// Make this run's results the baseline
+    /// Make this run's results the baseline; cases that did not run keep theirs
     #[arg(long)]
     save_baseline: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
-    /// The relay and the HTTP side
+    /// Everything below
     All,
-    /// Backlogs, latency, idle cost
+    /// Backlogs, latency, idle cost, recovery from kill -9
     Relay,
+    /// An order's transaction with and without its outbox row
+    Write,
+    /// Inbox, handler and offset; duplicates
+    Consumer,
+    /// The whole shop: an order through all services
+    Saga,
     /// POST /orders
     Http,
 }
@@ -98,22 +108,37 @@ async fn measure(options: &Options) -> Result<()> {
         if options.runs() > 1 {
             println!("run {run} of {}", options.runs());
         }
-        if options.what != What::Http {
+        let wanted = |what| options.what == What::All || options.what == what;
+        if wanted(What::Relay) {
             drain::run(&mut stage, options, &mut report).await?;
             live::run(&mut stage, options, &mut report).await?;
             idle::run(&mut stage, options, &mut report).await?;
+            recovery::run(&mut stage, options, &mut report).await?;
         }
-        if options.what != What::Relay {
+        if wanted(What::Write) {
+            write::run(&mut stage, options, &mut report).await?;
+        }
+        if wanted(What::Consumer) {
+            consumer::run(&mut stage, options, &mut report).await?;
+        }
+        if wanted(What::Saga) {
+            saga::run(&mut stage, options, &mut report).await?;
+        }
+        if wanted(What::Http) {
             http::run(&mut stage, options, &mut report).await?;
         }
     }
     drop(stage);
-    report.print(&options.baseline)?;
-    let file = report.write(&options.out)?;
-    println!("\nwritten: {}", file.display());
+    let baseline = Report::read(&options.baseline)?;
+    report.print(baseline.as_ref());
+    let file = report.file(&options.out);
+    report.save(&file)?;
+    println!("written: {}", file.display());
     if options.save_baseline {
-        std::fs::copy(&file, &options.baseline)
-            .with_context(|| format!("writing {}", options.baseline.display()))?;
+        if let Some(older) = baseline {
+            report.keep(older);
+        }
+        report.save(&options.baseline)?;
         println!("baseline: {}", options.baseline.display());
     }
     Ok(())

@@ -16,7 +16,7 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
     for kind in Kind::ALL {
         let case = format!("drain {} rows, {}", options.rows(), kind.label());
         if options.wants(&case) {
-            println!("{case}");
+            report.begin_case(&case);
             drain(stage, options, report, kind, &case).await?;
         }
     }

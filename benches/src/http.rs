@@ -22,7 +22,7 @@ use crate::usage;
 
 const CLIENTS: usize = 16;
 const STEADY_RATE: u32 = 500;
-const ORDER: &[u8] =
+pub(crate) const ORDER: &[u8] =
     br#"{"user_id":"user_123","product_id":"product_1","quantity":2,"amount":199.99}"#;
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
@@ -37,11 +37,11 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
         // Caches, connections, the branch predictor.
         closed_loop(&service, Duration::from_secs(2)).await?;
         if options.wants(&most) {
-            println!("{most}");
+            report.begin_case(&most);
             measure(stage, report, &service, &most, closed_loop(&service, time)).await?;
         }
         if options.wants(&steady) {
-            println!("{steady}");
+            report.begin_case(&steady);
             measure(stage, report, &service, &steady, open_loop(&service, time)).await?;
         }
     }

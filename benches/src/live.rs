@@ -70,7 +70,7 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
     }
     for load in loads {
         if options.wants(&load.case) {
-            println!("{}", load.case);
+            report.begin_case(&load.case);
             measure(stage, report, &load).await?;
         }
     }

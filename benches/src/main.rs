@@ -7,6 +7,7 @@
 mod checks;
 mod cli;
 mod client;
+mod consumer;
 mod drain;
 mod http;
 mod idle;
@@ -14,10 +15,14 @@ mod live;
 mod machine;
 mod programs;
 mod reader;
+mod recovery;
 mod report;
+mod saga;
 mod source;
 mod stage;
+mod targets;
 mod usage;
+mod write;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::source::number_of;
 use crate::stage::PARTITIONS;
 
 /// Value of a time that is not known yet.
@@ -26,7 +27,10 @@ pub(crate) fn consumer(kafka: &str, topic: &str, bulk: bool) -> Result<BaseConsu
         .set("isolation.level", "read_committed")
         // The broker answers when there is something; this bounds the wait where it overlooks it.
         .set("fetch.wait.max.ms", "5")
-        .set("fetch.queue.backoff.ms", "1");
+        .set("fetch.queue.backoff.ms", "1")
+        // Where Kafka is killed its return must be seen, not our patience.
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "50");
     if bulk {
         config
             .set("fetch.min.bytes", "100000")
@@ -60,8 +64,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Reads `topic`. Payloads that begin with a number below `numbered`, eight digits, have their
-    /// time kept.
+    /// Reads `topic`. Rows with a number below `numbered` have their time kept.
     pub(crate) fn start(kafka: &str, topic: &str, numbered: usize, bulk: bool) -> Result<Self> {
         let consumer = consumer(kafka, topic, bulk)?;
         let shared = Arc::new(Shared {
@@ -137,7 +140,8 @@ fn read(consumer: &BaseConsumer, shared: &Shared) -> Result<Timeline> {
         count += 1;
         shared.count.store(count, Ordering::Relaxed);
         if !shared.seen.is_empty()
-            && let Some(slot) = number(record.payload()).and_then(|n| shared.seen.get(n))
+            && let Some(number) = record.payload().and_then(number_of)
+            && let Some(slot) = shared.seen.get(number)
         {
             slot.store(i64::try_from(now.as_nanos())?, Ordering::Relaxed);
         }
@@ -149,9 +153,4 @@ fn read(consumer: &BaseConsumer, shared: &Shared) -> Result<Timeline> {
         }
     }
     Ok(timeline)
-}
-
-fn number(payload: Option<&[u8]>) -> Option<usize> {
-    let digits = payload?.get(..8)?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -13,6 +13,10 @@ use crate::cli::Options;
 use crate::machine::{self, Machine};
 use crate::source::PAYLOAD_BYTES;
 use crate::stage::{KAFKA_HEAP_MIB, PARTITIONS, POSTGRES_SETTINGS};
+use crate::targets;
+
+/// Load of the last minute when a case began: anything near the number of cores makes figures worse.
+const LOAD: &str = "load of the machine";
 
 /// Which way a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +96,12 @@ impl Report {
                 own("payload", format!("{PAYLOAD_BYTES} bytes")),
                 own("partitions", PARTITIONS.to_string()),
                 own("kafka heap", format!("{KAFKA_HEAP_MIB} MiB")),
-                own("postgres", format!("{POSTGRES_SETTINGS:?}")),
+                own(
+                    "postgres",
+                    POSTGRES_SETTINGS
+                        .map(|(name, value)| format!("{name}={value}"))
+                        .join(" "),
+                ),
                 own("relay arguments", options.relay_args.clone()),
             ]
             .into(),
@@ -102,13 +111,8 @@ impl Report {
         };
         let machine = &report.machine;
         println!(
-            "{}, {} cores, {} GiB, Linux {}, load {:.1}; onceward {}",
-            machine.cpu,
-            machine.cores,
-            machine.memory_gib,
-            machine.kernel,
-            machine.load_before,
-            report.commit
+            "{}, {} cores, load {:.1}; commit {}",
+            machine.cpu, machine.cores, machine.load_before, report.commit
         );
         if machine.load_before > machine.cores as f64 / 4.0 {
             println!("the machine is busy: figures will be worse than it could do");
@@ -120,9 +124,20 @@ impl Report {
         self.versions.insert(name.to_owned(), version);
     }
 
+    /// Says which case runs now, and notes what else the machine does.
+    pub(crate) fn begin_case(&mut self, case: &str) {
+        let load = machine::load();
+        println!("{case} (load {load:.1})");
+        self.note(case, LOAD, Better::None, load);
+    }
+
     /// Adds the value of one run.
     pub(crate) fn add(&mut self, case: &str, metric: &str, better: Better, value: f64) {
-        println!("  {metric}: {}", number(value));
+        println!("  {metric:<28} {:>12}", number(value));
+        self.note(case, metric, better, value);
+    }
+
+    fn note(&mut self, case: &str, metric: &str, better: Better, value: f64) {
         let known = self
             .figures
             .iter_mut()
@@ -156,83 +171,149 @@ impl Report {
         self.timelines.insert(case.to_owned(), points);
     }
 
-    /// Prints min, median and max of every figure, and its ratio to the baseline's median.
-    pub(crate) fn print(&mut self, baseline: &Path) -> Result<()> {
+    /// Prints where it was measured and min, median and max of every figure, beside its target and the
+    /// baseline's median.
+    pub(crate) fn print(&mut self, baseline: Option<&Self>) {
         self.machine.load_after = machine::load();
-        let before = match std::fs::read_to_string(baseline) {
-            Ok(text) => Some(
-                serde_json::from_str::<Self>(&text)
-                    .with_context(|| format!("reading {}", baseline.display()))?,
+        println!("\n{}", self.circumstances());
+        match baseline {
+            Some(before) => println!(
+                "baseline  {} of {} ({}, {} cores, load {:.1})",
+                before.commit,
+                before.at.get(..10).unwrap_or(&before.at),
+                before.machine.cpu,
+                before.machine.cores,
+                before.machine.load_before,
             ),
-            Err(_) => None,
-        };
-        println!(
-            "\nload {:.1} before, {:.1} after; {}",
-            self.machine.load_before,
-            self.machine.load_after,
-            match &before {
-                Some(before) => format!(
-                    "compared with {} of {} ({})",
-                    before.commit,
-                    before.at.get(..10).unwrap_or(&before.at),
-                    before.machine.cpu
-                ),
-                None => format!("nothing to compare with: no {}", baseline.display()),
-            }
-        );
+            None => println!("baseline  none yet: --save-baseline makes one"),
+        }
         let mut table = Table::new();
         table.load_style(UTF8_BORDERS_ONLY);
-        table.set_header(["case", "", "min", "median", "max", "baseline", "ratio"]);
+        table.set_header(["", "min", "median", "max", "target", "baseline", ""]);
         let mut case = "";
         for figure in &self.figures {
-            let sorted = figure.sorted();
-            let end = |value: Option<&f64>| value.map(|value| number(*value)).unwrap_or_default();
-            let old = before.as_ref().and_then(|before| {
-                let figures = before.figures.iter();
-                let mut same =
-                    figures.filter(|old| old.case == figure.case && old.metric == figure.metric);
-                same.next().map(Figure::median)
-            });
-            let (old, ratio) = match old {
-                Some(old) => (number(old), ratio(figure, old)),
-                None => Default::default(),
-            };
-            table.add_row([
-                if case == figure.case {
-                    ""
-                } else {
-                    &figure.case
-                },
-                &figure.metric,
-                &end(sorted.first()),
-                &number(figure.median()),
-                &end(sorted.last()),
-                &old,
-                &ratio,
-            ]);
-            case = &figure.case;
+            if case != figure.case {
+                case = &figure.case;
+                table.add_row([case]);
+            }
+            table.add_row(figure.row(baseline));
         }
-        for column in table.column_iter_mut().skip(2) {
+        for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         println!("{table}");
-        Ok(())
+        let aims = self.figures.iter().filter_map(|figure| {
+            let limit = targets::of(&figure.case, &figure.metric)?;
+            Some(targets::reached(figure.median(), limit, figure.better))
+        });
+        let aims: Vec<bool> = aims.collect();
+        let reached = aims.iter().filter(|reached| **reached).count();
+        println!("{reached} of {} targets reached by the median", aims.len());
     }
 
-    /// Writes the JSON file.
-    pub(crate) fn write(&self, folder: &Path) -> Result<PathBuf> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("creating {}", folder.display()))?;
-        let stamp: String = self
-            .at
-            .chars()
-            .filter(char::is_ascii_digit)
-            .take(14)
+    /// Machine, versions, settings.
+    fn circumstances(&self) -> String {
+        let machine = &self.machine;
+        let list = |pairs: &BTreeMap<String, String>| {
+            let pairs = pairs.iter().filter(|(_, value)| !value.is_empty());
+            let pairs = pairs.map(|(name, value)| format!("{name} {value}"));
+            pairs.collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "machine   {}, {} cores, {} GiB, Linux {}; load {:.1} before, {:.1} after\n\
+             versions  commit {}, {}\n\
+             settings  {}",
+            machine.cpu,
+            machine.cores,
+            machine.memory_gib,
+            machine.kernel,
+            machine.load_before,
+            machine.load_after,
+            self.commit,
+            list(&self.versions),
+            list(&self.config),
+        )
+    }
+
+    /// Reads the results of an earlier call; `None` if there are none.
+    pub(crate) fn read(file: &Path) -> Result<Option<Self>> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => {
+                let report = serde_json::from_str(&text);
+                Ok(Some(
+                    report.with_context(|| format!("reading {}", file.display()))?,
+                ))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Adds what only `older` has measured, so that a baseline can be renewed case by case.
+    pub(crate) fn keep(&mut self, older: Self) {
+        let known = |case: &str| self.figures.iter().any(|figure| figure.case == case);
+        let kept: Vec<Figure> = older
+            .figures
+            .into_iter()
+            .filter(|figure| !known(&figure.case))
             .collect();
-        let file = folder.join(format!("{stamp}.json"));
-        std::fs::write(&file, serde_json::to_string_pretty(self)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-        Ok(file)
+        self.figures.extend(kept);
+        for (case, histogram) in older.histograms {
+            self.histograms.entry(case).or_insert(histogram);
+        }
+        for (case, timeline) in older.timelines {
+            self.timelines.entry(case).or_insert(timeline);
+        }
+    }
+
+    /// Writes the results to this file.
+    pub(crate) fn save(&self, file: &Path) -> Result<()> {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("creating {}", folder.display()))?;
+        }
+        std::fs::write(file, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// A file for the results in `folder`, named by the time.
+    pub(crate) fn file(&self, folder: &Path) -> PathBuf {
+        let digits = self.at.chars().filter(char::is_ascii_digit);
+        let stamp: String = digits.take(14).collect();
+        folder.join(format!("{stamp}.json"))
+    }
+}
+
+impl Figure {
+    /// As a line of the table.
+    fn row(&self, baseline: Option<&Report>) -> [String; 7] {
+        let sorted = self.sorted();
+        let end = |value: Option<&f64>| value.map(|value| number(*value)).unwrap_or_default();
+        let target = targets::of(&self.case, &self.metric).map(|limit| {
+            let sign = if self.better == Better::Higher {
+                "≥"
+            } else {
+                "≤"
+            };
+            let mark = match targets::reached(self.median(), limit, self.better) {
+                true => "✓",
+                false => "✗",
+            };
+            format!("{sign} {} {mark}", number(limit))
+        });
+        let old = baseline.and_then(|baseline| {
+            let mut figures = baseline.figures.iter();
+            let is_same = |old: &&Figure| old.case == self.case && old.metric == self.metric;
+            figures.find(is_same).map(Figure::median)
+        });
+        [
+            format!("  {}", self.metric),
+            end(sorted.first()),
+            number(self.median()),
+            end(sorted.last()),
+            target.unwrap_or_default(),
+            old.map(number).unwrap_or_default(),
+            old.map(|old| ratio(self, old)).unwrap_or_default(),
+        ]
     }
 }
 

@@ -6,16 +6,24 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use onceward::schema::{SchemaBackend, migrate};
 use onceward::{
-    Db, MessageContext, MessageKind, OpenOptions, Outbox, RawMessage, SourceName, Tx, UuidV7,
-    sqlite_options,
+    Db, Event, MessageContext, MessageKind, OpenOptions, Outbox, RawMessage, SourceName, Tx,
+    UuidV7, sqlite_options,
 };
 use onceward_testkit::postgres::create_database;
+use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, Executor, Postgres, Sqlite};
 
 use crate::stage::Stage;
 
-/// Length of every payload.
+/// Length of every payload, a JSON object: [`HEAD`], the row's number in eight digits, [`MIDDLE`], `x`s,
+/// [`TAIL`].
 pub(crate) const PAYLOAD_BYTES: usize = 300;
+const HEAD: &str = r#"{"n":""#;
+const MIDDLE: &str = r#"","filler":""#;
+const TAIL: &str = r#""}"#;
+/// How many `x`s: a literal, because SQL texts hold it too.
+const FILLER: usize = PAYLOAD_BYTES - HEAD.len() - DIGITS - MIDDLE.len() - TAIL.len();
+const DIGITS: usize = 8;
 /// How many keys there are.
 const KEYS: u32 = 1_000;
 
@@ -35,6 +43,47 @@ impl Kind {
     }
 }
 
+/// A new and empty database.
+pub(crate) async fn database(stage: &Stage, kind: Kind, name: &str) -> Result<String> {
+    match kind {
+        Kind::Postgres => {
+            create_database(&stage.postgres.url("postgres"), name)?;
+            Ok(stage.postgres.url(name))
+        }
+        Kind::Sqlite => {
+            let file = stage.folder.path().join(name).with_extension("db");
+            let url = format!("sqlite://{}", file.display());
+            let made = sqlite_options(&url)?.create_if_missing(true);
+            made.connect().await?.close().await?;
+            Ok(url)
+        }
+    }
+}
+
+/// What every payload says.
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(type = "bench.happened.v1", id = n)]
+pub(crate) struct Happened {
+    n: String,
+    filler: String,
+}
+
+impl Happened {
+    pub(crate) fn number(&self) -> i64 {
+        self.n.parse().unwrap_or(-1)
+    }
+    /// A short text to store.
+    pub(crate) fn note(&self) -> &str {
+        self.filler.get(..40).unwrap_or(&self.filler)
+    }
+}
+
+/// The row's number out of a payload.
+pub(crate) fn number_of(payload: &[u8]) -> Option<usize> {
+    let digits = payload.get(HEAD.len()..HEAD.len() + DIGITS)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
 /// A migrated source with a topic of its own.
 pub(crate) struct Source {
     pub(crate) kind: Kind,
@@ -48,26 +97,19 @@ impl Source {
         let name = stage.name("bench");
         let (topic, source) = (format!("{name}.happened"), SourceName::new(&name)?);
         stage.make_topic(&topic).await?;
-        let url = match kind {
+        let url = database(stage, kind, &name).await?;
+        match kind {
             Kind::Postgres => {
-                create_database(&stage.postgres.url("postgres"), &name)?;
-                let url = stage.postgres.url(&name);
                 let db = Db::<Postgres>::open(&url, OpenOptions::default()).await?;
                 migrate(db.pool(), &source).await?;
                 db.close().await;
-                url
             }
             Kind::Sqlite => {
-                let file = stage.folder.path().join(&name).with_extension("db");
-                let url = format!("sqlite://{}", file.display());
-                let made = sqlite_options(&url)?.create_if_missing(true);
-                made.connect().await?.close().await?;
                 let db = Db::<Sqlite>::open(&url, OpenOptions::default()).await?;
                 migrate(db.pool(), &source).await?;
                 db.close().await;
-                url
             }
-        };
+        }
         Ok(Self {
             kind,
             name,
@@ -85,7 +127,7 @@ impl Source {
     /// the reader of the rows can't tell), on SQLite, where transactions leave no trace in the rows,
     /// all at once.
     pub(crate) async fn fill(&self, rows: u32) -> Result<()> {
-        let (topic, filler) = (&self.topic, PAYLOAD_BYTES - 8);
+        let topic = &self.topic;
         match self.kind {
             Kind::Postgres => {
                 let mut conn = sqlx::PgConnection::connect(&self.url).await?;
@@ -97,7 +139,8 @@ impl Source {
                            topic, message_key, payload, headers, occurred_at)
                          values (gen_random_uuid(), 'bench', 'key-' || n % {KEYS}, 'bench.happened.v1',
                            '{topic}', 'key-' || n % {KEYS},
-                           convert_to(lpad((n - 1)::text, 8, '0') || repeat('x', {filler}), 'UTF8'),
+                           convert_to('{HEAD}' || lpad((n - 1)::text, {DIGITS}, '0') || '{MIDDLE}' ||
+                             repeat('x', {FILLER}) || '{TAIL}', 'UTF8'),
                            '{{\"content-type\":\"application/json\",\"correlation-id\":\"' ||
                              gen_random_uuid()::text || '\",\"onceward-kind\":\"event\"}}',
                            (extract(epoch from clock_timestamp()) * 1000000)::bigint);
@@ -121,7 +164,8 @@ impl Source {
                        message_key, payload, headers, occurred_at)
                      select randomblob(16), 'bench', 'key-' || (n % {KEYS}), 'bench.happened.v1',
                        '{topic}', 'key-' || (n % {KEYS}),
-                       cast(printf('%08d', n - 1) || replace(hex(zeroblob({filler} / 2)), '0', 'x')
+                       cast('{HEAD}' || printf('%0{DIGITS}d', n - 1) || '{MIDDLE}' ||
+                         substr(replace(hex(zeroblob({FILLER})), '0', 'x'), 1, {FILLER}) || '{TAIL}'
                          as blob),
                        '{{\"content-type\":\"application/json\",\"correlation-id\":\"' ||
                          lower(hex(randomblob(4))) || '-0000-4000-8000-' ||
@@ -181,7 +225,7 @@ impl Writer {
     }
 
     async fn unit_of_work<B: SchemaBackend>(&self, db: &Db<B>, number: usize) -> Result<()> {
-        let (outbox, message) = (self.outbox.clone(), self.message(number));
+        let (outbox, message) = (self.outbox.clone(), message(number, &self.topic));
         db.write(async move |tx: &mut Tx<'static, B>| {
             let context = MessageContext::start(&UuidV7);
             let written = outbox.append_raw::<B>(tx, &context, message.clone()).await;
@@ -193,7 +237,7 @@ impl Writer {
 
     /// A transaction of the service's own, without a hint.
     pub(crate) async fn write_plainly(&self, number: usize) -> Result<()> {
-        let (context, message) = (MessageContext::start(&UuidV7), self.message(number));
+        let (context, message) = (MessageContext::start(&UuidV7), message(number, &self.topic));
         match &self.db {
             Open::Postgres(db) => {
                 let mut tx = db.pool().begin().await?;
@@ -213,26 +257,29 @@ impl Writer {
         Ok(())
     }
 
-    fn message(&self, number: usize) -> RawMessage {
-        let key = format!("key-{}", number % usize::try_from(KEYS).unwrap_or(1));
-        let mut payload = format!("{number:08}").into_bytes();
-        payload.resize(PAYLOAD_BYTES, b'x');
-        RawMessage {
-            message_type: "bench.happened.v1".into(),
-            kind: MessageKind::Event,
-            aggregate_type: "bench".into(),
-            aggregate_id: key.clone(),
-            message_key: Some(key),
-            topic: Some(self.topic.to_string()),
-            payload,
-            headers: BTreeMap::new(),
-        }
-    }
-
     pub(crate) async fn close(&self) {
         match &self.db {
             Open::Postgres(db) => db.close().await,
             Open::Sqlite(db) => db.close().await,
         }
+    }
+}
+
+/// What is written about the row of this number.
+pub(crate) fn message(number: usize, topic: &str) -> RawMessage {
+    let key = format!("key-{}", number % usize::try_from(KEYS).unwrap_or(1));
+    let payload = format!(
+        "{HEAD}{number:0DIGITS$}{MIDDLE}{}{TAIL}",
+        "x".repeat(FILLER)
+    );
+    RawMessage {
+        message_type: Happened::TYPE.into(),
+        kind: MessageKind::Event,
+        aggregate_type: "bench".into(),
+        aggregate_id: key.clone(),
+        message_key: Some(key),
+        topic: Some(topic.to_owned()),
+        payload: payload.into_bytes(),
+        headers: BTreeMap::new(),
     }
 }

@@ -116,7 +116,9 @@ impl Stage {
     /// Starts a relay of these sources, `NAME=URL` each. It is not waited for.
     pub(crate) fn relay(&self, sources: &[String]) -> Result<Served> {
         let mut command = program("outbox-relay")?;
-        command.args(["run", "--kafka", &self.kafka.bootstrap()]);
+        // One that is started again has the name of the one that was killed.
+        command.args(["run", "--instance-id", "bench"]);
+        command.args(["--kafka", &self.kafka.bootstrap()]);
         for source in sources {
             command.args(["--source", source]);
         }

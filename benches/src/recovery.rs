@@ -1,0 +1,144 @@
+//! How long a stream of rows stands still when something is killed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::task::JoinHandle;
+
+use crate::checks::exactly_once;
+use crate::cli::Options;
+use crate::programs::Served;
+use crate::reader::{NEVER, Reader};
+use crate::report::{Better, Report};
+use crate::source::{Kind, Source};
+use crate::stage::Stage;
+
+const RATE: u32 = 100;
+const ROWS: usize = 1_500;
+/// Rows go on arriving while it is killed, twice.
+const KILLS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(8)];
+
+pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
+    for kind in Kind::ALL {
+        let case = format!("kill -9 of the relay, {}", kind.label());
+        if options.wants(&case) {
+            report.begin_case(&case);
+            let mut scene = Scene::set(stage, kind).await?;
+            let mut waits = Vec::new();
+            for at in KILLS {
+                scene.at(at).await;
+                let killed = Instant::now();
+                scene.relay.process.kill9()?;
+                // As a supervisor does it.
+                scene.relay = stage.relay(&[scene.source.option()])?;
+                waits.push(scene.next_row_after(killed).await?);
+            }
+            tell(report, &case, "killed to next row, s", &waits);
+            scene.end(stage).await?;
+        }
+        let case = format!("kill -9 of Kafka, {}", kind.label());
+        if options.wants(&case) {
+            report.begin_case(&case);
+            let scene = Scene::set(stage, kind).await?;
+            let (mut waits, mut after_port) = (Vec::new(), Vec::new());
+            for at in KILLS {
+                scene.at(at).await;
+                let killed = Instant::now();
+                stage.kafka.kill9()?;
+                tokio::task::block_in_place(|| stage.kafka.start_again())?;
+                let answers = Instant::now();
+                waits.push(scene.next_row_after(killed).await?);
+                after_port.push(answers.elapsed().as_secs_f64());
+            }
+            tell(report, &case, "killed to next row, s", &waits);
+            tell(report, &case, "port answers to next row, s", &after_port);
+            scene.end(stage).await?;
+        }
+    }
+    Ok(())
+}
+
+fn tell(report: &mut Report, case: &str, metric: &str, values: &[f64]) {
+    for value in values {
+        report.add(case, metric, Better::Lower, *value);
+    }
+}
+
+/// Rows that arrive at a fixed rate, a relay, and somebody who reads.
+struct Scene {
+    source: Source,
+    relay: Served,
+    reader: Reader,
+    writing: JoinHandle<Result<()>>,
+    begun: Instant,
+}
+
+impl Scene {
+    async fn set(stage: &mut Stage, kind: Kind) -> Result<Self> {
+        let source = Source::make(stage, kind).await?;
+        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, ROWS, false)?;
+        let mut relay = stage.relay(&[source.option()])?;
+        relay.wait_ready().await?;
+        let writer = Arc::new(source.writer().await?);
+        let begun = Instant::now();
+        let writing = tokio::spawn(async move {
+            let begun = tokio::time::Instant::from_std(begun);
+            for number in 0..ROWS {
+                let due = Duration::from_secs(1) * u32::try_from(number)? / RATE;
+                tokio::time::sleep_until(begun + due).await;
+                writer.write(number).await?;
+            }
+            writer.close().await;
+            Ok(())
+        });
+        Ok(Self {
+            source,
+            relay,
+            reader,
+            writing,
+            begun,
+        })
+    }
+
+    /// Waits until so long after the first row.
+    async fn at(&self, time: Duration) {
+        tokio::time::sleep(time.saturating_sub(self.begun.elapsed())).await;
+    }
+
+    /// Seconds from `killed` to the first row that was seen thereafter.
+    async fn next_row_after(&self, killed: Instant) -> Result<f64> {
+        let zero = self.reader.begun();
+        let killed_at = i64::try_from(killed.duration_since(zero).as_nanos())?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // What was visible before may be delivered a little later; a row written after the kill can't.
+        let written = usize::try_from(killed.duration_since(self.begun).as_millis())?
+            * usize::try_from(RATE)?
+            / 1_000;
+        loop {
+            let seen = (written + 1..ROWS)
+                .map(|number| self.reader.seen(number))
+                .filter(|seen| *seen != NEVER && *seen > killed_at)
+                .min();
+            if let Some(seen) = seen {
+                return Ok((seen - killed_at) as f64 / 1e9);
+            }
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "nothing flows again; the relay says:\n{}",
+                self.relay.process.log_tail(20)
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn end(mut self, stage: &Stage) -> Result<()> {
+        self.writing.await??;
+        let rows = u64::try_from(ROWS)?;
+        let waited = self.reader.wait_for(rows, Duration::from_secs(60)).await;
+        waited.with_context(|| self.relay.process.log_tail(20))?;
+        self.reader.stop()?;
+        self.relay.process.kill9()?;
+        exactly_once(&stage.kafka.bootstrap(), &self.source.topic, rows)
+    }
+}

@@ -1,0 +1,319 @@
+//! The whole shop: an order through inventory, payment and delivery and back, eight hops, each through an
+//! outbox, Kafka and an inbox.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use hyper::Method;
+use sqlx::{PgPool, Row, SqlitePool};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cli::Options;
+use crate::client::Client;
+use crate::http::ORDER;
+use crate::programs::{self, Served, program};
+use crate::report::{Better, Report};
+use crate::source::{Kind, database};
+use crate::stage::Stage;
+use crate::usage;
+
+const SERVICES: [&str; 5] = [
+    "order",
+    "inventory",
+    "payment",
+    "delivery",
+    "saga-orchestrator",
+];
+const CLIENTS: usize = 16;
+const STEADY_RATE: u32 = 50;
+const AT_MOST: Duration = Duration::from_secs(120);
+
+pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
+    for kind in Kind::ALL {
+        let idle = format!("saga, one order at a time, {}", kind.label());
+        let steady = format!("saga, {STEADY_RATE} orders/s, {}", kind.label());
+        let burst = format!("saga, as many as it can, {}", kind.label());
+        if ![&idle, &steady, &burst]
+            .iter()
+            .any(|case| options.wants(case))
+        {
+            continue;
+        }
+        let shop = Shop::start(stage, kind).await?;
+        // Connections, assignments, caches.
+        shop.one_by_one(10).await?;
+        if options.wants(&idle) {
+            report.begin_case(&idle);
+            let since = shop.placed().await?;
+            shop.one_by_one(if options.quick { 30 } else { 100 })
+                .await?;
+            shop.tell_latency(report, &idle, since).await?;
+        }
+        if options.wants(&steady) {
+            report.begin_case(&steady);
+            let since = shop.placed().await?;
+            let before = shop.cpu(stage)?;
+            let begun = Instant::now();
+            shop.steadily(if options.quick { 5 } else { 20 }).await?;
+            shop.tell_cpu(report, &steady, &before, &shop.cpu(stage)?, begun);
+            shop.tell_latency(report, &steady, since).await?;
+        }
+        if options.wants(&burst) {
+            report.begin_case(&burst);
+            let since = shop.placed().await?;
+            let before = shop.cpu(stage)?;
+            let begun = Instant::now();
+            shop.at_once(if options.quick { 1_000 } else { 6_000 })
+                .await?;
+            shop.tell_cpu(report, &burst, &before, &shop.cpu(stage)?, begun);
+            let ended = shop.ended(since).await?;
+            let first = ended.iter().map(|(created, _)| *created).min().unwrap_or(0);
+            let last = ended.iter().map(|(_, updated)| *updated).max().unwrap_or(0);
+            let rate = ended.len() as f64 * 1e6 / (last - first).max(1) as f64;
+            report.add(&burst, "orders/s, end to end", Better::Higher, rate);
+        }
+    }
+    Ok(())
+}
+
+/// Relay and five services on databases of their own.
+struct Shop {
+    orders: Orders,
+    relay: Served,
+    services: Vec<Served>,
+}
+
+/// The order service's database, to look at.
+enum Orders {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// CPU seconds so far.
+struct Spent {
+    relay: f64,
+    services: f64,
+    database: f64,
+    broker: f64,
+}
+
+impl Shop {
+    async fn start(stage: &mut Stage, kind: Kind) -> Result<Self> {
+        let kafka = stage.kafka.bootstrap();
+        programs::run(program("shop")?.args(["topics", "--kafka", &kafka]))?;
+        let mut urls = Vec::new();
+        for service in SERVICES {
+            let name = stage.name(service);
+            let url = database(stage, kind, &name).await?;
+            programs::run(program("shop")?.args(["migrate", service, "--database", &url]))?;
+            urls.push((service, name, url));
+        }
+        let sources: Vec<String> = urls
+            .iter()
+            .map(|(service, _, url)| format!("{service}={url}"))
+            .collect();
+        let relay = stage.relay(&sources)?;
+        let mut services = Vec::new();
+        for (service, name, url) in &urls {
+            services.push(serve(service, name, url, &kafka, stage.folder.path())?);
+        }
+        let url = urls.first().map_or("", |(_, _, url)| url);
+        let mut shop = Self {
+            orders: match kind {
+                Kind::Postgres => Orders::Postgres(PgPool::connect(url).await?),
+                Kind::Sqlite => Orders::Sqlite(SqlitePool::connect(url).await?),
+            },
+            relay,
+            services,
+        };
+        shop.relay.wait_ready().await?;
+        for service in &mut shop.services {
+            service.wait_ready().await?;
+        }
+        Ok(shop)
+    }
+
+    async fn client(&self) -> Result<Client> {
+        let order = self.services.first().map(Served::address);
+        Client::connect(&order.unwrap_or_default()).await
+    }
+
+    /// Each order is placed when the one before has ended.
+    async fn one_by_one(&self, count: usize) -> Result<()> {
+        let mut client = self.client().await?;
+        for _ in 0..count {
+            let expected = self.placed().await? + 1;
+            place(&mut client).await?;
+            self.all_ended(expected).await?;
+        }
+        Ok(())
+    }
+
+    /// At a fixed rate, until all have ended.
+    async fn steadily(&self, seconds: u32) -> Result<()> {
+        let expected = self.placed().await? + i64::from(seconds * STEADY_RATE);
+        let begun = Instant::now();
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            let (mut connection, first) = (self.client().await?, u32::try_from(client)?);
+            clients.spawn(async move {
+                for number in (first..seconds * STEADY_RATE).step_by(CLIENTS) {
+                    let due = begun + Duration::from_secs(1) * number / STEADY_RATE;
+                    tokio::time::sleep_until(due).await;
+                    place(&mut connection).await?;
+                }
+                Ok(())
+            });
+        }
+        all(clients).await?;
+        self.all_ended(expected).await
+    }
+
+    /// As fast as they are taken, until all have ended.
+    async fn at_once(&self, count: usize) -> Result<()> {
+        let expected = self.placed().await? + i64::try_from(count)?;
+        let mut clients = JoinSet::new();
+        for first in 0..CLIENTS {
+            let mut connection = self.client().await?;
+            clients.spawn(async move {
+                for _ in (first..count).step_by(CLIENTS) {
+                    place(&mut connection).await?;
+                }
+                Ok(())
+            });
+        }
+        all(clients).await?;
+        self.all_ended(expected).await
+    }
+
+    async fn all_ended(&self, expected: i64) -> Result<()> {
+        let deadline = Instant::now() + AT_MOST;
+        let ended = "select count(*) from orders where status in ('completed', 'failed')";
+        while self.number(ended).await? < expected {
+            ensure!(
+                Instant::now() < deadline,
+                "orders did not end within {AT_MOST:?}; the relay says:\n{}",
+                self.relay.process.log_tail(20)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// How many orders there are.
+    async fn placed(&self) -> Result<i64> {
+        self.number("select count(*) from orders").await
+    }
+
+    async fn number(&self, statement: &'static str) -> Result<i64> {
+        Ok(match &self.orders {
+            Orders::Postgres(pool) => sqlx::query_scalar(statement).fetch_one(pool).await?,
+            Orders::Sqlite(pool) => sqlx::query_scalar(statement).fetch_one(pool).await?,
+        })
+    }
+
+    /// When orders were made and when they ended, microseconds, without the first `since`.
+    async fn ended(&self, since: i64) -> Result<Vec<(i64, i64)>> {
+        const ORDERS: &str = "select created_at, updated_at, status from orders order by order_id";
+        let mut all = Vec::new();
+        let mut failed = 0;
+        let mut take = |created: i64, updated: i64, status: String| {
+            failed += u32::from(status != "completed");
+            all.push((created, updated));
+        };
+        match &self.orders {
+            Orders::Postgres(pool) => {
+                for row in sqlx::query(ORDERS).fetch_all(pool).await? {
+                    take(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                }
+            }
+            Orders::Sqlite(pool) => {
+                for row in sqlx::query(ORDERS).fetch_all(pool).await? {
+                    take(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                }
+            }
+        }
+        ensure!(failed == 0, "{failed} orders did not complete");
+        Ok(all.split_off(usize::try_from(since)?.min(all.len())))
+    }
+
+    async fn tell_latency(&self, report: &mut Report, case: &str, since: i64) -> Result<()> {
+        let mut histogram = Histogram::<u64>::new(3)?;
+        for (created, updated) in self.ended(since).await? {
+            histogram.record(u64::try_from(updated - created).unwrap_or(0) * 1_000)?;
+        }
+        for (metric, quantile) in [("p50, ms", 0.5), ("p99, ms", 0.99), ("max, ms", 1.0)] {
+            let value = histogram.value_at_quantile(quantile) as f64 / 1e6;
+            report.add(case, metric, Better::Lower, value);
+        }
+        report.histogram(case, &histogram);
+        Ok(())
+    }
+
+    fn cpu(&self, stage: &Stage) -> Result<Spent> {
+        let all = stage.cpu(self.relay.pid())?;
+        let mut services = 0.0;
+        for service in &self.services {
+            services += usage::cpu_seconds(service.pid())?;
+        }
+        Ok(Spent {
+            relay: all.relay,
+            services,
+            database: all.database,
+            broker: all.broker,
+        })
+    }
+
+    fn tell_cpu(
+        &self,
+        report: &mut Report,
+        case: &str,
+        before: &Spent,
+        after: &Spent,
+        begun: Instant,
+    ) {
+        let seconds = begun.elapsed().as_secs_f64();
+        let mut add = |metric, spent: f64| {
+            report.add(case, metric, Better::None, 100.0 * spent / seconds);
+        };
+        add("relay CPU, % of a core", after.relay - before.relay);
+        add(
+            "services CPU, % of a core",
+            after.services - before.services,
+        );
+        add(
+            "database CPU, % of a core",
+            after.database - before.database,
+        );
+        add("broker CPU, % of a core", after.broker - before.broker);
+    }
+}
+
+fn serve(service: &str, name: &str, url: &str, kafka: &str, folder: &Path) -> Result<Served> {
+    let mut command = program("shop")?;
+    command.args([service, "--database", url, "--kafka", kafka]);
+    if ["payment", "delivery"].contains(&service) {
+        // So that every order goes all the way.
+        command.args(["--fail-percent", "0"]);
+    }
+    Served::start(name, command, "--listen", folder)
+}
+
+async fn place(client: &mut Client) -> Result<()> {
+    let status = client
+        .send(Method::POST, "/orders", Bytes::from_static(ORDER))
+        .await?;
+    ensure!(status == 201, "POST /orders: {status}");
+    Ok(())
+}
+
+async fn all(mut clients: JoinSet<Result<()>>) -> Result<()> {
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
