@@ -6,14 +6,21 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
 
 use onceward::Micros;
+use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::reader::Sight;
 
-/// One event as it travels: its payload, in words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One event as it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, onceward::Event)]
+#[event(type = "faults.happened.v1", id = key)]
 pub struct Event {
     /// Which key, by number.
     pub key: u32,
@@ -38,9 +45,14 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// Reads what was written; `None` for anything else.
-    pub fn parse(payload: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(payload).ok()?.split(' ');
+    /// Reads a payload; `None` for anything else.
+    pub fn read(payload: &[u8]) -> Option<Self> {
+        serde_json::from_slice(payload).ok()
+    }
+
+    /// Reads what [`fmt::Display`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
         Some(Self {
             key: words.next()?.parse().ok()?,
             number: words.next()?.parse().ok()?,
@@ -63,25 +75,78 @@ pub enum End {
 
 /// All writers' account.
 #[derive(Debug, Default)]
-pub struct Account(Mutex<HashMap<u64, (Event, End)>>);
+pub struct Account {
+    known: Mutex<HashMap<u64, (Event, End)>>,
+    journal: Option<File>,
+}
 
 impl Account {
+    /// One that a process keeps which is going to be killed: all is written down as it comes.
+    pub fn with_journal(file: File) -> Self {
+        Self {
+            known: Mutex::default(),
+            journal: Some(file),
+        }
+    }
+
+    /// Notes that COMMIT will be sent now.
+    pub fn intend(&self, events: &[Event]) {
+        self.write_down('?', events);
+    }
+
     /// Notes how the transaction of these events ended.
     pub fn note(&self, events: &[Event], end: End) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match end {
+            End::Committed => self.write_down('+', events),
+            End::RolledBack => self.write_down('-', events),
+            End::Unknown => {}
+        }
+        let mut known = self.known();
         known.extend(events.iter().map(|event| (event.token, (*event, end))));
+    }
+
+    fn write_down(&self, mark: char, events: &[Event]) {
+        if let Some(mut journal) = self.journal.as_ref() {
+            let lines = events.iter().map(|event| format!("{mark} {event}\n"));
+            // One write, so that nothing of it is there or all. A line that is missing makes the audit
+            // fail, which is how it would be noticed.
+            let _ = journal.write_all(lines.collect::<String>().as_bytes());
+        }
+    }
+
+    /// Takes over what a killed process wrote down.
+    pub fn merge(&self, journal: &str) -> Result<()> {
+        let mut known = self.known();
+        for line in journal.split_inclusive('\n') {
+            let Some(line) = line.strip_suffix('\n') else {
+                continue; // its writer died writing it
+            };
+            let (mark, event) = line.split_once(' ').context("a journal's line")?;
+            let event = Event::parse(event).context("a journal's event")?;
+            let end = match mark {
+                "?" => End::Unknown,
+                "+" => End::Committed,
+                _ => End::RolledBack,
+            };
+            known.insert(event.token, (event, end));
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, (Event, End)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many events ended so.
     pub fn count(&self, end: End) -> u64 {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         known.values().filter(|(_, how)| *how == end).count() as u64
     }
 
     /// Holds the account and the database's own last numbers against what is in the topic, all of it,
     /// in the order of each partition.
     pub fn check(&self, last_numbers: &BTreeMap<u32, i64>, seen: &[Sight]) -> Tally {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let mut tally = Tally::default();
         let mut tokens = HashSet::new();
         let mut keys: BTreeMap<u32, KeySeen> = BTreeMap::new();
@@ -165,6 +230,17 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Adds what was found elsewhere.
+    pub fn add(&mut self, other: Self, place: &str) {
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.reordered += other.reordered;
+        self.made_up += other.made_up;
+        let told = other.told.into_iter();
+        self.told
+            .extend(told.map(|what| format!("{place}: {what}")));
+    }
+
     fn tell(&mut self, what: impl FnOnce() -> String) {
         if self.told.len() < 10 {
             self.told.push(what());
@@ -200,8 +276,8 @@ mod tests {
     #[test]
     fn an_event_reads_back_as_it_was_written() {
         let one = event(7, 8);
-        assert_eq!(Event::parse(one.to_string().as_bytes()), Some(one));
-        assert_eq!(Event::parse(b"7 8"), None);
+        assert_eq!(Event::parse(&one.to_string()), Some(one));
+        assert_eq!(Event::parse("7 8"), None);
     }
 
     #[test]

@@ -81,16 +81,18 @@ fn try_run(stage: &mut Stage, cell: &Cell, plan: &Plan, outcome: &mut Outcome) -
     let mut random = StdRng::seed_from_u64(seed);
     let setting = Setting {
         relays: cell.fault.relays,
+        consumers: cell.fault.consumers,
         behind_proxy: cell.fault.behind_proxy,
+        cut_postgres: cell.fault.cut_postgres,
         seed,
         environment: plan.environment.clone(),
     };
     let mut rig = Rig::set(stage, cell.database, cell.publisher, setting)?;
     let rounds = plan.rounds.unwrap_or(cell.fault.rounds);
-    let struck = strike(&mut rig, cell, rounds, &mut random, outcome);
+    let struck = strike(&mut rig, stage, cell, rounds, &mut random, outcome);
     // What was struck before it failed is counted all the same.
     if struck.is_ok() {
-        let enough = |rig: &Rig<'_>| rig.account.count(End::Committed) >= plan.events;
+        let enough = |rig: &Rig| rig.account.count(End::Committed) >= plan.events;
         wait::until("enough events", Duration::from_secs(600), || {
             Ok(enough(&rig).then_some(()))
         })?;
@@ -100,7 +102,8 @@ fn try_run(stage: &mut Stage, cell: &Cell, plan: &Plan, outcome: &mut Outcome) -
 }
 
 fn strike(
-    rig: &mut Rig<'_>,
+    rig: &mut Rig,
+    stage: &mut Stage,
     cell: &Cell,
     rounds: u32,
     random: &mut StdRng,
@@ -110,7 +113,8 @@ fn strike(
         rig.flows()?;
         let wait = Duration::from_millis(random.random_range(0..600));
         std::thread::sleep(wait);
-        let struck = (cell.fault.strike)(rig, random)?;
+        rig.round = round;
+        let struck = (cell.fault.strike)(rig, stage, random)?;
         let recovery = rig.recovered(&struck)?;
         outcome.runs = round;
         let millis = u64::try_from(recovery.as_millis())?;
@@ -125,7 +129,7 @@ fn strike(
 }
 
 /// Waits until all is published, then has it counted by the auditor and by the writers' account.
-pub fn judge(rig: &mut Rig<'_>, outcome: &mut Outcome) -> Result<()> {
+pub fn judge(rig: &mut Rig, outcome: &mut Outcome) -> Result<()> {
     let drained = rig.drain();
     if let Err(error) = &drained {
         outcome.problems.push(format!("{error:#}"));
@@ -133,20 +137,24 @@ pub fn judge(rig: &mut Rig<'_>, outcome: &mut Outcome) -> Result<()> {
         outcome.problems.push(format!("{error:#}"));
     }
     outcome.per_second = rig.reader.per_second(rig.begun);
-    let kafka = rig.stage.kafka.kafka.bootstrap();
-    let runtime = &rig.stage.runtime;
+    let (kafka, runtime) = (rig.kafka.clone(), &rig.runtime);
     let source = Source {
-        name: rig.source.to_string(),
+        name: rig.task.source.to_string(),
         url: rig.url.clone(),
     };
     let report = runtime.block_on(audit(&Audit::new(&kafka, [source])))?;
     let last_numbers = runtime.block_on(rig.store.last_numbers())?;
-    let tally = rig
+    let mut tally = rig
         .account
-        .check(&last_numbers, &read_all(&kafka, &rig.topic)?);
+        .check(&last_numbers, &read_all(&kafka, &rig.task.topic)?);
+    if !rig.consumers.is_empty() {
+        let effects = runtime.block_on(rig.store.effects())?;
+        let theirs = rig.account.check(&last_numbers, &effects);
+        tally.add(theirs, "effect");
+    }
 
     let window = report.sources.first().cloned().unwrap_or_default();
-    outcome.events = window.rows;
+    outcome.events = last_numbers.values().map(|last| last.unsigned_abs()).sum();
     outcome.unknown = rig.account.count(End::Unknown);
     outcome.rolled_back = rig.account.count(End::RolledBack);
     let count = |kinds: &[FindingKind]| kinds.iter().map(|kind| report.count(*kind)).sum::<u64>();
@@ -166,6 +174,10 @@ pub fn judge(rig: &mut Rig<'_>, outcome: &mut Outcome) -> Result<()> {
             F::Foreign,
             F::Changed,
             F::Identity,
+            F::Unhandled,
+            F::WithoutRecord,
+            F::CopyMissing,
+            F::BeyondEnd,
         ]);
     outcome.problems.extend(tally.told);
     let findings = report.findings.iter().take(10);
@@ -185,7 +197,8 @@ pub fn judge(rig: &mut Rig<'_>, outcome: &mut Outcome) -> Result<()> {
         ));
     }
     let sum = outcome.lost + outcome.doubled + outcome.reordered + outcome.other;
-    if sum == 0 && drained.is_ok_and(|rows| rows != window.published) {
+    let echoes = if rig.consumers.is_empty() { 1 } else { 2 };
+    if sum == 0 && drained.is_ok_and(|rows| rows * echoes != window.published) {
         outcome.problems.push(format!(
             "the auditor found {} rows published",
             window.published

@@ -1,19 +1,25 @@
 //! The command line.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use onceward::SourceName;
 
 use crate::Result;
+use crate::account::Account;
 use crate::cell::{Outcome, Plan, run as run_cell};
-use crate::database::Kind;
+use crate::consumer;
+use crate::database::{Kind, Store};
 use crate::fault::FAULTS;
 use crate::relay::Publisher;
 use crate::report::{Report, thousands};
 use crate::rig::Cell;
 use crate::stage::Stage;
+use crate::writers::{Task, write_for_ever};
 
 #[derive(Debug, Parser)]
 #[command(name = "./dev", max_term_width = 100)]
@@ -29,6 +35,28 @@ enum Command {
     /// Every fault on both databases with both publishers, on a Kafka and a Postgres of its own. Ends
     /// with exit code 1 if anything was lost, doubled, reordered or did not recover.
     Faults(Options),
+    /// What `writer-killed` kills
+    #[command(hide = true)]
+    Writer(WriterOptions),
+    /// What `consumer-killed` kills
+    #[command(hide = true)]
+    Consumer(consumer::Options),
+}
+
+#[derive(Debug, Parser)]
+struct WriterOptions {
+    #[arg(long)]
+    url: String,
+    #[arg(long)]
+    source: SourceName,
+    #[arg(long)]
+    topic: String,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    first_token: u64,
+    #[arg(long)]
+    journal: PathBuf,
 }
 
 /// What to run.
@@ -49,6 +77,9 @@ pub struct Options {
     /// How often a fault strikes in a cell [default: as the fault says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
+    /// Break this rule of the relay on purpose (see its failpoint.rs): the run must fail
+    #[arg(long = "break", value_name = "RULE")]
+    broken: Option<String>,
     /// Show which cells there are, and run none
     #[arg(long)]
     list: bool,
@@ -82,6 +113,8 @@ pub fn cells() -> Vec<Cell> {
 pub fn run() -> ExitCode {
     let worked = match Cli::parse().command {
         Command::Faults(options) => faults(&options),
+        Command::Writer(options) => write(options).map(|()| true),
+        Command::Consumer(options) => consume(options).map(|()| true),
     };
     match worked {
         Ok(true) => ExitCode::SUCCESS,
@@ -116,7 +149,9 @@ fn faults(options: &Options) -> Result<bool> {
         seed,
         rounds: options.rounds.or(options.quick.then_some(2)),
         events: options.events,
-        environment: Vec::new(),
+        environment: (options.broken.iter())
+            .map(|rule| ("ONCEWARD_BREAK".to_owned(), rule.clone()))
+            .collect(),
     };
     let mut report = Report::begin(seed);
     println!(
@@ -140,12 +175,37 @@ fn faults(options: &Options) -> Result<bool> {
         let kept = stage.keep();
         println!("the relays' logs: {}", kept.display());
     }
-    if !options.quick && options.only.is_none() {
+    if !options.quick && options.only.is_none() && options.broken.is_none() {
         report.write(&options.report)?;
         println!("written: {}", options.report.display());
     }
     println!("{} cells clean, {failed} failed", cells.len() - failed);
     Ok(failed == 0)
+}
+
+fn write(options: WriterOptions) -> Result<()> {
+    let journal = File::options().append(true).open(&options.journal)?;
+    let task = Task {
+        source: options.source,
+        topic: options.topic,
+        seed: options.seed,
+        account: Arc::new(Account::with_journal(journal)),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let store = Store::open(&options.url, 8).await?;
+        write_for_ever(&store, task, options.first_token).await
+    })
+}
+
+fn consume(options: consumer::Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(consumer::run(options))
 }
 
 fn tell(cell: &Cell, seed: u64, outcome: &Outcome) {

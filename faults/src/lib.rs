@@ -10,6 +10,7 @@
 pub mod account;
 pub mod cell;
 pub mod cli;
+pub mod consumer;
 pub mod database;
 pub mod fault;
 pub mod machine;

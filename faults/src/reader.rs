@@ -69,7 +69,7 @@ fn sight(record: &impl Message) -> Sight {
     Sight {
         partition: record.partition(),
         offset: record.offset(),
-        event: record.payload().and_then(Event::parse),
+        event: record.payload().and_then(Event::read),
         visible: SystemClock.now(),
     }
 }

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use onceward::{Clock, Micros, SourceName, SystemClock};
+use onceward_testkit::process::Process;
 use onceward_testkit::wait;
+use tokio::runtime::Handle;
 
 use crate::Result;
 use crate::account::Account;
+use crate::consumer;
 use crate::database::{Kind, Store};
 use crate::fault::{Fault, Struck};
 use crate::reader::Reader;
 use crate::relay::{Publisher, Relay, Start};
 use crate::stage::Stage;
-use crate::writers::{SHARED_KEYS, SLOW_KEYS, Task, Writers};
+use crate::writers::{KEYS, Task, Writers};
 
 /// Nothing may take longer to work again; also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,13 +55,19 @@ impl Cell {
 
 /// A cell's world. Everything in it is killed when it is dropped.
 #[derive(Debug)]
-pub struct Rig<'s> {
-    /// What it shares with other cells.
-    pub stage: &'s mut Stage,
+pub struct Rig {
+    /// Runs what is asynchronous.
+    pub runtime: Handle,
+    /// The broker itself, without the proxy.
+    pub kafka: String,
+    /// Which strike is next, from 1.
+    pub round: u32,
     /// Which database.
     pub database: Kind,
     /// The relays.
     pub relays: Vec<Relay>,
+    /// The consumers, if the whole line is under test.
+    pub consumers: Vec<Process>,
     /// How they are started.
     pub start: Start,
     /// The database, as the application sees it.
@@ -71,10 +80,8 @@ pub struct Rig<'s> {
     pub writers: Writers,
     /// What is visible.
     pub reader: Reader,
-    /// The topic.
-    pub topic: String,
-    /// The source.
-    pub source: SourceName,
+    /// Source, topic and account.
+    pub task: Task,
     /// Where the relays log.
     pub logs: PathBuf,
     /// When it began.
@@ -86,18 +93,22 @@ pub struct Rig<'s> {
 pub struct Setting {
     /// How many relays.
     pub relays: usize,
+    /// How many consumers.
+    pub consumers: usize,
     /// Whether the relays reach Kafka through the proxy.
     pub behind_proxy: bool,
+    /// Whether everybody reaches Postgres through the proxy that cuts at COMMIT.
+    pub cut_postgres: bool,
     /// What the writers write.
     pub seed: u64,
     /// More of the relays' environment.
     pub environment: Vec<(String, String)>,
 }
 
-impl<'s> Rig<'s> {
+impl Rig {
     /// Starts everything and waits until events flow.
     pub fn set(
-        stage: &'s mut Stage,
+        stage: &mut Stage,
         database: Kind,
         publisher: Publisher,
         setting: Setting,
@@ -110,12 +121,18 @@ impl<'s> Rig<'s> {
         std::fs::create_dir_all(&logs)?;
         let url = match database {
             Kind::Sqlite => format!("sqlite://{}", logs.join("outbox.db").display()),
-            Kind::Postgres => stage.postgres()?.create_database()?,
+            Kind::Postgres => {
+                let url = stage.postgres()?.create_database()?;
+                match setting.cut_postgres {
+                    true => stage.cutter()?.url(&url),
+                    false => url,
+                }
+            }
         };
-        let (runtime, handle) = (&stage.runtime, stage.runtime.handle());
+        let runtime = stage.runtime.handle().clone();
         let store = runtime.block_on(async {
             let store = Store::open(&url, 8).await?;
-            store.set_up(&source, SHARED_KEYS + SLOW_KEYS).await?;
+            store.set_up(&source, KEYS).await?;
             Result::Ok(store)
         })?;
         let direct = stage.kafka.kafka.bootstrap();
@@ -139,21 +156,30 @@ impl<'s> Rig<'s> {
         let mut rig = Self {
             database,
             relays: Vec::new(),
-            writers: Writers::start(handle, &store, &task),
+            consumers: Vec::new(),
+            writers: Writers::start(&runtime, &store, &task),
             reader: Reader::start(&direct, &topic)?,
-            stage,
             start,
             store,
             url,
             account,
-            topic,
-            source,
+            task,
+            kafka: direct,
+            runtime,
+            round: 0,
             logs,
             begun: SystemClock.now(),
         };
         for number in 0..setting.relays {
             let relay = rig.start.go(&format!("relay-{number}"), &rig.logs, None)?;
             rig.relays.push(relay);
+        }
+        if setting.consumers > 0 {
+            stage.make_topic(&consumer::echo(&rig.task.topic))?;
+        }
+        for number in 0..setting.consumers {
+            let consumer = consumer::start(&rig, number, 0)?;
+            rig.consumers.push(consumer);
         }
         rig.flows()?;
         Ok(rig)
@@ -168,7 +194,11 @@ impl<'s> Rig<'s> {
     /// Waits for the first visible event that was written at `since` or later; when it was seen.
     pub fn visible_since(&self, since: Micros, what: &str) -> Result<Micros> {
         let visible = wait::until(what, PATIENCE, || {
-            Ok(self.reader.first_written_since(since))
+            match self.consumers.is_empty() {
+                true => Ok(self.reader.first_written_since(since)),
+                // What counts at the end of the line.
+                false => self.runtime.block_on(self.store.first_effect_since(since)),
+            }
         });
         visible.with_context(|| self.told())
     }
@@ -183,21 +213,25 @@ impl<'s> Rig<'s> {
 
     /// The relay that publishes.
     pub fn owner(&self) -> Result<usize> {
-        let handle = self.stage.runtime.handle();
         let owner = wait::until("a relay to own the source", PATIENCE, || {
-            Ok(self.relays.iter().position(|relay| relay.is_owner(handle)))
+            Ok(self
+                .relays
+                .iter()
+                .position(|relay| relay.is_owner(&self.runtime)))
         });
         owner.with_context(|| self.told())
     }
 
     /// One that owns the source while all others stand by; its number.
     pub fn settled(&self) -> Result<usize> {
-        let handle = self.stage.runtime.handle();
         let settled = wait::until("one owner and the others standing by", PATIENCE, || {
-            let owner = self.relays.iter().position(|relay| relay.is_owner(handle));
+            let owner = self
+                .relays
+                .iter()
+                .position(|relay| relay.is_owner(&self.runtime));
             let others = self.relays.iter().enumerate();
             let mut others = others.filter(|(number, _)| Some(*number) != owner);
-            let calm = others.all(|(_, relay)| relay.is_standby(handle));
+            let calm = others.all(|(_, relay)| relay.is_standby(&self.runtime));
             Ok(owner.filter(|_| calm))
         });
         settled.with_context(|| self.told())
@@ -218,8 +252,8 @@ impl<'s> Rig<'s> {
 
     /// Stops the writers, and waits until everything they committed is visible. How many rows.
     pub fn drain(&mut self) -> Result<u64> {
-        self.stage.runtime.block_on(self.writers.stop())?;
-        let rows = self.stage.runtime.block_on(self.store.rows())?;
+        self.runtime.block_on(self.writers.stop())?;
+        let rows = self.runtime.block_on(self.store.rows(&self.task.topic))?;
         let all = wait::until("everything to be published", PATIENCE, || {
             let seen = u64::try_from(self.reader.count())?;
             Ok((seen >= rows).then_some(()))
@@ -228,7 +262,37 @@ impl<'s> Rig<'s> {
             let seen = self.reader.count();
             return Err(error.context(format!("{seen} of {rows} rows\n{}", self.told())));
         }
+        if !self.consumers.is_empty() {
+            self.drain_consumers(rows)?;
+        }
         Ok(rows)
+    }
+
+    /// Waits until everything has its effect, and the effects' own messages are published.
+    fn drain_consumers(&mut self, rows: u64) -> Result<()> {
+        let mut effects = 0;
+        let all = wait::until("every effect", PATIENCE, || {
+            effects = self.runtime.block_on(self.store.effects())?.len();
+            Ok((u64::try_from(effects)? >= rows).then_some(()))
+        });
+        all.with_context(|| {
+            let logs = self.consumers.iter().map(|consumer| consumer.log_tail(8));
+            let logs = logs.collect::<Vec<_>>().join("\n");
+            format!("{effects} of {rows} effects\n{logs}")
+        })?;
+        wait::until("everything to be published", PATIENCE, || {
+            let done = |relay: &Relay| {
+                let status = relay.status(&self.runtime);
+                status.is_some_and(|status| status["unpublished_rows"] == 0)
+            };
+            Ok(self.relays.iter().any(done).then_some(()))
+        })
+        .with_context(|| self.told())
+    }
+
+    /// Whether nobody holds the whole database's write lock.
+    pub fn is_writable(&self) -> bool {
+        self.runtime.block_on(self.store.is_writable(&self.url))
     }
 
     /// The ends of the relays' logs.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use onceward_testkit::cutter::Cutter;
 use onceward_testkit::postgres::Postgres;
 use onceward_testkit::proxy::ProxiedKafka;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,6 +24,7 @@ pub struct Stage {
     pub kafka: ProxiedKafka,
     /// The server, started by the first cell that needs it.
     postgres: Option<Postgres>,
+    cutter: Option<Cutter>,
     /// Runs what is asynchronous.
     pub runtime: Runtime,
     /// Databases and logs.
@@ -40,6 +42,7 @@ impl Stage {
         Ok(Self {
             kafka: ProxiedKafka::start()?,
             postgres: None,
+            cutter: None,
             runtime,
             folder: tempfile::Builder::new()
                 .prefix("onceward-faults-")
@@ -54,6 +57,15 @@ impl Stage {
             self.postgres = Some(Postgres::start()?);
         }
         self.postgres.as_mut().context("Postgres was just started")
+    }
+
+    /// The proxy before the server, which cuts at COMMIT.
+    pub fn cutter(&mut self) -> Result<Cutter> {
+        if self.cutter.is_none() {
+            let url = self.postgres()?.url("postgres");
+            self.cutter = Some(Cutter::start(&url)?);
+        }
+        self.cutter.clone().context("the proxy was just started")
     }
 
     /// The server's version, if it was started.
@@ -77,6 +89,7 @@ impl Stage {
 
     /// Brings back what a cell that failed may have left dead.
     pub fn mend(&mut self) -> Result<()> {
+        self.kafka.proxy.disarm();
         let kafka = &mut self.kafka.kafka;
         if kafka.pid().is_none() {
             kafka.start_again()?;

@@ -1,14 +1,11 @@
 //! The application: writers that commit and roll back transactions of several events, and keep account.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use onceward::schema::SchemaBackend;
-use onceward::{
-    Clock, MessageContext, MessageKind, Outbox, RawMessage, SourceName, SystemClock, UuidV7,
-};
+use onceward::{Clock, MessageContext, Outbox, RawMessage, SourceName, SystemClock, UuidV7};
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
@@ -24,6 +21,10 @@ use crate::database::Store;
 pub const SHARED_KEYS: u32 = 24;
 /// Keys of the slow writer alone, behind the shared ones.
 pub const SLOW_KEYS: u32 = 4;
+/// A key of its own for each transaction that is kept open by [`hold`].
+pub const HELD_KEY: u32 = SHARED_KEYS + SLOW_KEYS;
+/// All keys.
+pub const KEYS: u32 = HELD_KEY + 1;
 /// Writers of the shared keys.
 const WRITERS: u64 = 4;
 /// Of a hundred transactions so many are rolled back.
@@ -96,7 +97,28 @@ struct Writer<B: SchemaBackend> {
     is_slow: bool,
 }
 
-/// Tokens are never used twice, not even by another run on the same database.
+/// Writes an event in a transaction that stays open for so long, on Postgres.
+pub async fn hold(store: &Store, task: &Task, time: Duration) -> Result<()> {
+    match store {
+        Store::Sqlite(_) => anyhow::bail!("it would keep every other writer waiting"),
+        Store::Postgres(pool) => {
+            let writer = Writer::new(pool.clone(), task.clone(), 0, true);
+            writer.hold(time).await
+        }
+    }
+}
+
+/// Writes until it is killed, for a process of its own; its tokens begin at `first_token`.
+pub async fn write_for_ever(store: &Store, task: Task, first_token: u64) -> Result<()> {
+    NEXT_TOKEN.store(first_token, Ordering::Relaxed);
+    let mut writers = Writers::start(&Handle::current(), store, &task);
+    while let Some(task) = writers.tasks.pop() {
+        task.await?;
+    }
+    Ok(())
+}
+
+/// Tokens are never used twice: a process that writes beside this one begins elsewhere.
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 
 impl<B: SchemaBackend> Writer<B> {
@@ -152,10 +174,24 @@ impl<B: SchemaBackend> Writer<B> {
             tx.rollback().await?;
             return Ok(End::RolledBack);
         }
+        self.task.account.intend(events);
         Ok(match tx.commit().await {
             Ok(()) => End::Committed,
             Err(_) => End::Unknown,
         })
+    }
+
+    /// Writes one event and keeps its transaction open for so long.
+    async fn hold(&self, time: Duration) -> Result<()> {
+        let mut tx = self.pool.begin_with(B::BEGIN).await?;
+        let event = self.write(&mut tx, HELD_KEY).await?;
+        tokio::time::sleep(time).await;
+        let end = match tx.commit().await {
+            Ok(()) => End::Committed,
+            Err(_) => End::Unknown,
+        };
+        self.task.account.note(&[event], end);
+        Ok(())
     }
 
     async fn write(&self, tx: &mut Transaction<'_, B>, key: u32) -> Result<Event> {
@@ -172,16 +208,7 @@ impl<B: SchemaBackend> Writer<B> {
             token: NEXT_TOKEN.fetch_add(1, Ordering::Relaxed),
             written: SystemClock.now(),
         };
-        let message = RawMessage {
-            message_type: "faults.happened.v1".into(),
-            kind: MessageKind::Event,
-            aggregate_type: "numbered".into(),
-            aggregate_id: key.to_string(),
-            message_key: Some(key.to_string()),
-            topic: Some(self.task.topic.clone()),
-            payload: event.to_string().into_bytes(),
-            headers: BTreeMap::new(),
-        };
+        let message = RawMessage::of(&event)?.to_topic(&self.task.topic);
         let context = MessageContext::start(&UuidV7);
         self.outbox.append_raw::<B>(tx, &context, message).await?;
         Ok(event)

@@ -86,7 +86,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["onceward", "onceward-kafka", "onceward-testkit"],
     ),
     // What it breaks are processes; the library writes its outboxes.
-    ("faults", &["onceward", "onceward-testkit", "auditor"]),
+    (
+        "faults",
+        &["onceward", "onceward-kafka", "onceward-testkit", "auditor"],
+    ),
     // It starts the same Kafka and PostgreSQL as the tests do.
     ("xtask", &["onceward-testkit"]),
 ];

@@ -60,6 +60,10 @@ struct Statistics {
 impl Watch {
     /// Why this producer must begin no further transaction.
     pub(crate) fn dirt(&self) -> Option<String> {
+        #[cfg(feature = "failpoints")]
+        if std::env::var_os("ONCEWARD_BREAK").is_some_and(|rule| rule == "dirty-producer-ends") {
+            return None;
+        }
         if !self.dirty.load(Ordering::Acquire) {
             return None;
         }

@@ -91,6 +91,31 @@ async fn progress_of_a_newer_format_is_not_half_understood() {
     assert_eq!(place.position().await, Some(7));
 }
 
+/// Else a second relay of a busy source knows no owner, and is not ready, for minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_progress_ends_while_its_owner_goes_on_publishing() {
+    let bootstrap = kafka::shared().unwrap().bootstrap();
+    let place = Place::new(&bootstrap, 1).await;
+    let mut publisher = place.broker.open(&place.source).await.unwrap();
+    committed(publisher.publish(&batch(vec![]), &progress(1)).await);
+    // Its markers are written.
+    assert_eq!(place.position().await, Some(1));
+    let publishing = tokio::spawn(async move {
+        for position in 2.. {
+            committed(publisher.publish(&batch(vec![]), &progress(position)).await);
+        }
+    });
+    let mut last = 0;
+    for _ in 0..5 {
+        let look = place.broker.look(&place.source, None);
+        let found = tokio::time::timeout(SOON / 4, look).await.unwrap().unwrap();
+        let position = found.record.unwrap().1.position;
+        assert!(position > last, "{position} after {last}");
+        last = position;
+    }
+    publishing.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_go_where_the_java_producer_puts_them() {
     let kafka = kafka::shared().unwrap();

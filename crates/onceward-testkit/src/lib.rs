@@ -12,6 +12,7 @@
 //! | [`postgres`] | a server, and a fresh database for each test |
 //! | [`process`] | your own program as a child that never outlives the test, with its log |
 //! | [`proxy`] | a Kafka request held back, an answer lost, a connection cut |
+//! | [`cutter`] | a connection to Postgres cut exactly at COMMIT |
 //! | [`wait`] | waiting for a state, with a time-out that says what was waited for, and where |
 //! | [`ports`] | ports that stay yours while the process behind them is down |
 //!
@@ -123,6 +124,7 @@
 
 pub mod acl;
 pub mod certificates;
+pub mod cutter;
 pub mod kafka;
 pub mod ports;
 pub mod postgres;

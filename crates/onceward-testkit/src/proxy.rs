@@ -41,6 +41,9 @@ pub enum Fault {
     LoseAnswer,
     /// Its connection is cut before the broker sees it.
     Cut,
+    /// It waits so long, with all that follows on its connection, and then goes on. With no time at all
+    /// it lets one request pass, so that the next fault meets a later one.
+    Delay(Duration),
 }
 
 /// An armed fault, and what came of it.
@@ -156,6 +159,12 @@ impl Proxy {
         let mut armed = self.plan.0.lock().unwrap_or_else(PoisonError::into_inner);
         armed.push((api_key, fault, hit.clone()));
         hit
+    }
+
+    /// Forgets the faults that have not fired.
+    pub fn disarm(&self) {
+        let mut armed = self.plan.0.lock().unwrap_or_else(PoisonError::into_inner);
+        armed.clear();
     }
 }
 
@@ -280,6 +289,10 @@ fn requests(
                 lost.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .extend(correlation);
+                write_frame(&mut broker, &frame)?;
+            }
+            Fault::Delay(time) => {
+                std::thread::sleep(time);
                 write_frame(&mut broker, &frame)?;
             }
             Fault::Hold => {

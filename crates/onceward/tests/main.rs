@@ -7,6 +7,5 @@
 )]
 
 mod consumer;
-mod cutter;
 mod source;
 mod unit_of_work;

@@ -46,10 +46,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             // not move the cursor it stands behind. A replay among them is no different from one
             // before the fetch: its copies are all behind that cursor, and it goes first.
             self.chores(term).await?;
-            let (batch, ahead) = match fetched.take() {
+            let (mut batch, mut ahead) = match fetched.take() {
                 Some(fetched) => fetched,
                 None => (self.fetch(term, reader).await?, None),
             };
+            if failpoint::is_broken(failpoint::SNAPSHOT_CURSOR) {
+                let last = term.standing.progress.last.map_or(0, |last| last.seq);
+                batch.rows.retain(|row| row.seq > last);
+                ahead = None;
+            }
             if batch.rows.is_empty() {
                 let time = if last_rows.elapsed() < BUSY {
                     Duration::from_millis(self.options.poll_busy_ms)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use onceward::ProgressRecord;
 use onceward::publisher::{Broker, PublishOutcome, Publisher};
 use onceward::source::{
-    Claim, Dialect, Loss, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
+    Claim, Dialect, Loss, Mirror, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
 };
 
 use super::lease::Lease;
@@ -133,14 +133,25 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 Ok(())
             }
-            // A look may lag behind an open transaction, but never back to nothing. The mirror as read
-            // *before* it: another relay's first start may have written both since.
+            // The mirror as read *before* the look: another relay's first start may have written both
+            // since.
             None => match mirror {
                 None => Ok(()),
-                Some(mirror) => Err(unowned(SourceError::Lost(Loss::ProgressMissing {
-                    passed: mirror.passed,
-                }))),
+                Some(mirror) => self.look_again(mirror.passed).await,
             },
+        }
+    }
+
+    /// Progress that the mirror knows of was not seen. A commit is answered before its markers are written,
+    /// and until then a look finds nothing of a first start: so read to the end of what is under way
+    /// before calling it a loss.
+    async fn look_again(&mut self, passed: i64) -> Result<(), Exit> {
+        let found = self.broker.read_progress(&self.name, None).await;
+        match found.map_err(unreachable)?.record {
+            Some(_) => Err(Exit::Unreachable(
+                "the first progress was not visible yet".into(),
+            )),
+            None => Err(unowned(SourceError::Lost(Loss::ProgressMissing { passed }))),
         }
     }
 
@@ -225,6 +236,10 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// A producer of our own, and the progress it resumes from.
     async fn open_term(&mut self, epoch: RelayEpoch) -> Result<(Term<D, Br>, Reader<D>), Exit> {
         let mut work = self.reach().await?;
+        let too_early = match failpoint::is_broken(failpoint::FENCE_FIRST) {
+            true => self.broker.look(&self.name, None).await.ok(),
+            false => None,
+        };
         let publisher = loop {
             match self.broker.open(&self.name).await {
                 Ok(publisher) => break publisher,
@@ -238,7 +253,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
         let found = loop {
             match self.broker.read_progress(&self.name, from).await {
-                Ok(found) => break found,
+                Ok(found) => break too_early.unwrap_or(found),
                 Err(error) => self.broker_trouble(error).await?,
             }
         };
@@ -272,6 +287,9 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 term.standing.progress = progress;
                 term.standing.offset = offset;
+                if failpoint::is_broken(failpoint::POSITION_IN_KAFKA) {
+                    term.standing.fall_back(mirror);
+                }
             }
             None => {
                 term.work
@@ -412,6 +430,17 @@ fn unreachable(error: onceward::publisher::BrokerError) -> Exit {
 }
 
 impl Standing {
+    /// What no relay does unless a test breaks the rule.
+    fn fall_back(&mut self, mirror: Option<Mirror>) {
+        let Some(mirror) = mirror else { return };
+        self.offset = mirror.progress_offset;
+        self.progress.cursor = mirror.cursor;
+        self.progress.position = mirror.position;
+        self.progress.passed = mirror.passed;
+        self.progress.id_sum = mirror.id_sum;
+        self.progress.last = mirror.last;
+    }
+
     pub(super) fn place(&self) -> ProgressPlace<'_> {
         ProgressPlace {
             offset: self.offset,

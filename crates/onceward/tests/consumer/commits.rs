@@ -2,10 +2,10 @@
 
 use onceward::Db;
 use onceward::consumer::dead_letter;
+use onceward_testkit::cutter::{Cut, Cutter};
 use sqlx::Postgres;
 
 use super::support::{Fault, TestBackend, World, until};
-use crate::cutter::{Cut, Cutter};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_commit_has_no_answer_is_read_on_from_the_stored_offset() {
@@ -18,7 +18,7 @@ async fn a_batch_whose_commit_has_no_answer_is_read_on_from_the_stored_offset() 
         options.get_port(),
         options.get_database().unwrap()
     );
-    let cutter = Cutter::start(&url).await;
+    let cutter = Cutter::start(&url).unwrap();
     let db = Db::<Postgres>::open(&cutter.url(&url), Default::default())
         .await
         .unwrap();

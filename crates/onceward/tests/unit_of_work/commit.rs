@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use onceward::idempotency::Claim;
 use onceward::{Db, Tx, WriteError};
+use onceward_testkit::cutter::{Cut, Cutter};
 use sqlx::Postgres;
 
 use super::idempotency::once;
 use super::{ids, insert, on_postgres, options, write};
-use crate::cutter::{Cut, Cutter};
 
 /// A request whose COMMIT has no answer, and its retry with the same `Idempotency-Key`: how often the
 /// work was done, and how often its closure ran.
 async fn cut_and_retried(cut: Cut) -> (Vec<i64>, i64) {
     let (url, direct) = on_postgres().await;
-    let cutter = Cutter::start(&url).await;
+    let cutter = Cutter::start(&url).unwrap();
     let db = Db::<Postgres>::open(&cutter.url(&url), options())
         .await
         .unwrap();

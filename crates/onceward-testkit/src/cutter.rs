@@ -1,11 +1,14 @@
 //! A TCP proxy before Postgres that cuts a connection exactly at COMMIT.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+
+use crate::Result;
 
 /// What becomes of a COMMIT. Its sender gets no answer either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +19,8 @@ pub enum Cut {
     After,
 }
 
-#[derive(Clone)]
+/// The proxy. Ends with the test's process; its thread holds nothing but sockets.
+#[derive(Debug, Clone)]
 pub struct Cutter {
     port: u16,
     next: Arc<Mutex<Option<Cut>>>,
@@ -24,24 +28,33 @@ pub struct Cutter {
 
 impl Cutter {
     /// Before the server of this URL.
-    pub async fn start(url: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn start(url: &str) -> Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("binding the proxy")?;
+        listener.set_nonblocking(true)?;
         let server = host(url).to_owned();
         let cutter = Self {
-            port: listener.local_addr().unwrap().port(),
+            port: listener.local_addr()?.port(),
             next: Arc::default(),
         };
         let next = Arc::clone(&cutter.next);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (server, next) = (server.clone(), Arc::clone(&next));
-                tokio::spawn(async move {
-                    // An end of one side ends the other.
-                    let _ended = carry(client, &server, &next).await;
-                });
-            }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(listener) else {
+                    return;
+                };
+                while let Ok((client, _)) = listener.accept().await {
+                    let (server, next) = (server.clone(), Arc::clone(&next));
+                    tokio::spawn(async move {
+                        // An end of one side ends the other.
+                        let _ended = carry(client, &server, &next).await;
+                    });
+                }
+            });
         });
-        cutter
+        Ok(cutter)
     }
 
     /// The URL through this proxy.
@@ -52,18 +65,23 @@ impl Cutter {
 
     /// Cuts at the next COMMIT.
     pub fn cut_next(&self, cut: Cut) {
-        *self.next.lock().unwrap() = Some(cut);
+        *armed(&self.next) = Some(cut);
     }
 
     /// Whether the cut that was asked for has been made.
     pub fn has_cut(&self) -> bool {
-        self.next.lock().unwrap().is_none()
+        armed(&self.next).is_none()
     }
 }
 
 /// `host:port` of `postgres://user@host:port/name`.
 fn host(url: &str) -> &str {
-    url.rsplit_once('@').unwrap().1.split('/').next().unwrap()
+    let behind_user = url.rsplit('@').next().unwrap_or(url);
+    behind_user.split('/').next().unwrap_or(behind_user)
+}
+
+fn armed(next: &Mutex<Option<Cut>>) -> MutexGuard<'_, Option<Cut>> {
+    next.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Until either side ends, or the connection is cut.
@@ -89,7 +107,8 @@ async fn carry(client: TcpStream, server: &str, next: &Mutex<Option<Cut>>) -> st
             message.resize(length as usize + 1, 0);
             from_client.read_exact(&mut message[5..]).await?;
             let commit = message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
-            match next.lock().unwrap().take_if(|_| commit) {
+            let cut = armed(next).take_if(|_| commit);
+            match cut {
                 None => {}
                 Some(Cut::Before) => return Ok::<(), std::io::Error>(()),
                 Some(Cut::After) => cutting.store(true, Ordering::SeqCst),
