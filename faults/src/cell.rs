@@ -111,7 +111,7 @@ fn strike(
 ) -> Result<()> {
     for round in 1..=rounds {
         rig.flows()?;
-        let wait = Duration::from_millis(random.random_range(0..600));
+        let wait = Duration::from_millis(random.random_range(0..400));
         std::thread::sleep(wait);
         rig.round = round;
         let struck = (cell.fault.strike)(rig, stage, random)?;

@@ -93,6 +93,7 @@ impl Store {
             sqlx::query("create table numbered (message_key bigint primary key, last bigint not null)")
                 .execute(pool).await?;
             sqlx::query(self.effects_table()).execute(pool).await?;
+            sqlx::query("create index effects_written on effects (written)").execute(pool).await?;
             for key in 0..keys {
                 sqlx::query("insert into numbered values ($1, 0)")
                     .bind(i64::from(key)).execute(pool).await?;

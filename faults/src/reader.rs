@@ -142,8 +142,10 @@ impl Reader {
     pub fn first_written_since(&self, since: Micros) -> Option<Micros> {
         let seen = self.shared.seen.lock();
         let seen = seen.unwrap_or_else(PoisonError::into_inner);
+        // From the end: what was seen before can't have been written since.
+        let late = seen.iter().rev().take_while(|sight| sight.visible >= since);
         let new = |sight: &&Sight| sight.event.is_some_and(|event| event.written >= since);
-        seen.iter().find(new).map(|sight| sight.visible)
+        late.filter(new).last().map(|sight| sight.visible)
     }
 
     /// Seen so far, a second each since `since`: for the plot.

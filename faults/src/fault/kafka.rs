@@ -47,6 +47,8 @@ pub(super) fn commit_arrives_late(
     let next = proxy.on(api::PRODUCE, Fault::Hold);
     late.cut()?;
     next.wait(PATIENCE)?;
+    // What came before it must have arrived, else the late one finds nothing to commit.
+    std::thread::sleep(Duration::from_millis(150));
     late.release()?;
     // Long enough for the broker to do what it says.
     std::thread::sleep(Duration::from_millis(150));

@@ -94,7 +94,7 @@ pub static FAULTS: &[Fault] = &[
         does: "`kill -9` of the only relay, and a new one with the same instance id at once.",
         rule: "Rows and progress are in one Kafka transaction: the new relay fences the old \
                producer, which aborts what it left open, reads the progress and goes on behind it.",
-        rounds: 6,
+        rounds: 5,
         goal: Some(Duration::from_secs(2)),
         strike: relay::killed,
         ..ANY
@@ -118,7 +118,7 @@ pub static FAULTS: &[Fault] = &[
                and takes the source from it; the first is killed a little later.",
         rule: "Fence first, then read the progress: what the first has committed until then is in \
                it, what comes later Kafka refuses.",
-        rounds: 5,
+        rounds: 3,
         strike: relay::doubled,
         ..ANY
     },
@@ -130,7 +130,7 @@ pub static FAULTS: &[Fault] = &[
                Kafka refuses its requests, and the database its writes, as the relay epoch is not \
                its own any more.",
         relays: 2,
-        rounds: 3,
+        rounds: 2,
         goal: Some(Duration::from_secs(12)),
         strike: relay::frozen,
         ..ANY
@@ -152,7 +152,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "The lease runs out 3 s after its last renewal, and the other one takes over as \
                after any crash.",
         relays: 2,
-        rounds: 3,
+        rounds: 2,
         goal: Some(Duration::from_secs(5)),
         strike: relay::killed_beside_another,
         ..ANY
@@ -162,7 +162,7 @@ pub static FAULTS: &[Fault] = &[
         does: "Two relays; `SIGTERM` to the owner. Recovery counts from its end.",
         rule: "It ends its transaction, writes the mirror and releases the lease.",
         relays: 2,
-        rounds: 4,
+        rounds: 3,
         goal: Some(Duration::from_secs(1)),
         strike: relay::stopped_beside_another,
         ..ANY
@@ -173,7 +173,7 @@ pub static FAULTS: &[Fault] = &[
                the moment its port answers.",
         rule: "After trouble nothing is sent again: the relay drops its producer, opens a new one, \
                and believes only the progress that it reads back.",
-        rounds: 3,
+        rounds: 2,
         goal: Some(Duration::from_secs(1)),
         strike: kafka::killed,
         ..ANY
@@ -183,7 +183,7 @@ pub static FAULTS: &[Fault] = &[
         does: "`SIGSTOP` of the only broker for 0.2 to 3 s.",
         rule: "An answer that comes late is an answer; one that does not come makes the outcome \
                unknown, and the relay reads it from the progress.",
-        rounds: 3,
+        rounds: 2,
         strike: kafka::frozen,
         ..ANY
     },
@@ -195,7 +195,7 @@ pub static FAULTS: &[Fault] = &[
                one is refused. rdkafka: a producer that has seen trouble begins no further \
                transaction, not even after an OK.",
         behind_proxy: true,
-        rounds: 5,
+        rounds: 3,
         strike: kafka::commit_arrives_late,
         ..ANY
     },
@@ -205,7 +205,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "An unknown outcome is never guessed: a new producer is opened, which ends the \
                transaction if it is open, and the progress tells.",
         behind_proxy: true,
-        rounds: 8,
+        rounds: 5,
         strike: |_, stage, _| kafka::once(stage, api::END_TXN, ProxyFault::LoseAnswer),
         ..ANY
     },
@@ -214,7 +214,7 @@ pub static FAULTS: &[Fault] = &[
         does: "The connection is cut before the broker sees the commit.",
         rule: "As above; the transaction is aborted by the new producer, and its rows are read again.",
         behind_proxy: true,
-        rounds: 8,
+        rounds: 5,
         strike: |_, stage, _| kafka::once(stage, api::END_TXN, ProxyFault::Cut),
         ..ANY
     },
@@ -223,7 +223,7 @@ pub static FAULTS: &[Fault] = &[
         does: "The commit waits on its way for 0.05 to 1.5 s.",
         rule: "Nothing is sent meanwhile.",
         behind_proxy: true,
-        rounds: 5,
+        rounds: 3,
         strike: |_, stage, random| kafka::delayed(stage, api::END_TXN, random),
         ..ANY
     },
@@ -233,7 +233,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "Within a transaction that is not committed nothing is visible, and rows are read \
                again from the progress.",
         behind_proxy: true,
-        rounds: 8,
+        rounds: 5,
         strike: |_, stage, _| kafka::once(stage, api::PRODUCE, ProxyFault::LoseAnswer),
         ..ANY
     },
@@ -242,7 +242,7 @@ pub static FAULTS: &[Fault] = &[
         does: "The connection is cut before the broker sees the records.",
         rule: "As above.",
         behind_proxy: true,
-        rounds: 8,
+        rounds: 5,
         strike: |_, stage, _| kafka::once(stage, api::PRODUCE, ProxyFault::Cut),
         ..ANY
     },
@@ -251,7 +251,7 @@ pub static FAULTS: &[Fault] = &[
         does: "Records wait on their way for 0.05 to 1.5 s.",
         rule: "As above; the transaction goes on if its time is not over.",
         behind_proxy: true,
-        rounds: 5,
+        rounds: 3,
         strike: |_, stage, random| kafka::delayed(stage, api::PRODUCE, random),
         ..ANY
     },
@@ -262,7 +262,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "The relay publishes only what it saw committed; on a new connection it compares \
                count and ids of the rows between mirror and progress.",
         databases: &[Kind::Postgres],
-        rounds: 3,
+        rounds: 2,
         strike: database::killed,
         ..ANY
     },
@@ -274,7 +274,7 @@ pub static FAULTS: &[Fault] = &[
                committed, so a row under an id that comes back is not taken for one that was \
                passed.",
         databases: &[Kind::Postgres],
-        rounds: 3,
+        rounds: 2,
         strike: database::crashed_after_rollbacks,
         ..ANY
     },
@@ -284,7 +284,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "The cursor is a snapshot: what was not visible in the last one is new, however late \
                it commits, and nobody waits for it.",
         databases: &[Kind::Postgres],
-        rounds: 4,
+        rounds: 2,
         goal: Some(Duration::from_secs(1)),
         strike: database::kept_open,
         ..ANY
@@ -297,7 +297,7 @@ pub static FAULTS: &[Fault] = &[
                epoch; what the writers don't know of, the database tells.",
         databases: &[Kind::Postgres],
         cut_postgres: true,
-        rounds: 12,
+        rounds: 8,
         strike: database::cut_at_commit,
         ..ANY
     },
@@ -305,7 +305,7 @@ pub static FAULTS: &[Fault] = &[
         name: "writer-killed",
         does: "A process that writes events is killed with `kill -9` in the midst of it.",
         rule: "Domain rows and outbox rows commit in one transaction, or none of them does.",
-        rounds: 4,
+        rounds: 3,
         strike: database::writer_killed,
         ..ANY
     },
@@ -317,7 +317,7 @@ pub static FAULTS: &[Fault] = &[
                the offset in the database.",
         publishers: &[Publisher::Native],
         consumers: 3,
-        rounds: 5,
+        rounds: 4,
         strike: consumer::killed,
         ..ANY
     },
@@ -327,7 +327,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "As above: nothing of it happened.",
         publishers: &[Publisher::Native],
         consumers: 3,
-        rounds: 4,
+        rounds: 3,
         strike: consumer::killed_in_a_handler,
         ..ANY
     },
@@ -337,7 +337,7 @@ pub static FAULTS: &[Fault] = &[
         rule: "A claim raises the owner epoch of a partition: a batch of its former owner ends without effect.",
         publishers: &[Publisher::Native],
         consumers: 3,
-        rounds: 4,
+        rounds: 3,
         strike: consumer::rebalanced,
         ..ANY
     },
