@@ -23,8 +23,8 @@ pub struct Plan {
     pub rounds: Option<u32>,
     /// At least so many events are committed.
     pub events: u64,
-    /// More of the relays' environment: a rule that is broken.
-    pub environment: Vec<(String, String)>,
+    /// A rule that the relays break.
+    pub broken: Option<&'static str>,
 }
 
 /// What came of a cell.
@@ -85,7 +85,7 @@ fn try_run(stage: &mut Stage, cell: &Cell, plan: &Plan, outcome: &mut Outcome) -
         behind_proxy: cell.fault.behind_proxy,
         cut_postgres: cell.fault.cut_postgres,
         seed,
-        environment: plan.environment.clone(),
+        broken: plan.broken,
     };
     let mut rig = Rig::set(stage, cell.database, cell.publisher, setting)?;
     let rounds = plan.rounds.unwrap_or(cell.fault.rounds);

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use onceward::SourceName;
 
 use crate::Result;
 use crate::account::Account;
+use crate::broken::{BROKEN, Broken, is_noticed};
 use crate::cell::{Outcome, Plan, run as run_cell};
 use crate::consumer;
 use crate::database::{Kind, Store};
@@ -18,6 +19,7 @@ use crate::fault::FAULTS;
 use crate::relay::Publisher;
 use crate::report::{Report, thousands};
 use crate::rig::Cell;
+use crate::soak;
 use crate::stage::Stage;
 use crate::writers::{Task, write_for_ever};
 
@@ -35,6 +37,11 @@ enum Command {
     /// Every fault on both databases with both publishers, on a Kafka and a Postgres of its own. Ends
     /// with exit code 1 if anything was lost, doubled, reordered or did not recover.
     Faults(Options),
+    /// The same at random, for as long as wished, and what a relay costs over time
+    ///
+    /// Faults drawn from all there are strike a source with two relays and two consumers; beside it a relay
+    /// that is left alone shows whether its CPU time and memory stay the same.
+    Soak(soak::Options),
     /// What `writer-killed` kills
     #[command(hide = true)]
     Writer(WriterOptions),
@@ -62,7 +69,8 @@ struct WriterOptions {
 /// What to run.
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
-    /// Only the cells whose names contain this, such as kafka-killed or relay-killed/sqlite/native
+    /// Only the cells whose names contain this, such as kafka-killed or relay-killed/sqlite/native; broken
+    /// is what breaks the relay's own rules, to see that it is noticed
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Each fault strikes twice; docs/FAULTS.md is left alone
@@ -77,9 +85,9 @@ pub struct Options {
     /// How often a fault strikes in a cell [default: as the fault says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
-    /// Break this rule of the relay on purpose (see its failpoint.rs): the run must fail
-    #[arg(long = "break", value_name = "RULE")]
-    broken: Option<String>,
+    /// Put what came of these cells into the report in the place of what stands there
+    #[arg(long)]
+    update: bool,
     /// Show which cells there are, and run none
     #[arg(long)]
     list: bool,
@@ -113,6 +121,7 @@ pub fn cells() -> Vec<Cell> {
 pub fn run() -> ExitCode {
     let worked = match Cli::parse().command {
         Command::Faults(options) => faults(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Writer(options) => write(options).map(|()| true),
         Command::Consumer(options) => consume(options).map(|()| true),
     };
@@ -126,19 +135,29 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The cell of this name.
+pub fn cell_named(name: &str) -> Result<Cell> {
+    let mut all = cells().into_iter();
+    all.find(|cell| cell.name() == name)
+        .with_context(|| format!("no cell is called {name}; ./dev faults --list shows all"))
+}
+
 fn faults(options: &Options) -> Result<bool> {
-    let wanted = |cell: &Cell| {
-        let only = options.only.as_ref();
-        only.is_none_or(|text| cell.name().contains(text))
-    };
-    let cells: Vec<Cell> = cells().into_iter().filter(wanted).collect();
+    let wanted = |name: String| options.only.as_ref().is_none_or(|text| name.contains(text));
+    let cells: Vec<Cell> = cells()
+        .into_iter()
+        .filter(|cell| wanted(cell.name()))
+        .collect();
+    let broken: Vec<&Broken> = BROKEN.iter().filter(|rule| wanted(rule.name())).collect();
+    let count = cells.len() + broken.len();
     ensure!(
-        !cells.is_empty(),
+        count > 0,
         "no cell is called so; ./dev faults --list shows all"
     );
     if options.list {
-        for cell in &cells {
-            println!("{}", cell.name());
+        let names = cells.iter().map(Cell::name);
+        for name in names.chain(broken.iter().map(|rule| rule.name())) {
+            println!("{name}");
         }
         return Ok(true);
     }
@@ -149,37 +168,53 @@ fn faults(options: &Options) -> Result<bool> {
         seed,
         rounds: options.rounds.or(options.quick.then_some(2)),
         events: options.events,
-        environment: (options.broken.iter())
-            .map(|rule| ("ONCEWARD_BREAK".to_owned(), rule.clone()))
-            .collect(),
+        broken: None,
     };
     let mut report = Report::begin(seed);
     println!(
-        "{} cells, seed {seed}; {} cores, load {:.1}; starting Kafka",
-        cells.len(),
-        report.machine.cores,
-        report.machine.load_before
+        "{count} cells, seed {seed}; {} cores, load {:.1}; starting Kafka",
+        report.machine.cores, report.machine.load_before
     );
     let mut stage = Stage::set()?;
     for (number, cell) in cells.iter().enumerate() {
-        println!("[{}/{}] {}", number + 1, cells.len(), cell.name());
+        println!("[{}/{count}] {}", number + 1, cell.name());
         let outcome = run_cell(&mut stage, cell, &plan);
-        tell(cell, seed, &outcome);
+        tell(&cell.name(), seed, &outcome);
         report.add(cell, outcome);
+    }
+    for (number, rule) in broken.iter().enumerate() {
+        let name = rule.name();
+        println!(
+            "[{}/{count}] {name}, in {}",
+            cells.len() + number + 1,
+            rule.cell
+        );
+        let mut outcome = rule.run(&mut stage, seed)?;
+        println!("    {}", counts(&outcome));
+        if !is_noticed(&outcome) {
+            println!("    FAILED: nobody noticed; again: ./dev faults --only {name} --seed {seed}");
+        }
+        outcome.problems.truncate(3);
+        report.add_broken(rule, outcome);
     }
     if let Some(version) = stage.postgres_version()? {
         report.versions.insert("PostgreSQL".to_owned(), version);
     }
     let failed = report.failed();
     if failed > 0 {
-        let kept = stage.keep();
-        println!("the relays' logs: {}", kept.display());
+        println!("the relays' logs: {}", stage.keep().display());
     }
-    if !options.quick && options.only.is_none() && options.broken.is_none() {
+    if options.update {
+        report.merge_into(&options.report)?;
+        println!("updated: {}", options.report.display());
+    } else if !options.quick && options.only.is_none() {
         report.write(&options.report)?;
         println!("written: {}", options.report.display());
     }
-    println!("{} cells clean, {failed} failed", cells.len() - failed);
+    println!(
+        "{} cells as they should be, {failed} failed",
+        count - failed
+    );
     Ok(failed == 0)
 }
 
@@ -208,24 +243,25 @@ fn consume(options: consumer::Options) -> Result<()> {
     runtime.block_on(consumer::run(options))
 }
 
-fn tell(cell: &Cell, seed: u64, outcome: &Outcome) {
-    println!(
-        "    {} events: {} lost, {} doubled, {} reordered, {} other ({:.0} s)",
+fn counts(outcome: &Outcome) -> String {
+    format!(
+        "{} events: {} lost, {} doubled, {} reordered, {} other ({:.0} s)",
         thousands(outcome.events),
         outcome.lost,
         outcome.doubled,
         outcome.reordered,
         outcome.other,
         outcome.seconds
-    );
+    )
+}
+
+fn tell(cell: &str, seed: u64, outcome: &Outcome) {
+    println!("    {}", counts(outcome));
     if outcome.problems.is_empty() {
         return;
     }
     for problem in &outcome.problems {
         println!("    {}", problem.replace('\n', "\n      "));
     }
-    println!(
-        "    FAILED; again: ./dev faults --only {} --seed {seed}",
-        cell.name()
-    );
+    println!("    FAILED; again: ./dev faults --only {cell} --seed {seed}");
 }

@@ -8,6 +8,7 @@
 //! data: what one does, which rule makes it harmless, and the function that does it.
 
 pub mod account;
+pub mod broken;
 pub mod cell;
 pub mod cli;
 pub mod consumer;
@@ -18,6 +19,7 @@ pub mod reader;
 pub mod relay;
 pub mod report;
 pub mod rig;
+pub mod soak;
 pub mod stage;
 pub mod writers;
 

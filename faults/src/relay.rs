@@ -48,8 +48,8 @@ pub struct Start {
     pub publisher: Publisher,
     /// Rows of a transaction: few, so that there are many ends to be hit.
     pub batch_rows: u32,
-    /// More of its environment, such as a rule that is to be broken.
-    pub environment: Vec<(String, String)>,
+    /// A rule that it is to break.
+    pub broken: Option<&'static str>,
 }
 
 /// A relay.
@@ -74,7 +74,7 @@ impl Start {
             .args(["--publisher", self.publisher.name(), "--instance-id", id])
             .args(["--batch-rows", &self.batch_rows.to_string()])
             .args(["--log-filter", "info,sqlx=warn,librdkafka=off"]);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(self.broken.map(|rule| ("ONCEWARD_BREAK", rule)));
         if let Some(point) = failpoint {
             command.env("ONCEWARD_FAILPOINT", point);
         }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::broken::{BROKEN, Broken, is_noticed};
 use crate::cell::Outcome;
 use crate::fault::{FAULTS, Fault};
 use crate::machine::{Machine, first_line, load};
@@ -44,6 +45,9 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
     /// The cells.
     pub rows: Vec<Row>,
+    /// What came of each rule that was broken on purpose, by its name.
+    #[serde(default)]
+    pub broken: BTreeMap<String, Outcome>,
 }
 
 impl Report {
@@ -63,6 +67,7 @@ impl Report {
             ]
             .into(),
             rows: Vec::new(),
+            broken: BTreeMap::new(),
         }
     }
 
@@ -76,15 +81,45 @@ impl Report {
         });
     }
 
-    /// Cells in which something was wrong.
+    /// Adds a rule that was broken.
+    pub fn add_broken(&mut self, rule: &Broken, outcome: Outcome) {
+        self.broken.insert(rule.rule.to_owned(), outcome);
+    }
+
+    /// Cells in which something was wrong, and broken rules that nobody noticed.
     pub fn failed(&self) -> usize {
         let rows = self.rows.iter();
-        rows.filter(|row| !row.outcome.problems.is_empty()).count()
+        let rows = rows.filter(|row| !row.outcome.problems.is_empty());
+        let broken = self.broken.values();
+        rows.count() + broken.filter(|outcome| !is_noticed(outcome)).count()
+    }
+
+    /// Puts these cells into a report that was written before, in the place of their like.
+    pub fn merge_into(self, page: &Path) -> Result<()> {
+        let json = page.with_extension("json");
+        let text = std::fs::read_to_string(&json)
+            .with_context(|| format!("reading {}: run all cells first", json.display()))?;
+        let mut whole: Self =
+            serde_json::from_str(&text).with_context(|| format!("reading {}", json.display()))?;
+        for row in self.rows {
+            let same = |known: &&mut Row| {
+                (&known.fault, &known.database, &known.publisher)
+                    == (&row.fault, &row.database, &row.publisher)
+            };
+            match whole.rows.iter_mut().find(same) {
+                Some(known) => *known = row,
+                None => whole.rows.push(row),
+            }
+        }
+        whole.broken.extend(self.broken);
+        whole.write(page)
     }
 
     /// Writes the page and the JSON beside it.
     pub fn write(&mut self, page: &Path) -> Result<()> {
-        self.machine.load_after = load();
+        if self.machine.load_after == 0.0 {
+            self.machine.load_after = load();
+        }
         std::fs::write(page, self.page()).with_context(|| format!("writing {}", page.display()))?;
         let json = page.with_extension("json");
         std::fs::write(&json, serde_json::to_string_pretty(self)? + "\n")
@@ -174,6 +209,7 @@ impl Report {
                 goal.unwrap_or_default(),
             )?;
         }
+        self.write_broken(out)?;
         writeln!(
             out,
             "\nOne cell alone, with the same plan: `./dev faults --only FAULT/DATABASE/PUBLISHER --seed \
@@ -185,6 +221,39 @@ impl Report {
         } in FAULTS
         {
             writeln!(out, "\n### {name}\n\n{does}\n\n{rule}")?;
+        }
+        Ok(())
+    }
+
+    fn write_broken(&self, out: &mut String) -> std::fmt::Result {
+        if self.broken.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n## Would it be noticed?\n\nThe same with one rule of the relay broken on purpose, which a build \
+             for tests can do:\n\n| Broken rule | What the relay does instead | Cell | Lost | Doubled | \
+             Reordered | Other |\n|---|---|---|--:|--:|--:|--:|"
+        )?;
+        for rule in BROKEN {
+            let Some(outcome) = self.broken.get(rule.rule) else {
+                continue;
+            };
+            let failed = match is_noticed(outcome) {
+                true => "",
+                false => " **not noticed**",
+            };
+            writeln!(
+                out,
+                "| {}{failed} | {} | {} | {} | {} | {} | {} |",
+                rule.rule,
+                rule.instead,
+                rule.cell,
+                outcome.lost,
+                outcome.doubled,
+                outcome.reordered,
+                outcome.other,
+            )?;
         }
         Ok(())
     }

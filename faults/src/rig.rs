@@ -101,8 +101,8 @@ pub struct Setting {
     pub cut_postgres: bool,
     /// What the writers write.
     pub seed: u64,
-    /// More of the relays' environment.
-    pub environment: Vec<(String, String)>,
+    /// A rule that the relays break.
+    pub broken: Option<&'static str>,
 }
 
 impl Rig {
@@ -144,7 +144,7 @@ impl Rig {
             source: format!("{source}={url}"),
             publisher,
             batch_rows: 25,
-            environment: setting.environment,
+            broken: setting.broken,
         };
         let account = Arc::new(Account::default());
         let task = Task {
@@ -254,7 +254,12 @@ impl Rig {
     pub fn drain(&mut self) -> Result<u64> {
         self.runtime.block_on(self.writers.stop())?;
         let rows = self.runtime.block_on(self.store.rows(&self.task.topic))?;
-        let all = wait::until("everything to be published", PATIENCE, || {
+        // Where a rule is broken, that something never comes is what is to be seen.
+        let patience = match self.start.broken {
+            Some(_) => PATIENCE / 6,
+            None => PATIENCE,
+        };
+        let all = wait::until("everything to be published", patience, || {
             let seen = u64::try_from(self.reader.count())?;
             Ok((seen >= rows).then_some(()))
         });

@@ -84,6 +84,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The same faults at random, for as long as wished
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// How long, and on what: ./dev soak --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check one rule of the project
     #[command(subcommand)]
     Check(Check),
@@ -159,6 +166,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Test { name } => test::run(name.as_deref()),
         Command::Bench { arguments } => bench::run(&arguments),
         Command::Faults { arguments } => faults::run("faults", &arguments),
+        Command::Soak { arguments } => faults::run("soak", &arguments),
         Command::Check(Check::Api(options)) => api::check(&options),
         Command::Check(Check::Package) => {
             package::check(package::Depth::Build)?;

@@ -1,4 +1,4 @@
-//! `./dev faults`: builds what is killed, with the lines at which it can be, and runs the suite.
+//! `./dev faults` and `./dev soak`: builds what is killed, with the lines at which it can be, and runs the suite.
 
 use std::process::Command;
 
