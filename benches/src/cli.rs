@@ -104,6 +104,9 @@ async fn measure(options: &Options) -> Result<()> {
     let mut report = Report::begin(options)?;
     let mut stage = Stage::set(options)?;
     report.version("postgres", stage.postgres_version().await?);
+    if !matches!(options.what, What::Write | What::Http) {
+        drain::warm_up(&mut stage).await?;
+    }
     for run in 1..=options.runs() {
         if options.runs() > 1 {
             println!("run {run} of {}", options.runs());

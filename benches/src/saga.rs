@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use hyper::Method;
+use onceward_testkit::kafka::Kafka;
 use sqlx::{PgPool, Row, SqlitePool};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use crate::http::ORDER;
 use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
 use crate::source::{Kind, database};
-use crate::stage::Stage;
+use crate::stage::{Stage, start_kafka};
 use crate::usage;
 
 const SERVICES: [&str; 5] = [
@@ -85,6 +86,8 @@ struct Shop {
     orders: Orders,
     relay: Served,
     services: Vec<Served>,
+    // Dropped last, so that nobody complains of its end.
+    broker: Kafka,
 }
 
 /// The order service's database, to look at.
@@ -103,7 +106,9 @@ struct Spent {
 
 impl Shop {
     async fn start(stage: &mut Stage, kind: Kind) -> Result<Self> {
-        let kafka = stage.kafka.bootstrap();
+        // Its own, because the services' sources have the same names in every shop.
+        let broker = tokio::task::block_in_place(start_kafka)?;
+        let kafka = broker.bootstrap();
         programs::run(program("shop")?.args(["topics", "--kafka", &kafka]))?;
         let mut urls = Vec::new();
         for service in SERVICES {
@@ -116,7 +121,7 @@ impl Shop {
             .iter()
             .map(|(service, _, url)| format!("{service}={url}"))
             .collect();
-        let relay = stage.relay(&sources)?;
+        let relay = stage.relay_at(&broker, &sources)?;
         let mut services = Vec::new();
         for (service, name, url) in &urls {
             services.push(serve(service, name, url, &kafka, stage.folder.path())?);
@@ -127,6 +132,7 @@ impl Shop {
                 Kind::Postgres => Orders::Postgres(PgPool::connect(url).await?),
                 Kind::Sqlite => Orders::Sqlite(SqlitePool::connect(url).await?),
             },
+            broker,
             relay,
             services,
         };
@@ -255,16 +261,16 @@ impl Shop {
     }
 
     fn cpu(&self, stage: &Stage) -> Result<Spent> {
-        let all = stage.cpu(self.relay.pid())?;
         let mut services = 0.0;
         for service in &self.services {
             services += usage::cpu_seconds(service.pid())?;
         }
+        let broker = self.broker.pid().context("Kafka does not run")?;
         Ok(Spent {
-            relay: all.relay,
+            relay: usage::cpu_seconds(self.relay.pid())?,
             services,
-            database: all.database,
-            broker: all.broker,
+            database: stage.cpu(self.relay.pid())?.database,
+            broker: usage::cpu_seconds(broker)?,
         })
     }
 

@@ -54,13 +54,18 @@ impl Cpu {
     }
 }
 
+/// A broker as all cases have it.
+pub(crate) fn start_kafka() -> Result<Kafka> {
+    Kafka::start_with(KafkaOptions {
+        heap_mib: KAFKA_HEAP_MIB,
+        ..KafkaOptions::default()
+    })
+}
+
 impl Stage {
     pub(crate) fn set(options: &Options) -> Result<Self> {
         println!("starting Kafka and Postgres");
-        let kafka = Kafka::start_with(KafkaOptions {
-            heap_mib: KAFKA_HEAP_MIB,
-            ..KafkaOptions::default()
-        })?;
+        let kafka = start_kafka()?;
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let postgres = Postgres::start_with(PostgresOptions {
             settings: POSTGRES_SETTINGS.into_iter().map(own).collect(),
@@ -115,10 +120,15 @@ impl Stage {
 
     /// Starts a relay of these sources, `NAME=URL` each. It is not waited for.
     pub(crate) fn relay(&self, sources: &[String]) -> Result<Served> {
+        self.relay_at(&self.kafka, sources)
+    }
+
+    /// The same at another Kafka.
+    pub(crate) fn relay_at(&self, kafka: &Kafka, sources: &[String]) -> Result<Served> {
         let mut command = program("outbox-relay")?;
         // One that is started again has the name of the one that was killed.
         command.args(["run", "--instance-id", "bench"]);
-        command.args(["--kafka", &self.kafka.bootstrap()]);
+        command.args(["--kafka", &kafka.bootstrap()]);
         for source in sources {
             command.args(["--source", source]);
         }

@@ -1,6 +1,7 @@
 //! The inbox: which messages were handled. Its insert is the claim of a message.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use sqlx::Row;
 
@@ -51,17 +52,14 @@ pub(super) async fn claim<B: Backend>(
     entries: &[(&Entry, InboxState)],
     now: Micros,
 ) -> Result<Vec<Claim>, sqlx::Error> {
-    let mut fresh: HashMap<(String, String), ()> = HashMap::with_capacity(entries.len());
-    let mut rest = entries;
-    while !rest.is_empty() {
-        // Four statement texts at most, so that the statement cache holds them all.
-        let size = [64, 16, 4, 1]
-            .into_iter()
-            .find(|n| *n <= rest.len())
-            .unwrap_or(1);
-        let (chunk, others) = rest.split_at(size);
-        rest = others;
-        let mut query = sqlx::query::<B>(insert_text(size));
+    let mut places = HashMap::with_capacity(entries.len());
+    for (place, (entry, _)) in entries.iter().enumerate() {
+        let Identity { ce_source, ce_id } = &entry.identity;
+        places.insert((ce_source.as_str(), ce_id.as_str()), place);
+    }
+    let mut claims = vec![Claim::Duplicate; entries.len()];
+    for chunk in chunks(entries) {
+        let mut query = sqlx::query::<B>(INSERTS.of(chunk.len()));
         for (entry, state) in chunk {
             query = query
                 .bind(consumer.as_str())
@@ -77,71 +75,100 @@ pub(super) async fn claim<B: Backend>(
                 .bind((*state == InboxState::Handled).then_some(now));
         }
         for row in query.fetch_all(&mut **tx).await? {
-            let id: (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            fresh.insert(id, ());
+            let (ce_source, ce_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            if let Some(place) = places.get(&(&*ce_source, &*ce_id)) {
+                claims[*place] = Claim::First;
+            }
         }
     }
-    let mut claims = Vec::with_capacity(entries.len());
-    for (entry, _) in entries {
-        let Identity { ce_source, ce_id } = entry.identity.clone();
-        claims.push(if fresh.contains_key(&(ce_source, ce_id)) {
-            Claim::First
-        } else {
-            duplicate(tx, consumer, entry).await?
-        });
+    let known: Vec<&Entry> = entries
+        .iter()
+        .zip(&claims)
+        .filter(|(_, claim)| **claim != Claim::First)
+        .map(|((entry, _), _)| *entry)
+        .collect();
+    // After an offset was set back all are: they are looked up together too.
+    for chunk in chunks(&known) {
+        let mut query = sqlx::query::<B>(LOOKUPS.of(chunk.len())).bind(consumer.as_str());
+        for entry in chunk {
+            query = query
+                .bind(entry.identity.ce_source.as_str())
+                .bind(entry.identity.ce_id.as_str());
+        }
+        for row in query.fetch_all(&mut **tx).await? {
+            let (ce_source, ce_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            let Some(place) = places.get(&(&*ce_source, &*ce_id)) else {
+                continue;
+            };
+            let (entry, _) = entries[*place];
+            let topic: String = row.try_get(2)?;
+            let (partition, offset): (i32, i64) = (row.try_get(3)?, row.try_get(4)?);
+            if (&*topic, partition, offset) != (&*entry.at.topic, entry.at.partition, entry.offset)
+            {
+                claims[*place] = Claim::ReusedId;
+            }
+        }
     }
     Ok(claims)
 }
 
-/// The insert of `rows` rows: 1, 4, 16 or 64.
-fn insert_text(rows: usize) -> &'static str {
-    use std::sync::LazyLock;
-    static TEXTS: LazyLock<[String; 4]> = LazyLock::new(|| [1, 4, 16, 64].map(text));
-    fn text(rows: usize) -> String {
-        let values: Vec<String> = (0..rows)
-            .map(|row| {
-                let holders: Vec<String> = (1..=11).map(|n| format!("${}", row * 11 + n)).collect();
-                format!("({})", holders.join(", "))
-            })
-            .collect();
+/// How many rows a statement may be about. Few sizes, so that the statement cache holds all texts.
+const SIZES: [usize; 4] = [64, 16, 4, 1];
+
+/// Cuts a list into pieces of these sizes.
+fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = SIZES.into_iter().find(|size| *size <= rest.len())?;
+        let (chunk, others) = rest.split_at(size);
+        rest = others;
+        Some(chunk)
+    })
+}
+
+/// One statement for each of [`SIZES`].
+struct Texts(LazyLock<[String; 4]>);
+
+impl Texts {
+    fn of(&'static self, rows: usize) -> &'static str {
+        let index = SIZES.iter().position(|size| *size == rows);
+        &self.0[index.unwrap_or(SIZES.len() - 1)]
+    }
+}
+
+static INSERTS: Texts = Texts(LazyLock::new(|| {
+    SIZES.map(|rows| {
         format!(
             "insert into inbox (consumer, ce_source, ce_id, topic, partition, record_offset, \
              message_type, message_key, state, received_at, handled_at) values {} \
              on conflict (consumer, ce_source, ce_id) do nothing returning ce_source, ce_id",
-            values.join(", ")
+            holders(rows, 11, 0)
         )
-    }
-    let index = match rows {
-        64 => 3,
-        16 => 2,
-        4 => 1,
-        _ => 0,
-    };
-    &TEXTS[index]
-}
-
-async fn duplicate<B: Backend>(
-    tx: &mut Tx<'_, B>,
-    consumer: &ConsumerName,
-    entry: &Entry,
-) -> Result<Claim, sqlx::Error> {
-    let seen: Option<(String, i32, i64)> = sqlx::query_as(
-        "select topic, partition, record_offset from inbox \
-         where consumer = $1 and ce_source = $2 and ce_id = $3",
-    )
-    .bind(consumer.as_str())
-    .bind(entry.identity.ce_source.as_str())
-    .bind(entry.identity.ce_id.as_str())
-    .fetch_optional(&mut **tx)
-    .await?;
-    let same = seen.is_none_or(|(topic, partition, offset)| {
-        topic == *entry.at.topic && partition == entry.at.partition && offset == entry.offset
-    });
-    Ok(if same {
-        Claim::Duplicate
-    } else {
-        Claim::ReusedId
     })
+}));
+
+/// Where messages were seen first. Served by the primary key: as `(ce_source, ce_id) in (…)` SQLite would
+/// walk through the whole inbox of the consumer.
+static LOOKUPS: Texts = Texts(LazyLock::new(|| {
+    SIZES.map(|rows| {
+        format!(
+            "with known (source, id) as (values {}) \
+             select i.ce_source, i.ce_id, i.topic, i.partition, i.record_offset from known \
+             cross join inbox i \
+             where i.consumer = $1 and i.ce_source = known.source and i.ce_id = known.id",
+            holders(rows, 2, 1)
+        )
+    })
+}));
+
+/// `($1, $2), ($3, $4)`, behind the first `before` parameters.
+fn holders(rows: usize, columns: usize, before: usize) -> String {
+    let row = |row: usize| {
+        let first = before + row * columns + 1;
+        let names: Vec<String> = (first..first + columns).map(|n| format!("${n}")).collect();
+        format!("({})", names.join(", "))
+    };
+    let all: Vec<String> = (0..rows).map(row).collect();
+    all.join(", ")
 }
 
 /// Moves a message from one state to the next; `false` if it was not in `from`: somebody was
