@@ -133,6 +133,7 @@ fn in_docker(data: &Data, port: u16) -> Result<Spec> {
         "TRANSACTION_STATE_LOG_MIN_ISR=1".to_owned(),
         "GROUP_INITIAL_REBALANCE_DELAY_MS=0".to_owned(),
         "TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS=1000".to_owned(),
+        "SOCKET_RECEIVE_BUFFER_BYTES=1048576".to_owned(),
     ];
     Ok(Spec::new("kafka", move || {
         let mut command = Command::new("sh");

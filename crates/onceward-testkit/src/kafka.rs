@@ -372,6 +372,9 @@ pub fn settings(brokers: u16) -> Vec<(&'static str, String)> {
             "transaction.abort.timed.out.transaction.cleanup.interval.ms",
             "1000",
         ),
+        // 100 kB by default: a request of some megabytes then needs the broker's attention for each of
+        // them, and a busy broker gives it late.
+        ("socket.receive.buffer.bytes", "1048576"),
         // After kill -9 the broker waits for its former session to end: 4 s instead of 12.
         ("broker.session.timeout.ms", "2000"),
         ("broker.heartbeat.interval.ms", "500"),
