@@ -8,11 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use onceward::consumer::{
-    AssignedPartition, Command, Link, Record, Retention, Subscriber, SubscriberError, Subscription,
-    TopicPartition,
+    Command, Link, Record, Subscriber, SubscriberError, Subscription, TopicPartition,
 };
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,9 +20,12 @@ use serde::Deserialize;
 use crate::KafkaConfig;
 use crate::events::{Event, Events, set_leader_epoch};
 use crate::fault::{denied, is_denied};
-use crate::ffi::describe_topics;
 use crate::trouble::{Trouble, explain};
 use crate::watch::why_unreachable;
+
+mod facts;
+
+use facts::facts;
 
 /// Reads a consumer group's topics by librdkafka.
 #[derive(Debug, Clone)]
@@ -527,166 +528,10 @@ fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
     list
 }
 
-/// What the cluster says of the partitions.
-fn facts(
-    consumer: &BaseConsumer<Quiet>,
-    config: &ClientConfig,
-    group: &str,
-    partitions: &[TopicPartition],
-) -> Result<Vec<AssignedPartition>, NoFacts> {
-    if partitions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let names: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
-    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    let mut ids = BTreeMap::new();
-    for (name, described) in
-        describe_topics(consumer.client(), &names, ASK).map_err(no_facts("topic lookup"))?
-    {
-        let described = described.map_err(|code| {
-            let need = format!("DESCRIBE on topic {name}");
-            needing("topic lookup", code, &need)
-        })?;
-        ids.insert(name, described.id);
-    }
-    let committed = consumer
-        .committed_offsets(list_of(partitions), ASK)
-        .map_err(|error| {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            needing(
-                "committed offset lookup",
-                code,
-                &format!("READ on group {group}"),
-            )
-        })?;
-    let retentions = retentions(config, &names);
-    let mut facts = Vec::with_capacity(partitions.len());
-    for at in partitions {
-        let (log_start, log_end) = consumer
-            .fetch_watermarks(&at.topic, at.partition, ASK)
-            .map_err(no_facts("offset lookup"))?;
-        let metadata = committed
-            .find_partition(&at.topic, at.partition)
-            .filter(|element| matches!(element.offset(), Offset::Offset(_)))
-            .map(|element| element.metadata().to_owned());
-        facts.push(AssignedPartition {
-            at: at.clone(),
-            topic_id: ids.get(&*at.topic).cloned().unwrap_or_default(),
-            log_start,
-            log_end,
-            committed_metadata: metadata,
-            retention: retentions
-                .get(&*at.topic)
-                .copied()
-                .unwrap_or(Retention::Unknown),
-        });
-    }
-    Ok(facts)
-}
-
-/// The topics' retention; empty if it can't be asked (no right to describe configs): then nothing is
-/// purged.
-fn retentions(config: &ClientConfig, topics: &[String]) -> BTreeMap<String, Retention> {
-    let ask = || -> Option<BTreeMap<String, Retention>> {
-        let admin: AdminClient<DefaultClientContext> = config.create().ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .ok()?;
-        let wanted: Vec<_> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ASK));
-        let answers = runtime.block_on(admin.describe_configs(&wanted, &options));
-        let answers = answers.ok()?;
-        // In the order of the question.
-        Some(
-            topics
-                .iter()
-                .zip(answers)
-                .filter_map(|(topic, answer)| {
-                    let resource = answer.ok()?;
-                    // Every topic has settings: none are told to who may not see them.
-                    if resource.entries.is_empty() {
-                        tracing::warn!(
-                            topic,
-                            "without the right DESCRIBE_CONFIGS on this topic its retention is \
-                             unknown: its inbox rows are never purged"
-                        );
-                    }
-                    let entries = resource.entry_map();
-                    let value = |name: &str| entries.get(name)?.value.clone();
-                    Some((
-                        topic.clone(),
-                        retention(value("cleanup.policy"), value("retention.ms")),
-                    ))
-                })
-                .collect(),
-        )
-    };
-    ask().unwrap_or_default()
-}
-
-fn retention(policy: Option<String>, milliseconds: Option<String>) -> Retention {
-    let (Some(policy), Some(milliseconds)) = (policy, milliseconds) else {
-        return Retention::Unknown;
-    };
-    match milliseconds.parse::<i64>().map(u64::try_from) {
-        _ if policy.contains("compact") => Retention::Unlimited,
-        Ok(Ok(kept)) => Retention::Time(Duration::from_millis(kept)),
-        Ok(Err(_)) => Retention::Unlimited,
-        Err(_) => Retention::Unknown,
-    }
-}
-
-/// The cluster did not tell what it knows of the partitions.
-struct NoFacts {
-    error: SubscriberError,
-    /// A right is missing.
-    is_denied: bool,
-}
-
-/// Names the right that the question needs if that is what is missing.
-fn needing(doing: &'static str, code: RDKafkaErrorCode, need: &str) -> NoFacts {
-    let is_denied = is_denied(code);
-    let reason = match is_denied {
-        true => denied(doing, need),
-        false => code.to_string(),
-    };
-    NoFacts {
-        error: SubscriberError { doing, reason },
-        is_denied,
-    }
-}
-
-/// For `map_err`.
-fn no_facts<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> NoFacts {
-    move |error| NoFacts {
-        error: failed(doing)(error),
-        is_denied: false,
-    }
-}
-
 /// For `map_err`.
 fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> SubscriberError {
     move |error| SubscriberError {
         doing,
         reason: error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_topic_with_a_time_limit_lets_its_inbox_rows_go() {
-        let ask = |policy: &str, ms: &str| retention(Some(policy.into()), Some(ms.into()));
-        assert_eq!(
-            ask("delete", "1000"),
-            Retention::Time(Duration::from_secs(1))
-        );
-        assert_eq!(ask("delete", "-1"), Retention::Unlimited);
-        assert_eq!(ask("compact", "1000"), Retention::Unlimited);
-        assert_eq!(ask("compact,delete", "1000"), Retention::Unlimited);
-        assert_eq!(retention(None, Some("1".into())), Retention::Unknown);
     }
 }
