@@ -101,6 +101,24 @@ impl Client {
         Ok(self.http.get(&url).send().await?.text().await?)
     }
 
+    /// The first of a service's server-sent events: the JSON of its data.
+    pub async fn first_event(&self, service: &str, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.urls[service]);
+        let mut answer = self.http.get(&url).send().await?;
+        let mut text = String::new();
+        let reading = async {
+            while let Some(chunk) = answer.chunk().await? {
+                text.push_str(&String::from_utf8_lossy(&chunk));
+                let data = text.lines().find_map(|line| line.strip_prefix("data: "));
+                if let (Some(data), true) = (data, text.contains("\n\n")) {
+                    return Ok(serde_json::from_str(data)?);
+                }
+            }
+            bail!("{url} ended: {text}")
+        };
+        tokio::time::timeout(Duration::from_secs(10), reading).await?
+    }
+
     /// GET of one service.
     pub async fn get(&self, service: &str, path: &str) -> Result<Value> {
         let url = format!("{}{path}", self.urls[service]);

@@ -211,6 +211,8 @@ impl Shop {
             .args(["--seed", &options.seed.to_string()])
             .args(["--continue-on-failure", "--no-color"])
             .args(["--generation-database", "none"])
+            // A stream that ends with the service.
+            .args(["--exclude-path", "/analytics/live"])
             .env("ONCEWARD_OPERATOR_TOKEN", TOKEN)
             .current_dir(&self.folder)
             .stdin(Stdio::null())

@@ -219,6 +219,11 @@ impl Shop {
         for (name, _) in compose.ours() {
             ports.insert(name.clone(), Port::take()?);
         }
+        let smtp = Port::take()?;
+        for there in ["mail:1025", "0.0.0.0:1025"] {
+            addresses.push((there.to_owned(), format!("127.0.0.1:{}", smtp.number())));
+        }
+        ports.insert("smtp".to_owned(), smtp);
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs)?;
         Ok(Self {

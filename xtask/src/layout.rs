@@ -18,7 +18,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are listed.
-pub const SERVICES: [Service; 5] = [
+pub const SERVICES: [Service; 7] = [
     Service {
         name: "order",
         port: 8001,
@@ -36,10 +36,21 @@ pub const SERVICES: [Service; 5] = [
         port: 8004,
     },
     Service {
+        name: "notification",
+        port: 8007,
+    },
+    Service {
+        name: "analytics",
+        port: 8008,
+    },
+    Service {
         name: "saga-orchestrator",
         port: 8009,
     },
 ];
+
+/// The name under which the mail server runs that shows mails instead of delivering them.
+pub const MAIL: &str = "mail-sink";
 
 /// The name under which the relay runs.
 pub const RELAY: &str = "outbox-relay";
@@ -81,7 +92,7 @@ impl Ports {
             let offset = 3000 + seed;
             let ports = Self::new(offset);
             let mut all = SERVICES.map(|service| ports.service(service)).to_vec();
-            all.extend([ports.relay(), ports.postgres()]);
+            all.extend([ports.relay(), ports.postgres(), ports.smtp(), ports.mail()]);
             let kafka = ports.kafka(3);
             all.extend(kafka.into_iter().flat_map(|(client, own)| [client, own]));
             let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
@@ -97,6 +108,16 @@ impl Ports {
     /// Port of the relay's health and metrics.
     pub fn relay(self) -> u16 {
         9100 + self.offset
+    }
+
+    /// Port that takes mails, by SMTP.
+    pub fn smtp(self) -> u16 {
+        1025 + self.offset
+    }
+
+    /// Port that shows them, by HTTP.
+    pub fn mail(self) -> u16 {
+        8025 + self.offset
     }
 
     /// Kafka's ports, broker by broker: for clients, and of its controller.

@@ -175,6 +175,8 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
         "inventory",
         "payment",
         "delivery",
+        "analytics",
+        "notification",
         "saga-orchestrator",
     ];
     for rule in users

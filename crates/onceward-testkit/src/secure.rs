@@ -213,6 +213,8 @@ pub fn shared() -> Result<&'static SecureKafka> {
         "inventory",
         "payment",
         "delivery",
+        "analytics",
+        "notification",
         "saga-orchestrator",
         "onceward",
         "operator",

@@ -31,6 +31,10 @@ pub const INVENTORY_GROUP: &str = "inventory-service-group";
 pub const PAYMENT_GROUP: &str = "payment-service-group";
 /// Consumer group of the delivery service.
 pub const DELIVERY_GROUP: &str = "delivery-service-group";
+/// Consumer group of the analytics service.
+pub const ANALYTICS_GROUP: &str = "analytics-service-group";
+/// Consumer group of the notification service.
+pub const NOTIFICATION_GROUP: &str = "notification-service-group";
 /// Consumer group of the saga orchestrator.
 pub const SAGA_ORCHESTRATOR_GROUP: &str = "saga-orchestrator-group";
 

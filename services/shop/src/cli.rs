@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use onceward_kafka::KafkaConfig;
 use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
-/// The shop: five services that talk only through outbox, Kafka and inbox.
+/// The shop: seven services that talk only through outbox, Kafka and inbox.
 #[derive(Debug, Parser)]
 #[command(name = "shop", version)]
 pub(crate) struct Cli {
@@ -22,8 +22,14 @@ pub(crate) enum Command {
     Payment(Serve<payment::Settings>),
     /// Run the delivery service (port 8004).
     Delivery(Serve<delivery::Settings>),
+    /// Run the analytics service (port 8008).
+    Analytics(Serve<NoSettings>),
+    /// Run the notification service (port 8007).
+    Notification(Serve<notification::Settings>),
     /// Run the saga orchestrator (port 8009).
     SagaOrchestrator(Serve<saga_orchestrator::Settings>),
+    /// Run a mail server that takes every mail, delivers none and shows them (SMTP 1025, HTTP 8025).
+    MailSink(mail_sink::Options),
     /// Create or update a service's tables. May be repeated.
     Migrate(Migrate),
     /// Create all topics that are missing. May be repeated.
@@ -77,6 +83,8 @@ pub(crate) enum ServiceName {
     Inventory,
     Payment,
     Delivery,
+    Notification,
+    Analytics,
     SagaOrchestrator,
 }
 
@@ -87,6 +95,8 @@ impl ServiceName {
             Self::Inventory => &inventory::DEFINITION,
             Self::Payment => &payment::DEFINITION,
             Self::Delivery => &delivery::DEFINITION,
+            Self::Analytics => &analytics::DEFINITION,
+            Self::Notification => &notification::DEFINITION,
             Self::SagaOrchestrator => &saga_orchestrator::DEFINITION,
         }
     }

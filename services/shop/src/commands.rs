@@ -8,6 +8,7 @@ use onceward::consumer::{Consumer, ConsumerOptions};
 use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker, TopicMade};
 use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Command, Migrate, Serve, Topics};
 use crate::database::Database;
@@ -21,7 +22,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Inventory(serve) => Box::pin(on_database(serve, Inventory)).await,
         Command::Payment(serve) => Box::pin(on_database(serve, Payment)).await,
         Command::Delivery(serve) => Box::pin(on_database(serve, Delivery)).await,
+        Command::Analytics(serve) => Box::pin(on_database(serve, Analytics)).await,
+        Command::Notification(serve) => Box::pin(on_database(serve, Notification)).await,
         Command::SagaOrchestrator(serve) => Box::pin(on_database(serve, SagaOrchestrator)).await,
+        Command::MailSink(options) => self::mail_sink(options).await,
         Command::Migrate(migrate) => self::migrate(migrate).await,
         Command::Topics(topics) => self::topics(topics).await,
     }
@@ -41,6 +45,8 @@ struct Order;
 struct Inventory;
 struct Payment;
 struct Delivery;
+struct Analytics;
+struct Notification;
 struct SagaOrchestrator;
 
 impl Member for Order {
@@ -75,6 +81,23 @@ impl Member for Delivery {
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
         delivery::service(app, settings)
+    }
+}
+impl Member for Analytics {
+    type Settings = crate::cli::NoSettings;
+    const DEFINITION: &'static Definition = &analytics::DEFINITION;
+    fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
+        analytics::service(app)
+    }
+}
+impl Member for Notification {
+    type Settings = notification::Settings;
+    const DEFINITION: &'static Definition = &notification::DEFINITION;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        notification::service(app, settings)
     }
 }
 impl Member for SagaOrchestrator {
@@ -143,6 +166,18 @@ fn consumer<B: SagaBackend>(
     Ok(vec![Background::new("consumer", move |stop| async move {
         Ok(consumer.run(stop).await?)
     })])
+}
+
+async fn mail_sink(options: mail_sink::Options) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let signal = skeleton::first_signal();
+    let running = mail_sink::run(&options, stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended,
+        _signal = signal => stop.cancel(),
+    }
+    running.await
 }
 
 async fn migrate(migrate: Migrate) -> anyhow::Result<()> {

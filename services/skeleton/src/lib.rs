@@ -44,5 +44,6 @@ pub use path::{PathId, PathText};
 pub use routes::Routes;
 pub use run::{assemble, migrate, run};
 pub use service::{Background, Definition, Service};
+pub use shutdown::first_signal;
 pub use telemetry::{TelemetryOptions, init as init_telemetry};
 pub use time::iso_time;

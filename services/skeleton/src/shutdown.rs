@@ -3,7 +3,10 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Waits for SIGTERM or SIGINT and returns its name.
-pub(crate) async fn first_signal() -> anyhow::Result<&'static str> {
+///
+/// # Errors
+/// No handler can be installed.
+pub async fn first_signal() -> anyhow::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(tokio::select! {

@@ -1,7 +1,9 @@
 //! Orders keep coming while everything is killed, one after the other.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use auditor::shop::Books;
 use integration_tests::{Client, Database, Order, Result, Settings, World};
 
 const PER_SECOND: u64 = 20;
@@ -34,6 +36,8 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
         "inventory",
         "payment",
         "delivery",
+        "notification",
+        "analytics",
         "saga-orchestrator",
     ] {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -59,7 +63,81 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
         "an order was doubled or lost"
     );
     assert!(books.completed > 0 && books.failed > 0, "{books:?}");
+    analytics_agree(&client, &books).await?;
+    each_mail_came(&client, &books).await?;
     world.verify()
+}
+
+/// The counters add up to the order service's own totals, however often their service was killed.
+async fn analytics_agree(client: &Client, books: &Books) -> Result<()> {
+    let deadline = Instant::now() + END_AT_MOST;
+    loop {
+        // It may be behind, never ahead.
+        let found = client.get("analytics", "/analytics?window=all").await?;
+        let count = |name: &str| found[name].as_u64().unwrap_or_default();
+        let counted = (count("placed"), count("completed"), count("cancelled"));
+        let wanted = (books.orders, books.completed, books.failed);
+        let said = |topic: &str| found["messages"][topic].as_u64().unwrap_or_default();
+        let messages = ["order.created", "order.completed", "order.cancelled"].map(said);
+        let revenue = found["revenue_minor"].as_i64().unwrap_or_default();
+        if counted == wanted && messages == [wanted.0, wanted.1, wanted.2] {
+            assert_eq!(revenue, books.taken_minor, "{found:#}");
+            return Ok(());
+        }
+        let ahead = counted.0 > wanted.0 || counted.1 > wanted.1 || counted.2 > wanted.2;
+        anyhow::ensure!(
+            !ahead && Instant::now() < deadline,
+            "analytics counts {counted:?}, messages {messages:?}; the books say {wanted:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Every mail that was written came into the mail server, and says the same if it came twice.
+async fn each_mail_came(client: &Client, books: &Books) -> Result<()> {
+    let deadline = Instant::now() + END_AT_MOST;
+    loop {
+        let mut wanted = BTreeMap::new();
+        let (mut waiting, mut completed, mut cancelled) = (0, 0, 0);
+        let mut before = String::new();
+        loop {
+            let page = client
+                .get("notification", &format!("/notifications?limit=500{before}"))
+                .await?;
+            for mail in page["items"].as_array().into_iter().flatten() {
+                waiting += usize::from(mail["state"] != "sent");
+                completed += u64::from(mail["template"] == "order_completed");
+                cancelled += u64::from(mail["template"] == "order_cancelled");
+                let id = mail["mail_id"].as_str().unwrap_or_default();
+                let order = mail["order_id"].as_str().unwrap_or_default();
+                wanted.insert(format!("{id}@onceward.example"), order.to_owned());
+            }
+            let Some(next) = page["next"].as_str() else {
+                break;
+            };
+            before = format!("&before={next}");
+        }
+        let all_written = (completed, cancelled) == (books.completed, books.failed);
+        if waiting == 0 && all_written {
+            let came = client.get("mail-sink", "/messages").await?;
+            let mut found: BTreeMap<String, &serde_json::Value> = BTreeMap::new();
+            for mail in came.as_array().into_iter().flatten() {
+                let id = mail["message_id"].as_str().unwrap_or_default();
+                let text = &mail["text"];
+                assert_eq!(found.insert(id.to_owned(), text).unwrap_or(text), text);
+                let order = wanted.get(id).map(String::as_str).unwrap_or("(none)");
+                let said = text.as_str().unwrap_or_default();
+                assert!(said.contains(order), "{id} is about {order}: {said}");
+            }
+            assert!(found.keys().eq(wanted.keys()), "a mail is missing");
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{waiting} mails still wait; {completed} completed, {cancelled} cancelled, of {books:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

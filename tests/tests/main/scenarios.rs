@@ -57,6 +57,9 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     a_silent_payment_is_undone(&mut world, &client).await?;
     an_operator_turns_an_order_back(&mut world, &client).await?;
 
+    // The stream says the same as the page, and holds up no stop.
+    let live = client.first_event("analytics", "/analytics/live").await?;
+    assert_eq!(live["window_seconds"], 60, "{live:#}");
     let books = world.closed_books().await?;
     // The plain one and the one with a key; short stock, declined, undeliverable, silent and turned
     // back.

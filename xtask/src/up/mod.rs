@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::{self, Lock, Order};
-use crate::layout::{Data, Ports, RELAY, SERVICES, kafka_names, root};
+use crate::layout::{Data, MAIL, Ports, RELAY, SERVICES, kafka_names, root};
 use crate::supervisor::{Handle, Supervisor};
 use crate::view::{self, Said, Wish};
 use crate::{Result, databases, kafka, preflight, ps};
@@ -135,6 +135,7 @@ fn check(options: &Options, data: &Data) -> Result<()> {
     }
     if !options.only_kafka {
         needed.push((RELAY, ports.relay()));
+        needed.extend([(MAIL, ports.smtp()), (MAIL, ports.mail())]);
         needed.extend(SERVICES.map(|service| (service.name, ports.service(service))));
     }
     preflight::ports_are_free(&needed)?;

@@ -11,7 +11,7 @@ use super::{Hints, Options};
 use crate::Result;
 use crate::databases::{self, Databases};
 use crate::kafka;
-use crate::layout::{Data, Ports, RELAY, SERVICES, kafka_names, root};
+use crate::layout::{Data, MAIL, Ports, RELAY, SERVICES, kafka_names, root};
 use crate::manifest::{Manifest, Source};
 use crate::probe::Ready;
 use crate::supervisor::{Handle, Spec};
@@ -103,7 +103,9 @@ impl Run {
         for service in SERVICES {
             handle.add(self.service(service.name, self.ports.service(service)));
         }
-        for name in std::iter::once(RELAY).chain(SERVICES.map(|service| service.name)) {
+        handle.add(self.mail());
+        let services = SERVICES.map(|service| service.name);
+        for name in [RELAY].into_iter().chain(services).chain([MAIL]) {
             say(&format!("{} is ready", handle.ready(name).await?));
         }
         Ok(())
@@ -148,10 +150,8 @@ impl Run {
         }
         let databases = self.databases.clone();
         blocking(move || databases.create()).await?;
-        // Five programs side by side: each has a database of its own.
-        let [order, inventory, payment, delivery, saga] =
-            SERVICES.map(|service| self.migrate(service.name));
-        tokio::try_join!(order, inventory, payment, delivery, saga)?;
+        // Side by side: each has a database of its own.
+        futures::future::try_join_all(SERVICES.map(|service| self.migrate(service.name))).await?;
         say("databases are migrated");
         Ok(())
     }
@@ -179,6 +179,20 @@ impl Run {
             bail!("shop {what} failed: {}", tail(text.trim(), 8));
         }
         Ok(())
+    }
+
+    fn mail(&self) -> Spec {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let (smtp, http) = (address(self.ports.smtp()), address(self.ports.mail()));
+        let arguments = [MAIL, "--smtp", &smtp, "--listen", &http];
+        let mut spec = Spec::new(
+            MAIL,
+            self.command("shop", arguments.map(str::to_owned).to_vec()),
+        );
+        spec.port = Some(self.ports.mail());
+        spec.url = Some(format!("http://{http}"));
+        spec.ready = Ready::Http(self.ports.mail());
+        spec
     }
 
     fn relay(&self) -> Spec {
@@ -214,7 +228,11 @@ impl Run {
             "--instance-id",
             "dev",
         ];
-        let arguments = arguments.map(str::to_owned).to_vec();
+        let mut arguments = arguments.map(str::to_owned).to_vec();
+        if name == "notification" {
+            let smtp = format!("smtp://127.0.0.1:{}", self.ports.smtp());
+            arguments.extend(["--smtp".to_owned(), smtp]);
+        }
         let mut spec = Spec::new(name, self.command("shop", arguments));
         spec.port = Some(port);
         spec.url = Some(format!("http://{listen}"));

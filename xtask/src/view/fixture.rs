@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::scrape::Scrape;
 use super::shop::{Health, Look, RelayStatus, SourceStatus};
-use crate::layout::{RELAY, SERVICES};
+use crate::layout::{MAIL, RELAY, SERVICES};
 use crate::manifest::{Process, State};
 
 /// Everything works, and all orders placed so far have ended.
@@ -15,10 +15,11 @@ pub(super) fn all_fine(at: Duration, placed: u64) -> Look {
 
 /// Everything works; `ended` of the orders have ended, 3 in 20 of them as failed.
 pub(super) fn look(at: Duration, placed: u64, ended: u64) -> Look {
-    let ports = [9092, 9100, 8001, 8002, 8003, 8004, 8009];
+    let ports = [9092, 9100, 8001, 8002, 8003, 8004, 8007, 8008, 8009, 8025];
     let names = ["kafka", RELAY]
         .into_iter()
-        .chain(SERVICES.map(|service| service.name));
+        .chain(SERVICES.map(|service| service.name))
+        .chain([MAIL]);
     let processes = names.zip(ports).zip(0..).map(|((name, port), number)| {
         let process = Process {
             name: name.to_owned(),

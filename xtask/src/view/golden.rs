@@ -35,7 +35,7 @@ fn said() -> Vec<Line> {
         (2.3, "databases are migrated"),
         (4.0, "outbox-relay (pid 41317, port 9100) is ready"),
         (4.1, "order (pid 41334, port 8001) is ready"),
-        (4.6, "saga-orchestrator (pid 41402, port 8009) is ready"),
+        (4.6, "saga-orchestrator (pid 41436, port 8009) is ready"),
         (4.6, "everything is ready\n\nNAME  …"),
     ];
     let line = |(at, text): (f32, &str)| Line {
@@ -153,7 +153,7 @@ fn nothing_breaks_at_any_size_and_what_matters_stays() {
     for width in (1..150).step_by(7) {
         for height in 0..50 {
             let text = picture(&shop, &said, (width, height));
-            if width >= 66 && height >= 16 {
+            if width >= 66 && height >= 19 {
                 assert!(text.contains("needs a person"), "{width}x{height}\n{text}");
                 assert!(
                     text.contains("saga-orchestrator"),

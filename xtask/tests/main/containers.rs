@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context;
 use onceward_testkit::Result;
 use onceward_testkit::kafka::{VERSION, settings};
 use serde_json::Value;
@@ -88,8 +89,14 @@ fn its_services_and_two_relays_are_those_of_dev_up() -> Result<()> {
         .map(|name| format!("{name}:19092"))
         .collect();
     let bootstrap = all.join(",");
-    let (relays, services): (BTreeMap<_, _>, BTreeMap<_, _>) =
+    let (relays, mut services): (BTreeMap<_, _>, BTreeMap<_, _>) =
         compose.ours().partition(|(name, _)| name.contains("relay"));
+    let mail = services
+        .remove(&"mail".to_owned())
+        .context("no mail server")?;
+    assert_eq!(mail.port(), Some((ports.mail(), ports.mail())));
+    let smtp = &services[&"notification".to_owned()].environment["ONCEWARD_SMTP"];
+    assert_eq!(*smtp, format!("smtp://mail:{}", ports.smtp()));
 
     let names: BTreeSet<&str> = SERVICES.iter().map(|service| service.name).collect();
     assert_eq!(

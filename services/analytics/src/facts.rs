@@ -1,0 +1,140 @@
+//! Messages in: each adds one to its minute, and tells something about its order.
+
+use std::sync::Arc;
+
+use contracts::{delivery, inventory, order, payment};
+use onceward::consumer::{Handler, HandlerError, Handlers};
+use onceward::{Backend, Clock, Event, MessageContext, Micros, Routing, Tx};
+use uuid::Uuid;
+
+/// Microseconds of a minute.
+pub(crate) const MINUTE: Micros = 60_000_000;
+
+/// What a message tells about its order.
+enum Fact {
+    /// It was placed, for so much.
+    Placed(i64),
+    /// It ended so.
+    Ended(&'static str),
+    /// Something was confirmed undone.
+    Undone,
+    /// Nothing that is not counted anyway.
+    Nothing,
+}
+
+/// A message that is counted.
+trait Heard: Event {
+    fn order_id(&self) -> Uuid;
+    fn fact(&self) -> Fact;
+}
+
+macro_rules! heard {
+    ($($message:ty => $fact:expr;)*) => {$(
+        impl Heard for $message {
+            fn order_id(&self) -> Uuid {
+                self.order_id
+            }
+            fn fact(&self) -> Fact {
+                let fact: fn(&Self) -> Fact = $fact;
+                fact(self)
+            }
+        }
+    )*
+
+    /// A handler for every message type of [`crate::TOPICS`].
+    pub fn handlers<B: Backend>(facts: Facts) -> Handlers<B> {
+        Handlers::default()$(.on::<$message, _>(facts.clone()))*
+    }
+    };
+}
+
+heard! {
+    order::Created => |m| Fact::Placed(m.amount_minor);
+    order::Completed => |_| Fact::Ended("completed");
+    order::Cancelled => |_| Fact::Ended("cancelled");
+    inventory::Reserved => |_| Fact::Nothing;
+    inventory::Failed => |_| Fact::Nothing;
+    inventory::Released => |_| Fact::Undone;
+    payment::Completed => |_| Fact::Nothing;
+    payment::Failed => |_| Fact::Nothing;
+    payment::Refunded => |_| Fact::Undone;
+    delivery::Scheduled => |_| Fact::Nothing;
+    delivery::Failed => |_| Fact::Nothing;
+    delivery::Cancelled => |_| Fact::Undone;
+}
+
+/// Counts what is said about orders.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    clock: Arc<dyn Clock>,
+    routing: Arc<Routing>,
+}
+
+impl Facts {
+    /// Facts on this clock, for messages that do not say when they were written.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            routing: Arc::default(),
+        }
+    }
+}
+
+impl<B: Backend, M: Heard> Handler<B, M> for Facts {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        message: M,
+    ) -> Result<(), HandlerError> {
+        let at = context.caused_at.unwrap_or_else(|| self.clock.now());
+        let order_id = message.order_id();
+        // The topics are in no order to each other: the row is made by whichever comes first.
+        match message.fact() {
+            Fact::Placed(amount_minor) => {
+                sqlx::query(
+                    "insert into order_fact (order_id, created_at, amount_minor) \
+                     values ($1, $2, $3) on conflict (order_id) do update \
+                     set created_at = excluded.created_at, amount_minor = excluded.amount_minor",
+                )
+                .bind(order_id)
+                .bind(at)
+                .bind(amount_minor)
+                .execute(&mut **tx)
+                .await?;
+            }
+            Fact::Ended(outcome) => {
+                sqlx::query(
+                    "insert into order_fact (order_id, ended_at, outcome) values ($1, $2, $3) \
+                     on conflict (order_id) do update \
+                     set ended_at = excluded.ended_at, outcome = excluded.outcome",
+                )
+                .bind(order_id)
+                .bind(at)
+                .bind(outcome.to_owned())
+                .execute(&mut **tx)
+                .await?;
+            }
+            Fact::Undone => {
+                sqlx::query(
+                    "insert into order_fact (order_id, undone) values ($1, 1) \
+                     on conflict (order_id) do update set undone = 1",
+                )
+                .bind(order_id)
+                .execute(&mut **tx)
+                .await?;
+            }
+            Fact::Nothing => {}
+        }
+        // Last: every batch of this minute writes these few rows, so they are locked for short.
+        sqlx::query(
+            "insert into minute_count (minute, topic, messages) values ($1, $2, 1) \
+             on conflict (minute, topic) do update set messages = minute_count.messages + 1",
+        )
+        .bind(at - at.rem_euclid(MINUTE))
+        .bind(self.routing.topic(M::TYPE).to_owned())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}

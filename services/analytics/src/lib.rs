@@ -1,0 +1,61 @@
+//! The analytics service: counts what is said about orders, and shows it by window and live.
+//!
+//! Each message is counted in the transaction of its inbox row, so the counters are exact whatever
+//! is killed: they add up to the order service's own totals.
+#![deny(missing_docs)]
+
+mod facts;
+mod http;
+mod live;
+mod summary;
+
+use onceward::Backend;
+use onceward::consumer::Handlers;
+use onceward::schema::Line;
+use skeleton::{App, Definition, Service};
+use sqlx::migrate::Migrator;
+
+pub use facts::{Facts, handlers};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+/// Its own tables.
+static LINES: [Line; 1] = [Line::portable("_analytics_migrations", &MIGRATIONS)];
+
+/// Name, group, port and tables.
+pub const DEFINITION: Definition = Definition {
+    name: "analytics",
+    about: "Counts what is said about orders, and shows it by window and live.\n\n\
+    Read only. Each message is counted once, in one transaction with the record that it was received; \
+    the time that counts is when it was written.",
+    consumer: contracts::ANALYTICS_GROUP,
+    port: 8008,
+    lines: &LINES,
+};
+
+/// Topics it consumes: what has happened, not what is wished.
+pub const TOPICS: [&str; 12] = [
+    "order.created",
+    "order.completed",
+    "order.cancelled",
+    "inventory.reserved",
+    "inventory.failed",
+    "inventory.released",
+    "payment.completed",
+    "payment.failed",
+    "payment.refunded",
+    "delivery.scheduled",
+    "delivery.failed",
+    "delivery.cancelled",
+];
+
+/// The service with its routes and handlers.
+///
+/// # Errors
+/// None so far.
+pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
+    let (task, live) = live::task(app.clone());
+    let handlers: Handlers<B> = handlers(Facts::new(app.clock().clone()));
+    Ok(Service::new(http::routes(live))
+        .consuming(&TOPICS, handlers)
+        .with_background(task))
+}

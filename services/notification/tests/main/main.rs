@@ -1,0 +1,327 @@
+//! Mails on real databases, into a real mail server.
+#![expect(clippy::unwrap_used, reason = "test code fails by panicking")]
+
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use contracts::{delivery, order, payment};
+use mail_sink::{Mail, Mails};
+use notification::{DEFINITION, Reactions, Sender, Settings, handlers};
+use onceward::consumer::Handlers;
+use onceward::schema::SchemaBackend;
+use onceward::secret::Secret;
+use onceward::{Backend, Db, Envelope, Event, IdGen, MessageId, OpenOptions, UuidV7};
+use onceward_saga::{SagaId, StepRef};
+use onceward_testkit::postgres as server;
+use skeleton::App;
+use sqlx::{Postgres, Sqlite};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+/// Defines each case for both databases: the same sentence, twice.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let (shop, _folder) = crate::on_sqlite().await;
+                super::$name(shop).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::on_postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both!(
+    mails_wait_for_their_server_and_high_priority_goes_first,
+    a_user_gets_the_mails_that_are_wanted_where_they_are_wanted,
+    what_the_server_took_and_nobody_noted_is_the_same_mail_again,
+);
+
+/// The service without Kafka, and a mail server that comes and goes.
+struct Shop<B: Backend> {
+    app: App<B>,
+    handlers: Handlers<B>,
+    sender: Sender<B>,
+    smtp: SocketAddr,
+    mails: Mails,
+    server: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+async fn on_sqlite() -> (Shop<Sqlite>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notification.db");
+    std::fs::File::create(&path).unwrap();
+    let url = format!("sqlite://{}", path.display());
+    let db = Db::<Sqlite>::open(&url, OpenOptions::default())
+        .await
+        .unwrap();
+    (Shop::new(db).await, folder)
+}
+
+async fn on_postgres() -> Shop<Postgres> {
+    let url = server::shared().unwrap().create_database().unwrap();
+    let db = Db::<Postgres>::open(&url, OpenOptions::default())
+        .await
+        .unwrap();
+    Shop::new(db).await
+}
+
+impl<B: SchemaBackend> Shop<B> {
+    async fn new(db: Db<B>) -> Self {
+        skeleton::migrate(&DEFINITION, db.pool()).await.unwrap();
+        let app = App::new(db, DEFINITION.source().unwrap());
+        // A port that is nobody's until the server starts there.
+        let smtp = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let url = Secret::from(format!("smtp://{smtp}"));
+        let settings = Settings {
+            smtp: url.clone(),
+            smtp_file: None,
+            mail_from: "Shop <shop@onceward.example>".parse().unwrap(),
+            mail_domain: "customers.example".into(),
+        };
+        Self {
+            sender: Sender::new(&app, &url, &settings).unwrap(),
+            handlers: handlers(Reactions::new(app.clock().clone())),
+            app,
+            smtp,
+            mails: Mails::default(),
+            server: None,
+        }
+    }
+
+    /// A message comes; its id.
+    async fn hear<E: Event>(&self, message: E) -> Uuid {
+        let id = UuidV7.next();
+        let envelope = Envelope::of(&message, MessageId(id)).unwrap();
+        let mut tx = self.app.db().pool().begin_with(B::BEGIN).await.unwrap();
+        self.handlers.dispatch(&mut tx, &envelope).await.unwrap();
+        tx.commit().await.unwrap();
+        id
+    }
+
+    async fn placed(&self, user_id: &str) -> Uuid {
+        let order_id = UuidV7.next();
+        self.hear(order::Created {
+            order_id,
+            user_id: user_id.into(),
+            product_id: "product_1".into(),
+            quantity: 1,
+            amount_minor: 500,
+        })
+        .await;
+        order_id
+    }
+
+    async fn completed(&self, order_id: Uuid) -> Uuid {
+        let saga_id = SagaId(order_id);
+        self.hear(order::Completed { order_id, saga_id }).await
+    }
+
+    async fn start_server(&mut self) {
+        let listener = TcpListener::bind(self.smtp).await.unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(mail_sink::take(listener, self.mails.clone(), stop.clone()));
+        self.server = Some((stop, serving));
+    }
+
+    async fn stop_server(&mut self) {
+        let (stop, serving) = self.server.take().unwrap();
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    /// Sends until nothing is due.
+    async fn send_all(&self) {
+        while self.sender.send_due().await.unwrap() > 0 {}
+    }
+
+    /// What came, oldest first.
+    fn came(&self) -> Vec<Mail> {
+        let mut mails = self.mails.all();
+        mails.reverse();
+        mails
+    }
+
+    async fn count(&self, state: &'static str) -> i64 {
+        sqlx::query_scalar("select count(*) from mail where state = $1")
+            .bind(state.to_owned())
+            .fetch_one(self.app.db().pool())
+            .await
+            .unwrap()
+    }
+
+    async fn prefer(&self, user_id: &str, body: &'static str) -> u16 {
+        let service = notification::service(
+            &self.app,
+            &Settings {
+                smtp: Secret::from("smtp://127.0.0.1:1".to_owned()),
+                smtp_file: None,
+                mail_from: "shop@onceward.example".parse().unwrap(),
+                mail_domain: "customers.example".into(),
+            },
+        )
+        .unwrap();
+        let router = skeleton::assemble(
+            &DEFINITION,
+            &self.app,
+            service.routes,
+            skeleton::Limits::default(),
+        )
+        .unwrap();
+        let here: SocketAddr = ([127, 0, 0, 1], 1).into();
+        let request = Request::put(format!("/preferences/{user_id}")).extension(ConnectInfo(here));
+        let request = request.body(Body::from(body)).unwrap();
+        router.oneshot(request).await.unwrap().status().as_u16()
+    }
+}
+
+fn id_of(message: Uuid) -> Option<String> {
+    Some(format!("{message}@onceward.example"))
+}
+
+fn at(order_id: Uuid) -> StepRef {
+    StepRef::first(SagaId(order_id), "step")
+}
+
+async fn mails_wait_for_their_server_and_high_priority_goes_first<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    let mut low = Vec::new();
+    for n in 0..20 {
+        let order_id = shop.placed(&format!("user_{n}")).await;
+        low.push(shop.completed(order_id).await);
+    }
+    // Who it is for comes last: there is no order across topics.
+    let order_id = UuidV7.next();
+    let reason = "payment declined".to_owned();
+    let saga = at(order_id);
+    let high = shop
+        .hear(payment::Failed {
+            saga,
+            order_id,
+            reason,
+        })
+        .await;
+    shop.hear(order::Created {
+        order_id,
+        user_id: "anna".into(),
+        product_id: "product_1".into(),
+        quantity: 1,
+        amount_minor: 500,
+    })
+    .await;
+    for _ in 0..3 {
+        assert!(shop.sender.send_due().await.unwrap() > 0);
+    }
+    assert_eq!((shop.count("waiting").await, shop.came()), (21, vec![]));
+
+    shop.start_server().await;
+    assert_eq!(shop.sender.send_due().await.unwrap(), 16);
+    let first: Vec<_> = shop
+        .came()
+        .into_iter()
+        .map(|mail| mail.message_id)
+        .collect();
+    assert!(
+        first.contains(&id_of(high)),
+        "in the first batch: {first:?}"
+    );
+    // Away in the middle: the rest waits.
+    shop.stop_server().await;
+    assert_eq!(shop.sender.send_due().await.unwrap(), 5);
+    assert_eq!(shop.came().len(), 16);
+    shop.start_server().await;
+    shop.send_all().await;
+
+    let came = shop.came();
+    let mut ids: Vec<_> = came.iter().map(|mail| mail.message_id.clone()).collect();
+    let mut wanted: Vec<_> = low.into_iter().chain([high]).map(id_of).collect();
+    ids.sort();
+    wanted.sort();
+    assert_eq!(ids, wanted, "each once");
+    let mail = came.iter().find(|mail| mail.message_id == id_of(high));
+    let mail = mail.unwrap();
+    assert_eq!(mail.to, ["anna@customers.example"]);
+    assert_eq!(mail.subject.as_deref(), Some("Your payment failed"));
+    let text = mail.text.as_deref().unwrap();
+    assert!(text.contains("payment declined"), "{text}");
+    assert!(text.contains(&order_id.to_string()), "{text}");
+    assert_eq!(shop.count("sent").await, 21);
+}
+
+async fn a_user_gets_the_mails_that_are_wanted_where_they_are_wanted<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    shop.start_server().await;
+    for (body, status) in [
+        ("{}", 422),
+        (r#"{"wants":"some"}"#, 422),
+        (r#"{"wants":"all","address":"nowhere"}"#, 422),
+        (r#"{"wants":"high","address":"b@home.example"}"#, 200),
+    ] {
+        assert_eq!(shop.prefer("bert", body).await, status, "{body}");
+    }
+    assert_eq!(shop.prefer("carl", r#"{"wants":"none"}"#).await, 200);
+    let strange = shop.placed("no mail address\u{e4}<>").await;
+    shop.completed(strange).await;
+    for user in ["bert", "carl"] {
+        let order_id = shop.placed(user).await;
+        let saga = at(order_id);
+        shop.hear(delivery::Scheduled { saga, order_id }).await;
+        let saga_id = SagaId(order_id);
+        let reason = "timed out".to_owned();
+        shop.hear(order::Cancelled {
+            order_id,
+            saga_id,
+            reason,
+        })
+        .await;
+    }
+    shop.send_all().await;
+    let came = shop.came();
+    assert_eq!(came.len(), 1, "{came:?}");
+    assert_eq!(came[0].to, ["b@home.example"]);
+    assert_eq!(came[0].subject.as_deref(), Some("Your order was cancelled"));
+    assert_eq!(
+        (shop.count("unwanted").await, shop.count("refused").await),
+        (3, 1)
+    );
+}
+
+async fn what_the_server_took_and_nobody_noted_is_the_same_mail_again<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    shop.start_server().await;
+    let order_id = shop.placed("anna").await;
+    let id = shop.completed(order_id).await;
+    shop.send_all().await;
+    // As if the sender had died after the server's answer, and its lease were over.
+    sqlx::query("update mail set state = 'waiting', due_at = 0")
+        .execute(shop.app.db().pool())
+        .await
+        .unwrap();
+    // Two senders at once: one of them takes it.
+    let (one, other) = tokio::join!(shop.sender.send_due(), shop.sender.send_due());
+    assert_eq!(one.unwrap() + other.unwrap(), 1);
+    let came = shop.came();
+    assert_eq!(came.len(), 2);
+    for mail in &came {
+        assert_eq!(mail.message_id, id_of(id));
+        assert_eq!(mail.text, came[0].text);
+    }
+}
