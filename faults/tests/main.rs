@@ -1,5 +1,5 @@
 //! A few cells of `./dev faults`, through the same code; and that it notices what it is for.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 

@@ -161,3 +161,52 @@ pub struct ReplayProgress {
     /// The key is unparked.
     pub done: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Cursor, IdSum, PgCursor, ProgressRecord};
+    use crate::{LastRow, MessageId, SourceId};
+
+    fn record() -> ProgressRecord {
+        let cursor = Cursor::Postgres(PgCursor {
+            done: "740:745:741,743".into(),
+            page: None,
+        });
+        let mut record = ProgressRecord::genesis(SourceId(uuid::Uuid::from_u128(7)), 2, cursor);
+        (record.position, record.passed) = (12, 13);
+        record.id_sum = IdSum(u128::MAX - 5);
+        record.last = Some(LastRow {
+            seq: 99,
+            message_id: MessageId(uuid::Uuid::from_u128(8)),
+        });
+        record
+            .partitions
+            .entry("t".into())
+            .or_default()
+            .insert(3, 11);
+        record
+    }
+
+    proptest! {
+        /// Whoever may write to a progress topic chooses these bytes: some of a sound record changed, or
+        /// any at all. They are refused, or say the same when they are written again.
+        #[test]
+        fn no_bytes_are_half_a_progress_record(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            any in any::<Option<Vec<u8>>>(),
+        ) {
+            let mut bytes = serde_json::to_vec(&record()).unwrap();
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            let bytes = any.unwrap_or(bytes);
+            if let Ok(read) = serde_json::from_slice::<ProgressRecord>(&bytes) {
+                let again = serde_json::to_vec(&read).unwrap();
+                prop_assert_eq!(serde_json::from_slice::<ProgressRecord>(&again).unwrap(), read);
+            }
+        }
+    }
+}

@@ -206,6 +206,8 @@ pub(super) fn later(now: Micros, delay: Duration) -> Micros {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn record(headers: Vec<(&str, &[u8])>) -> Record {
@@ -240,6 +242,60 @@ mod tests {
             assert_eq!(entry.identity.ce_source, "");
             assert_eq!(entry.identity.ce_id, "id/3/7");
         }
+    }
+
+    proptest! {
+        /// Anybody who may write to a topic chooses these bytes.
+        #[test]
+        fn whatever_the_headers_are_a_record_has_an_identity_and_survives_storage(
+            headers in prop::collection::vec((name(), value()), 0..8),
+        ) {
+            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+            let entry = Entry::new(record(headers.collect()), "id");
+            let Identity { ce_source, ce_id } = &entry.identity;
+            prop_assert!(!ce_id.is_empty() && ce_id.len() <= MAX_ID_BYTES);
+            prop_assert!(ce_source.len() <= MAX_ID_BYTES);
+            prop_assert!(!ce_id.contains('\0') && !ce_source.contains('\0'));
+            prop_assert!(entry.stored_type().is_none_or(|text| !text.contains('\0')));
+            let stored = entry.stored_headers();
+            prop_assert!(!stored.contains('\0'));
+            let (found, defect) = decode_headers(&stored).unwrap();
+            prop_assert_eq!(found.len(), entry.envelope.headers.len());
+            for ((_, found), (_, sent)) in found.iter().zip(&entry.envelope.headers) {
+                prop_assert_eq!(found, sent);
+            }
+            prop_assert_eq!(defect.is_some(), entry.defect.is_some());
+        }
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        let ours = [
+            header::CE_ID,
+            header::CE_SOURCE,
+            header::CE_TYPE,
+            header::CE_SUBJECT,
+            header::CE_TIME,
+            header::HEADER_FORMAT,
+            header::KIND,
+            header::CORRELATION_ID,
+            header::CAUSATION_ID,
+            header::TRACEPARENT,
+        ];
+        let ours = prop::sample::select(ours.map(str::to_owned).to_vec());
+        prop_oneof![4 => ours, 1 => any::<String>()]
+    }
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            any::<Vec<u8>>(),
+            any::<String>().prop_map(String::into_bytes),
+            "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"
+                .prop_map(String::into_bytes),
+            "[0-9]{1,40}".prop_map(String::into_bytes),
+            (490_usize..510).prop_map(|length| vec![b'x'; length]),
+            "-?[0-9]{1,9}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
+                .prop_map(String::into_bytes),
+        ]
     }
 
     #[test]
