@@ -209,6 +209,7 @@ impl Report {
                 goal.unwrap_or_default(),
             )?;
         }
+        self.write_throughput(out)?;
         self.write_broken(out)?;
         writeln!(
             out,
@@ -223,6 +224,28 @@ impl Report {
             writeln!(out, "\n### {name}\n\n{does}\n\n{rule}")?;
         }
         Ok(())
+    }
+
+    fn write_throughput(&self, out: &mut String) -> std::fmt::Result {
+        const SHOWN: [&str; 4] = [
+            "relay-killed",
+            "relay-taken-over",
+            "kafka-killed",
+            "postgres-killed",
+        ];
+        writeln!(
+            out,
+            "\n## Events a second\n\nAs a reader saw them, a character a second; the highest is the most of its \
+             line.\n\n```text"
+        )?;
+        for row in &self.rows {
+            if SHOWN.contains(&row.fault.as_str()) {
+                let name = format!("{}/{}/{}", row.fault, row.database, row.publisher);
+                let (line, most) = sparkline(&row.outcome.per_second);
+                writeln!(out, "{name:<34} {line} {most}")?;
+            }
+        }
+        writeln!(out, "```")
     }
 
     fn write_broken(&self, out: &mut String) -> std::fmt::Result {
@@ -267,6 +290,21 @@ by the writers' own account of what they committed. *Other* are gaps in the posi
 committed, changed ones. *Recovery* is the time from the end of the fault to the first event, of those
 written since it began, that a `read_committed` consumer sees.
 ";
+
+/// A bar for each number, and the highest of them.
+fn sparkline(numbers: &[u32]) -> (String, u32) {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = numbers.iter().copied().max().unwrap_or(0).max(1);
+    let bar = |number: &u32| match number {
+        0 => ' ',
+        number => {
+            let step = u64::from(number - 1) * 8 / u64::from(most);
+            let step = usize::try_from(step).unwrap_or(0);
+            BARS.get(step).copied().unwrap_or('█')
+        }
+    };
+    (numbers.iter().map(bar).collect(), most)
+}
 
 /// `1,234,567`.
 pub fn thousands(number: u64) -> String {

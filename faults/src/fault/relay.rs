@@ -118,10 +118,16 @@ pub(super) fn frozen_at_a_line(
     for _ in 0..8 {
         let (line, pass) = drawn(FREEZING, rig.round, random);
         let owner = rig.settled()?;
-        rig.relay(owner)?.process.kill9()?;
+        // Alone, as the other one would be faster: it takes over at once what a killed one held.
+        for number in 0..rig.relays.len() {
+            rig.relay(number)?.process.kill9()?;
+        }
         rig.restart(owner, Some(&format!("{line}:{pass}:stop")))?;
-        // On a busy machine the other one may be faster.
-        if has_frozen(rig, owner) && rig.is_writable() {
+        let is_there = has_frozen(rig, owner) && rig.is_writable();
+        for number in (0..rig.relays.len()).filter(|number| *number != owner) {
+            rig.restart(number, None)?;
+        }
+        if is_there {
             return replaced(rig, owner, random, format!("at {line}, pass {pass}"));
         }
         rig.relay(owner)?.process.kill9()?;
