@@ -98,6 +98,10 @@ fn try_run(stage: &mut Stage, cell: &Cell, plan: &Plan, outcome: &mut Outcome) -
         })?;
     }
     judge(&mut rig, outcome)?;
+    // What failed is left for who wants to look.
+    if outcome.problems.is_empty() && struck.is_ok() {
+        rig.clear(stage)?;
+    }
     struck
 }
 

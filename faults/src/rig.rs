@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use onceward::{Clock, Micros, SourceName, SystemClock};
+use onceward_testkit::postgres::drop_database;
 use onceward_testkit::process::Process;
 use onceward_testkit::wait;
 use tokio::runtime::Handle;
@@ -305,6 +306,31 @@ impl Rig {
         let logs = self.relays.iter();
         let logs = logs.map(|relay| format!("{}:\n{}", relay.id, relay.process.log_tail(12)));
         logs.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends everything and drops the database: a server that crashes looks at every file it has before
+    /// it recovers.
+    pub fn clear(self, stage: &mut Stage) -> Result<()> {
+        let Self {
+            relays,
+            consumers,
+            writers,
+            store,
+            url,
+            runtime,
+            database,
+            ..
+        } = self;
+        drop((relays, consumers, writers));
+        runtime.block_on(store.close());
+        if database == Kind::Postgres {
+            let name = url
+                .rsplit('/')
+                .next()
+                .and_then(|rest| rest.split('?').next());
+            drop_database(&stage.postgres()?.url("postgres"), name.unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// Fails if a relay has ended that should run.
