@@ -61,7 +61,10 @@ impl Outcome {
     pub fn recovery(&self) -> Option<(u64, u64)> {
         let mut sorted = self.recovery_ms.clone();
         sorted.sort_unstable();
-        Some((*sorted.get(sorted.len() / 2)?, *sorted.last()?))
+        let longest = *sorted.last()?;
+        let upper = *sorted.get(sorted.len() / 2)?;
+        let lower = *sorted.get((sorted.len() - 1) / 2)?;
+        Some((lower.midpoint(upper), longest))
     }
 }
 
