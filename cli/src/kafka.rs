@@ -16,11 +16,10 @@ pub(crate) fn settings(place: &Place) -> Result<Vec<(String, String)>> {
         bail!("no address is known, see --kafka HOST:PORT");
     };
     let client = config.client_config()?;
-    let map = client.config_map();
-    Ok(map
-        .iter()
-        .map(|(k, v)| ((*k).to_string(), (*v).to_string()))
-        .collect())
+    // Its map has a placeholder where a password is; one by one they come as they are.
+    let names = client.config_map().into_keys();
+    let pairs = names.filter_map(|name| Some((name.to_owned(), client.get(name)?.to_owned())));
+    Ok(pairs.collect())
 }
 
 /// A glance does not wait for a transaction that hangs.

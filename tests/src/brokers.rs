@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use onceward_testkit::kafka::{Cluster, ClusterOptions, Kafka};
+use onceward_testkit::secure::SecureKafka;
 
 use crate::Result;
 
@@ -9,6 +10,8 @@ use crate::Result;
 #[derive(Debug)]
 pub(crate) enum Brokers {
     One(Box<Kafka>),
+    /// One that asks who you are, called `kafka` as well.
+    Secure(Box<SecureKafka>),
     Several(Cluster),
 }
 
@@ -26,6 +29,7 @@ impl Brokers {
     pub(crate) fn bootstrap(&self) -> String {
         match self {
             Self::One(kafka) => kafka.bootstrap(),
+            Self::Secure(kafka) => kafka.sasl(),
             Self::Several(cluster) => cluster.bootstrap(),
         }
     }
@@ -34,6 +38,8 @@ impl Brokers {
     pub(crate) fn called(&mut self, name: &str) -> Option<&mut Kafka> {
         match self {
             Self::One(kafka) => (name == "kafka").then_some(kafka),
+            // Nobody kills it here.
+            Self::Secure(_) => None,
             Self::Several(cluster) => {
                 let id: usize = name.strip_prefix("kafka-")?.parse().ok()?;
                 cluster.nodes().get_mut(id.checked_sub(1)?)
@@ -44,7 +50,7 @@ impl Brokers {
     pub(crate) fn cluster(&mut self) -> Result<&mut Cluster> {
         match self {
             Self::Several(cluster) => Ok(cluster),
-            Self::One(_) => bail!("this world has one broker"),
+            Self::One(_) | Self::Secure(_) => bail!("this world has one broker"),
         }
     }
 
@@ -55,6 +61,7 @@ impl Brokers {
         all.extend(arguments);
         let kafka = match self {
             Self::One(kafka) => kafka,
+            Self::Secure(_) => bail!("the tools know no password"),
             Self::Several(cluster) => cluster.nodes().first_mut().context("no broker")?,
         };
         kafka.run_tool(main_class, &all)

@@ -85,6 +85,14 @@ impl Client {
         Ok(body["order_id"].as_str().context("order_id")?.to_owned())
     }
 
+    /// Sets a product's stock as an operator with this token, and answers the status.
+    pub async fn set_stock(&self, product: &str, stock: u32, token: &str) -> Result<u16> {
+        let url = format!("{}/inventory/{product}", self.urls["inventory"]);
+        let request = self.http.put(url).bearer_auth(token);
+        let answer = request.json(&json!({ "stock": stock })).send().await?;
+        Ok(answer.status().as_u16())
+    }
+
     /// Posts any text and answers the status.
     pub async fn post_raw(&self, service: &str, path: &str, body: String) -> Result<u16> {
         let url = format!("{}{path}", self.urls[service]);

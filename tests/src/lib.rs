@@ -5,10 +5,12 @@ mod books;
 mod brokers;
 mod client;
 mod collector;
+mod secrets;
 mod world;
 
 pub use client::{Client, Order};
 pub use collector::{Collector, Span};
+pub use secrets::{MARK, Secrets};
 pub use world::{Database, SERVICES, Settings, World};
 
 /// The tests' fallible result.

@@ -14,7 +14,7 @@ use onceward_testkit::process::Process;
 use serde_json::json;
 
 use crate::brokers::Brokers;
-use crate::{Client, Result};
+use crate::{Client, Result, Secrets};
 
 /// The services, in the order in which an order meets them.
 pub const SERVICES: [&str; 7] = [
@@ -32,7 +32,7 @@ const MAIL: &str = "mail-sink";
 /// Its port that takes them.
 const SMTP: &str = "smtp";
 
-const READY_AT_MOST: Duration = Duration::from_secs(30);
+const READY_AT_MOST: Duration = Duration::from_secs(120);
 const STOP_AT_MOST: Duration = Duration::from_secs(10);
 
 /// Where the services keep their rows.
@@ -59,6 +59,9 @@ pub struct Settings {
     pub collector: Option<u16>,
     /// What is logged, as JSON; pretty lines of the usual otherwise.
     pub log_filter: Option<&'static str>,
+    /// Kafka and Postgres by TLS, each process a user of its own with no more rights than
+    /// docs/SECURITY.md gives it, and every secret in a file; see [`crate::Secrets`].
+    pub secure: bool,
     /// Everything begins as the version whose binaries stand in the folder named by
     /// `ONCEWARD_OTHER_BINARIES`; see [`World::replace`].
     pub other_version: bool,
@@ -73,6 +76,7 @@ impl Default for Settings {
             brokers: 1,
             collector: None,
             log_filter: None,
+            secure: false,
             other_version: false,
         }
     }
@@ -88,6 +92,7 @@ pub struct World {
     settings: Settings,
     /// Processes that run the other version.
     others: BTreeSet<&'static str>,
+    secrets: Option<Secrets>,
     // Dropped last: the processes write into them.
     _postgres: Option<Postgres>,
     folder: tempfile::TempDir,
@@ -104,19 +109,26 @@ impl World {
             folder.disable_cleanup(true);
             println!("kept: {}", folder.path().display());
         }
-        let kafka = Brokers::start(settings.brokers)?;
-        let postgres = match database {
-            Database::Sqlite => None,
-            Database::Postgres => Some(Postgres::start()?),
+        let (kafka, secrets) = match settings.secure {
+            true => {
+                let (kafka, secrets) = Secrets::start(folder.path())?;
+                (kafka, Some(secrets))
+            }
+            false => (Brokers::start(settings.brokers)?, None),
+        };
+        let postgres = match (database, &secrets) {
+            (Database::Postgres, None) => Some(Postgres::start()?),
+            _ => None,
         };
         let mut databases = BTreeMap::new();
         for service in SERVICES {
-            let url = match &postgres {
-                None => format!(
+            let url = match (&postgres, &secrets) {
+                (_, Some(secrets)) => secrets.postgres().url(service),
+                (None, None) => format!(
                     "sqlite://{}",
                     folder.path().join(service).with_extension("db").display()
                 ),
-                Some(server) => {
+                (Some(server), None) => {
                     postgres::create_database(&server.url("postgres"), service)?;
                     server.url(service)
                 }
@@ -137,6 +149,7 @@ impl World {
                 true => SERVICES.into_iter().chain(["relay"]).collect(),
                 false => BTreeSet::new(),
             },
+            secrets,
             _postgres: postgres,
             folder,
         };
@@ -151,6 +164,16 @@ impl World {
     }
 
     fn prepare(&self) -> Result<()> {
+        if let Some(secrets) = &self.secrets {
+            run(program("shop")?.arg("topics").envs(secrets.of("setup")))?;
+            for service in SERVICES {
+                let environment = secrets.of(service);
+                run(program("shop")?
+                    .args(["migrate", service])
+                    .envs(environment))?;
+            }
+            return Ok(());
+        }
         let topics = ["topics", "--kafka", &self.kafka.bootstrap()];
         run(self.program_of("order", "shop")?.args(topics))?;
         for (service, url) in &self.databases {
@@ -192,18 +215,17 @@ impl World {
         if name == "relay" {
             command = self.program_of(name, "outbox-relay")?;
             command.args(["run", "--http", &listen]);
-            for (source, url) in &self.databases {
-                command.args(["--source", &format!("{source}={url}")]);
+            if self.secrets.is_none() {
+                for (source, url) in &self.databases {
+                    command.args(["--source", &format!("{source}={url}")]);
+                }
             }
         } else {
             command = self.program_of(name, "shop")?;
-            command.args([
-                name,
-                "--listen",
-                &listen,
-                "--database",
-                &self.databases[name],
-            ]);
+            command.args([name, "--listen", &listen]);
+            if self.secrets.is_none() {
+                command.args(["--database", &self.databases[name]]);
+            }
             match name {
                 "payment" => {
                     command.args([
@@ -229,7 +251,10 @@ impl World {
                 _ => {}
             }
         }
-        command.args(["--kafka", &self.kafka.bootstrap()]);
+        match &self.secrets {
+            Some(secrets) => command.envs(secrets.of(name)),
+            None => command.args(["--kafka", &self.kafka.bootstrap()]),
+        };
         match self.settings.log_filter {
             Some(filter) => command.args(["--log-format", "json", "--log-filter", filter]),
             // Another version may not know it.
@@ -373,17 +398,38 @@ impl World {
 
     /// `onceward ARGUMENTS` on this shop: exit code, output, errors.
     pub fn onceward(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
-        let output = program("onceward")?
-            .arg("--data")
-            .arg(self.folder.path())
-            .args(arguments)
-            .output()
-            .context("running onceward")?;
-        Ok((
-            output.status.code().unwrap_or(-1),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        ))
+        let mut command = program("onceward")?;
+        match &self.secrets {
+            Some(secrets) => command.envs(secrets.of("onceward")),
+            None => command.arg("--data").arg(self.folder.path()),
+        };
+        said(command.args(arguments))
+    }
+
+    /// Runs a program in the environment of this process, with more variables, to its end: exit code,
+    /// output, errors. Only of a world whose processes find all in their environments.
+    pub fn run_as(
+        &self,
+        process: &str,
+        program_name: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<(i32, String, String)> {
+        let secrets = self.secrets()?;
+        let mut command = program(program_name)?;
+        command.envs(secrets.of(process));
+        for (name, value) in variables {
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
+        said(command.args(arguments))
+    }
+
+    /// The secrets of a world that has some.
+    pub fn secrets(&self) -> Result<&Secrets> {
+        self.secrets.as_ref().context("this world has no secrets")
     }
 
     /// Fails unless `onceward verify` finds everything in order.
@@ -447,6 +493,17 @@ fn program(name: &str) -> Result<Command> {
         path.display()
     );
     Ok(Command::new(path))
+}
+
+fn said(command: &mut Command) -> Result<(i32, String, String)> {
+    let output = command
+        .output()
+        .with_context(|| format!("running {:?}", command.get_program()))?;
+    Ok((
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
 }
 
 fn run(command: &mut Command) -> Result<()> {

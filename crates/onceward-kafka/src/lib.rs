@@ -37,6 +37,7 @@ mod broker;
 mod check;
 mod choice;
 mod config;
+mod credentials;
 mod events;
 mod fault;
 mod ffi;

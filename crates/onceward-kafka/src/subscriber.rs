@@ -18,6 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
 use crate::KafkaConfig;
+use crate::credentials::Credentials;
 use crate::events::{Event, Events, set_leader_epoch};
 use crate::fault::{denied, is_denied};
 use crate::trouble::{Trouble, explain};
@@ -75,6 +76,8 @@ impl Subscriber for KafkaSubscriber {
         subscription: &Subscription,
         link: &mut Link,
     ) -> Result<(), SubscriberError> {
+        // Before they are used: a change in between is one more.
+        let credentials = Credentials::of(&self.config);
         let config = self.config.client_config().map_err(|problems| {
             link.refused(problems.to_string());
             failed("configuration")(problems)
@@ -103,6 +106,8 @@ impl Subscriber for KafkaSubscriber {
             has_worked: false,
             denied: BTreeSet::new(),
             explained: None,
+            credentials,
+            refused: false,
         };
         let ended = session.run();
         session.leave();
@@ -168,12 +173,21 @@ struct Session<'c, 'l> {
     denied: BTreeSet<String>,
     /// When a cause was last told.
     explained: Option<Instant>,
+    credentials: Credentials,
+    /// Kafka refuses who we are, or we it.
+    refused: bool,
 }
 
 impl Session<'_, '_> {
     fn run(&mut self) -> Result<(), SubscriberError> {
         while !self.link.is_stopping() {
             self.commands()?;
+            // Only a new client reads them again.
+            if self.refused && self.credentials.have_changed() {
+                return Err(failed("connection")(
+                    "a password or certificate file was changed",
+                ));
+            }
             if !self.deliver() {
                 std::thread::sleep(Duration::from_millis(2));
                 continue;
@@ -331,7 +345,10 @@ impl Session<'_, '_> {
             _ => explain(&self.config, Some(code), &text),
         };
         match cause {
-            Some(Trouble::Refused(cause)) => self.link.refused(cause),
+            Some(Trouble::Refused(cause)) => {
+                self.refused = true;
+                self.link.refused(cause);
+            }
             Some(Trouble::Perhaps(cause)) => self.link.trouble(cause),
             None => return self.link.trouble(text),
         }
@@ -340,6 +357,7 @@ impl Session<'_, '_> {
 
     fn well(&mut self) {
         self.has_worked = true;
+        self.refused = false;
         self.explained = None;
         // The other topics work, so this one is forgotten only once it does as well.
         if !self.denied.is_empty() {

@@ -9,7 +9,7 @@ use onceward_testkit::acl::Acl;
 use onceward_testkit::certificates::{Authority, Request};
 use onceward_testkit::secure::{self, PLAIN_USER, SecureKafka, password};
 
-use crate::consumer::trouble_of;
+use crate::consumer::{World, trouble_of, until};
 use crate::support::{Place, batch, committed, progress};
 
 async fn kafka() -> &'static SecureKafka {
@@ -115,6 +115,45 @@ async fn the_relay_publishes_whichever_way_it_proves_who_it_is() {
         let read = broker.read_progress(&place.source, None).await.unwrap();
         assert_eq!(read.record.unwrap().1.position, 1, "{user}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_handles_each_record_once_by_scram_over_tls_and_goes_on_once_it_is_let_in() {
+    let kafka = kafka().await;
+    let world = World::sqlite(&kafka.super_user(), 2).await;
+    world.publish(0..50);
+    let config = alice(kafka);
+    let word = kafka.folder().join("password-of-the-consumer");
+    std::fs::write(&word, "not-yet\n").unwrap();
+    let running = world.start_by(KafkaConfig {
+        password_file: Some(word.clone()),
+        ..config
+    });
+    let refused = |part: &'static str| {
+        let handle = running.handle.clone();
+        until(part, async move || {
+            handle.refusal().is_some_and(|told| told.contains(part))
+        })
+    };
+    refused("refused the user name or password of \"alice\"").await;
+    // The file is read again at each connect: nobody restarts the consumer.
+    std::fs::write(&word, password("alice")).unwrap();
+    refused("needs the ACL").await;
+    allow(
+        kafka,
+        "alice",
+        &format!("--operation READ --topic {}", world.topic),
+    );
+    allow(
+        kafka,
+        "alice",
+        &format!("--operation READ --group {}", world.group),
+    );
+    world.all_once(0..50).await;
+    world.publish(50..80);
+    world.all_once(0..80).await;
+    assert_eq!(running.handle.refusal(), None);
+    running.stop().await;
 }
 
 /// How a connection is wrong, and what must be said.

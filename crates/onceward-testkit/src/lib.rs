@@ -131,6 +131,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod secure;
+pub mod secure_postgres;
 pub mod wait;
 
 /// The tests' fallible result; the whole error chain is worth reading.

@@ -244,10 +244,7 @@ impl Postgres {
         if data.join("PG_VERSION").exists() {
             return Ok(());
         }
-        if let Some((uid, gid)) = self.programs.run_as {
-            std::os::unix::fs::chown(&self.folder, Some(uid), Some(gid))
-                .with_context(|| format!("giving {:?} to uid {uid}", self.folder))?;
-        }
+        self.hand_over(&self.folder)?;
         run(self
             .programs
             .command("initdb")
@@ -260,6 +257,15 @@ impl Postgres {
             .args(["--no-sync", "-D"])
             .arg(&data))
         .with_context(|| format!("initialising PostgreSQL in {data:?}"))
+    }
+
+    /// Gives a file to the user whom the server runs as.
+    pub(crate) fn hand_over(&self, file: &Path) -> Result<()> {
+        if let Some((uid, gid)) = self.programs.run_as {
+            std::os::unix::fs::chown(file, Some(uid), Some(gid))
+                .with_context(|| format!("giving {file:?} to uid {uid}"))?;
+        }
+        Ok(())
     }
 
     /// The command that runs the server, for a supervisor of its own.
@@ -435,7 +441,7 @@ fn on_database(
 }
 
 /// Runs a future to its end on a thread of its own, so that callers may be async or not.
-fn blocking<T: Send + 'static>(
+pub(crate) fn blocking<T: Send + 'static>(
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     std::thread::spawn(|| {

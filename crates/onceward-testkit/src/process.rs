@@ -54,6 +54,35 @@ impl DeathGuard {
     }
 }
 
+/// A folder of our own: removed when this is dropped, or when we die without that.
+#[derive(Debug)]
+pub struct OwnFolder {
+    path: PathBuf,
+    guard: Option<DeathGuard>,
+}
+
+impl OwnFolder {
+    /// Makes one whose name begins so.
+    pub fn new(prefix: &str) -> Result<Self> {
+        let path = tempfile::Builder::new().prefix(prefix).tempdir()?.keep();
+        let guard = Some(DeathGuard::over(None, Some(&path))?);
+        Ok(Self { path, guard })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for OwnFolder {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
+    }
+}
+
 /// A running child process. Dropping it kills it with `kill -9`.
 #[derive(Debug)]
 pub struct Process {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::anyhow;
-use tempfile::TempDir;
 
 use crate::Result;
 use crate::acl::Acl;
 use crate::certificates::{Authority, Request};
 use crate::kafka::{Kafka, KafkaOptions};
 use crate::ports::Port;
+use crate::process::OwnFolder;
 
 /// The user whose password the broker keeps in its own configuration: SASL PLAIN knows no other.
 pub const PLAIN_USER: &str = "plain";
@@ -32,7 +32,7 @@ pub struct SecureKafka {
     sasl: Port,
     mutual_tls: Port,
     expired: Port,
-    folder: TempDir,
+    folder: OwnFolder,
     // The broker's own ports stay ours as long as it may start again.
     _ports: [Port; 2],
 }
@@ -40,9 +40,7 @@ pub struct SecureKafka {
 impl SecureKafka {
     /// Starts a broker that knows these users by SCRAM-SHA-512. None may do anything yet.
     pub fn start(users: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("onceward-secure-")
-            .tempdir()?;
+        let folder = OwnFolder::new("onceward-secure-")?;
         let authority = Authority::new("broker-authority")?;
         let ca_file = authority.write(folder.path())?;
         let keystore = |name: &str, expired: bool| -> Result<String> {

@@ -4,5 +4,6 @@ mod brokers;
 mod chaos;
 mod documents;
 mod scenarios;
+mod secrets;
 mod telemetry;
 mod upgrade;

@@ -7,8 +7,8 @@ use std::time::Instant;
 use onceward::Backend;
 use onceward::consumer::ConsumerState;
 use onceward_testkit::kafka;
-use world::{Running, World, header, until};
-pub use world::{joins, trouble_of};
+use world::{Running, header};
+pub use world::{World, joins, trouble_of, until};
 
 async fn bootstrap() -> String {
     let broker = tokio::task::spawn_blocking(kafka::shared).await.unwrap();

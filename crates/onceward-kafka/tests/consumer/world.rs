@@ -179,7 +179,22 @@ impl<B: Backend> World<B> {
     }
 
     pub fn start_with(&self, options: ConsumerOptions, handlers: Handlers<B>) -> Running {
-        let consumer = Consumer::new(self.db.clone(), handlers, self.subscriber(), options);
+        self.run(options, handlers, self.subscriber())
+    }
+
+    /// Reaches Kafka in this way, not by the plain door.
+    pub fn start_by(&self, kafka: KafkaConfig) -> Running {
+        let handlers = Handlers::default().on::<Ping, _>(Effect);
+        self.run(self.options(), handlers, KafkaSubscriber::new(kafka))
+    }
+
+    fn run(
+        &self,
+        options: ConsumerOptions,
+        handlers: Handlers<B>,
+        subscriber: KafkaSubscriber,
+    ) -> Running {
+        let consumer = Consumer::new(self.db.clone(), handlers, subscriber, options);
         let handle = consumer.handle();
         let stop = CancellationToken::new();
         let task = tokio::spawn(consumer.run(stop.clone()));

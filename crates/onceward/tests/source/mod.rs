@@ -10,4 +10,5 @@ mod parking;
 mod postgres;
 mod snapshot;
 mod sqlite;
+mod tls;
 mod upkeep;
