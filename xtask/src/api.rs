@@ -203,6 +203,11 @@ impl Shop {
         let log = self.folder.join(format!("{name}.log"));
         let file = File::create(&log)?;
         let begun = Instant::now();
+        // It ends with the service, and asking would wait for that.
+        let streams: &[&str] = match name {
+            "analytics" => &["--exclude-path", "/analytics/live"],
+            _ => &[],
+        };
         let status = Command::new(program)
             .arg("--config-file")
             .arg(root().join("xtask/schemathesis/schemathesis.toml"))
@@ -211,8 +216,7 @@ impl Shop {
             .args(["--seed", &options.seed.to_string()])
             .args(["--continue-on-failure", "--no-color"])
             .args(["--generation-database", "none"])
-            // A stream that ends with the service.
-            .args(["--exclude-path", "/analytics/live"])
+            .args(streams)
             .env("ONCEWARD_OPERATOR_TOKEN", TOKEN)
             .current_dir(&self.folder)
             .stdin(Stdio::null())

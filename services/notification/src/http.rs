@@ -131,7 +131,13 @@ fn notification<B: Backend>(row: &B::Row) -> Result<Notification, sqlx::Error> {
     path = "/preferences/{user_id}",
     operation_id = "show_preference",
     tag = "preferences",
-    params(("user_id" = String, Path, description = "The user.")),
+    params((
+        "user_id" = String, Path,
+        description = "The user.",
+        min_length = 1, max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "user_123"
+    )),
     responses((status = 200, description = "What the user wants.", body = Preference))
 )]
 async fn preference<B: Backend>(
@@ -161,7 +167,13 @@ async fn preference<B: Backend>(
     path = "/preferences/{user_id}",
     operation_id = "set_preference",
     tag = "preferences",
-    params(("user_id" = String, Path, description = "The user.")),
+    params((
+        "user_id" = String, Path,
+        description = "The user.",
+        min_length = 1, max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "user_123"
+    )),
     request_body(content = PreferenceBody, example = json!({"wants": "high"})),
     responses((status = 200, description = "What the user wants now.", body = Preference)),
     security(("operator" = []))
