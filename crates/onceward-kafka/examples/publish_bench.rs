@@ -15,7 +15,7 @@ use onceward::{
 use onceward_kafka::{
     Compression, KafkaConfig, KafkaPublisher, PublisherKind, PublisherOptions, RdKafkaBroker,
 };
-use onceward_testkit::kafka::Kafka;
+use onceward_testkit::kafka::{Kafka, KafkaOptions};
 
 const TOPIC: &str = "publish-bench";
 const PARTITIONS: i32 = 3;
@@ -27,7 +27,11 @@ async fn main() -> anyhow::Result<()> {
     let (bootstrap, _own) = match std::env::args().nth(1) {
         Some(given) => (given, None),
         None => {
-            let own = Kafka::start()?;
+            // With less, requests of some megabytes keep the broker's collector busy.
+            let own = Kafka::start_with(KafkaOptions {
+                heap_mib: 1024,
+                ..KafkaOptions::default()
+            })?;
             (own.bootstrap(), Some(own))
         }
     };

@@ -101,9 +101,11 @@ pub(super) async fn claim<B: Backend>(
                 continue;
             };
             let (entry, _) = entries[*place];
-            let topic: String = row.try_get(2)?;
-            let (partition, offset): (i32, i64) = (row.try_get(3)?, row.try_get(4)?);
-            if (&*topic, partition, offset) != (&*entry.at.topic, entry.at.partition, entry.offset)
+            let at = &entry.at;
+            let here = format!("{}/{}/{}", at.topic, at.partition, entry.offset);
+            if row
+                .try_get::<Option<String>, _>(2)?
+                .is_some_and(|seen| seen != here)
             {
                 claims[*place] = Claim::ReusedId;
             }
@@ -147,14 +149,14 @@ static INSERTS: Texts = Texts(LazyLock::new(|| {
 }));
 
 /// Where messages were seen first. Served by the primary key: as `(ce_source, ce_id) in (…)` SQLite would
-/// walk through the whole inbox of the consumer.
+/// walk through the whole inbox of the consumer, and so would Postgres in a join that was planned while
+/// the table was empty.
 static LOOKUPS: Texts = Texts(LazyLock::new(|| {
     SIZES.map(|rows| {
         format!(
             "with known (source, id) as (values {}) \
-             select i.ce_source, i.ce_id, i.topic, i.partition, i.record_offset from known \
-             cross join inbox i \
-             where i.consumer = $1 and i.ce_source = known.source and i.ce_id = known.id",
+             select source, id, (select i.topic || '/' || i.partition || '/' || i.record_offset \
+             from inbox i where i.consumer = $1 and i.ce_source = source and i.ce_id = id) from known",
             holders(rows, 2, 1)
         )
     })

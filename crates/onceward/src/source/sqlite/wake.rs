@@ -11,9 +11,9 @@ use super::super::SourceError;
 use super::super::dialect::{Wake, Woken};
 use super::options;
 
-/// How often `PRAGMA data_version` (6 µs) is asked after somebody has written.
+/// How often `PRAGMA data_version` (6 µs) is asked at first after somebody has written.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-/// How long it is asked so often. A commit shows once it is on the disk.
+/// How long it is asked, ever more seldom. A commit shows once it is on the disk.
 const COMMITTING: Duration = Duration::from_millis(100);
 /// How often it is asked where the system does not tell of writes.
 const LOOK_BLINDLY_EVERY: Duration = Duration::from_millis(4);
@@ -68,15 +68,17 @@ impl SqliteWake {
     /// Waits until it is worth another look, at most until `until`.
     async fn doze(&mut self, until: Instant) {
         let looked = Instant::now();
-        let committing = |written: Option<Instant>| {
-            written.is_some_and(|at: Instant| looked.duration_since(at) < COMMITTING)
-        };
+        // `None` if nobody has written of late.
+        let age = self.written.map(|at| looked.duration_since(at));
+        let age = age.filter(|age| *age < COMMITTING);
         let Some(watch) = &mut self.watch else {
             return sleep_until(until.min(looked + LOOK_BLINDLY_EVERY)).await;
         };
-        if committing(self.written) {
-            // Whoever writes writes often: a look for each write would be too many.
-            sleep_until(until.min(looked + LOOK_EVERY)).await;
+        if let Some(age) = age {
+            // Whoever writes writes often: a look for each write would be too many. And what takes long
+            // may take longer: each lease of an idle source would else be followed by a hundred looks.
+            let pause = LOOK_EVERY.max(age / 4);
+            sleep_until(until.min(looked + pause)).await;
             if watch.has_written() {
                 self.written = Some(Instant::now());
             }
