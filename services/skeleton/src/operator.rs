@@ -318,7 +318,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         for (text, fault) in [
-            ("", "16 characters"),
+            ("", "is empty"),
             ("hush-hush", "16 characters"),
             ("hush hush hush hush", "visible"),
         ] {
