@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use onceward_testkit::machine;
 
 use crate::checks::exactly_once;
 use crate::cli::Options;
@@ -10,7 +11,6 @@ use crate::reader::Reader;
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
-use crate::usage;
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
     for kind in Kind::ALL {
@@ -65,7 +65,7 @@ async fn drain(
         relay.process.log_tail(20)
     );
     let cpu = stage.cpu(relay.pid())?.since(before);
-    let (_, peak) = usage::memory_mib(relay.pid())?;
+    let (_, peak) = machine::memory_mib(relay.pid())?;
     let offset = started.duration_since(reader.begun()).as_secs_f64();
     let timeline = reader.stop()?;
     relay.process.kill9()?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use hyper::Method;
+use onceward_testkit::machine;
 use onceward_testkit::postgres::create_database;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,7 +19,6 @@ use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
 use crate::source::Kind;
 use crate::stage::Stage;
-use crate::usage;
 
 const CLIENTS: usize = 16;
 const STEADY_RATE: u32 = 500;
@@ -81,7 +81,7 @@ async fn measure(
     let histogram = load.await?;
     let seconds = begun.elapsed().as_secs_f64();
     let cpu = stage.cpu(service.pid())?.since(before);
-    let (resident, _) = usage::memory_mib(service.pid())?;
+    let (resident, _) = machine::memory_mib(service.pid())?;
     let rate = histogram.len() as f64 / seconds;
     report.add(case, "requests/s", Better::Higher, rate);
     let mut add = |metric, quantile| {

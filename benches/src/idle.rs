@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use onceward_testkit::machine;
 
 use crate::cli::Options;
 use crate::reader::Reader;
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
-use crate::usage;
 
 const SOURCES: usize = 10;
 /// Of each source, when the idle time is over.
@@ -65,7 +65,7 @@ async fn idle(
     let before = stage.cpu(relay.pid())?;
     tokio::time::sleep(window).await;
     let cpu = stage.cpu(relay.pid())?.since(before);
-    let (resident, _) = usage::memory_mib(relay.pid())?;
+    let (resident, _) = machine::memory_mib(relay.pid())?;
     // And while all of them have something to say.
     for number in 1..=ROWS {
         for writer in &writers {
@@ -76,7 +76,7 @@ async fn idle(
             }
         }
     }
-    let (live, _) = usage::memory_mib(relay.pid())?;
+    let (live, _) = machine::memory_mib(relay.pid())?;
     for writer in writers {
         writer.close().await;
     }

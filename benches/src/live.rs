@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
+use onceward_testkit::machine;
 use tokio::time::Instant;
 
 use crate::checks::exactly_once;
@@ -18,7 +19,6 @@ use crate::reader::{NEVER, Reader};
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source, Writer};
 use crate::stage::Stage;
-use crate::usage;
 
 /// A load.
 struct Load {
@@ -96,7 +96,7 @@ async fn measure(stage: &mut Stage, report: &mut Report, load: &Load) -> Result<
     );
     let cpu = stage.cpu(relay.pid())?.since(before);
     let seconds = begun.elapsed().as_secs_f64();
-    let (resident, _) = usage::memory_mib(relay.pid())?;
+    let (resident, _) = machine::memory_mib(relay.pid())?;
     let mut histogram = Histogram::<u64>::new(3)?;
     for (number, committed) in committed.iter().enumerate().skip(load.warm_up) {
         let seen = reader.seen(number);

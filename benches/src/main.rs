@@ -12,7 +12,6 @@ mod drain;
 mod http;
 mod idle;
 mod live;
-mod machine;
 mod programs;
 mod reader;
 mod recovery;
@@ -21,7 +20,6 @@ mod saga;
 mod source;
 mod stage;
 mod targets;
-mod usage;
 mod write;
 
 use std::process::ExitCode;

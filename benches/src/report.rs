@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
+use onceward_testkit::machine::{self, Machine, first_line};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Options;
-use crate::machine::{self, Machine};
 use crate::source::PAYLOAD_BYTES;
 use crate::stage::{KAFKA_HEAP_MIB, PARTITIONS, POSTGRES_SETTINGS};
 use crate::targets;
@@ -71,16 +71,10 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn begin(options: &Options) -> Result<Self> {
         let own = |name: &str, value: String| (name.to_owned(), value);
-        let text = |program: &str, arguments: &[&str]| {
-            let output = std::process::Command::new(program).args(arguments).output();
-            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            let line = text.unwrap_or_default();
-            line.lines().next().unwrap_or("?").trim().to_owned()
-        };
         let report = Self {
             format: 1,
             at: jiff::Timestamp::now().to_string(),
-            commit: text("git", &["describe", "--always", "--dirty"]),
+            commit: first_line("git", &["describe", "--always", "--dirty"]),
             quick: options.quick,
             machine: Machine::here(),
             versions: [

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use hyper::Method;
 use onceward_testkit::kafka::Kafka;
+use onceward_testkit::machine;
 use sqlx::{PgPool, Row, SqlitePool};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +21,6 @@ use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
 use crate::source::{Kind, database};
 use crate::stage::{Stage, start_kafka};
-use crate::usage;
 
 const SERVICES: [&str; 5] = [
     "order",
@@ -263,14 +263,14 @@ impl Shop {
     fn cpu(&self, stage: &Stage) -> Result<Spent> {
         let mut services = 0.0;
         for service in &self.services {
-            services += usage::cpu_seconds(service.pid())?;
+            services += machine::cpu_seconds(service.pid())?;
         }
         let broker = self.broker.pid().context("Kafka does not run")?;
         Ok(Spent {
-            relay: usage::cpu_seconds(self.relay.pid())?,
+            relay: machine::cpu_seconds(self.relay.pid())?,
             services,
             database: stage.cpu(self.relay.pid())?.database,
-            broker: usage::cpu_seconds(broker)?,
+            broker: machine::cpu_seconds(broker)?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use onceward_testkit::kafka::{Kafka, KafkaOptions};
+use onceward_testkit::machine;
 use onceward_testkit::postgres::{Postgres, PostgresOptions};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -10,7 +11,6 @@ use sqlx::{Connection, PgConnection};
 
 use crate::cli::Options;
 use crate::programs::{Served, program};
-use crate::usage;
 
 /// Partitions of every topic.
 pub(crate) const PARTITIONS: i32 = 3;
@@ -138,10 +138,10 @@ impl Stage {
 
     pub(crate) fn cpu(&self, relay: u32) -> Result<Cpu> {
         Ok(Cpu {
-            relay: usage::cpu_seconds(relay)?,
-            database: usage::cpu_seconds(self.postgres.pid().context("Postgres does not run")?)?,
-            broker: usage::cpu_seconds(self.kafka.pid().context("Kafka does not run")?)?,
-            bench: usage::cpu_seconds(std::process::id())?,
+            relay: machine::cpu_seconds(relay)?,
+            database: machine::cpu_seconds(self.postgres.pid().context("Postgres does not run")?)?,
+            broker: machine::cpu_seconds(self.kafka.pid().context("Kafka does not run")?)?,
+            bench: machine::cpu_seconds(std::process::id())?,
         })
     }
 }

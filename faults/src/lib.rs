@@ -14,7 +14,6 @@ pub mod cli;
 pub mod consumer;
 pub mod database;
 pub mod fault;
-pub mod machine;
 pub mod reader;
 pub mod relay;
 pub mod report;

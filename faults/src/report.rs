@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
+use onceward_testkit::machine::{Machine, first_line, load};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::broken::{BROKEN, Broken, is_noticed};
 use crate::cell::Outcome;
 use crate::fault::{FAULTS, Fault};
-use crate::machine::{Machine, first_line, load};
 use crate::rig::Cell;
 
 /// A cell with its outcome.

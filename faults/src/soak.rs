@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use onceward_testkit::machine;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -13,7 +14,6 @@ use crate::Result;
 use crate::cell::{Outcome, judge};
 use crate::database::Kind;
 use crate::fault::{FAULTS, Fault};
-use crate::machine::usage;
 use crate::relay::Publisher;
 use crate::report::thousands;
 use crate::rig::{Rig, Setting};
@@ -154,9 +154,9 @@ fn sample(witness: &Rig) -> Result<Sample> {
         .relays
         .first()
         .map_or(0, |relay| relay.process.pid());
-    let (cpu_seconds, memory_mib) = usage(pid)?;
+    let (memory_mib, _) = machine::memory_mib(pid)?;
     Ok(Sample {
-        cpu_seconds,
+        cpu_seconds: machine::cpu_seconds(pid)?,
         memory_mib,
         events: witness.reader.count(),
     })

@@ -14,6 +14,7 @@
 //! | [`proxy`] | a Kafka request held back, an answer lost, a connection cut |
 //! | [`cutter`] | a connection to Postgres cut exactly at COMMIT |
 //! | [`wait`] | waiting for a state, with a time-out that says what was waited for, and where |
+//! | [`machine`] | the machine and its load, CPU and memory of a process: what a report needs beside its figures |
 //! | [`ports`] | ports that stay yours while the process behind them is down |
 //!
 //! # Does my handler count each message once?
@@ -126,6 +127,7 @@ pub mod acl;
 pub mod certificates;
 pub mod cutter;
 pub mod kafka;
+pub mod machine;
 pub mod ports;
 pub mod postgres;
 pub mod process;
