@@ -1,4 +1,5 @@
-//! What librdkafka can and its Rust wrapper can't: topic ids, and at which offset a partition ended.
+//! What librdkafka can and its Rust wrapper can't: topic ids, at which offset a partition ended, and
+//! whether a member has left its group.
 //! The only unsafe code of this crate.
 #![expect(
     unsafe_code,
@@ -163,6 +164,22 @@ unsafe fn text(pointer: *const c_char) -> String {
     unsafe { CStr::from_ptr(pointer) }
         .to_string_lossy()
         .into_owned()
+}
+
+/// Whether the consumer has no membership in its group: it never joined, or its LeaveGroup request is
+/// on its way. librdkafka forgets the member id in the moment it sends that request.
+pub(crate) fn has_no_member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+    // SAFETY: the client lives as long as `consumer`. The metadata is ours until we free it, once,
+    // after its text has been read.
+    unsafe {
+        let metadata = c::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
+        if metadata.is_null() {
+            return true;
+        }
+        let id = text(c::rd_kafka_consumer_group_metadata_member_id(metadata));
+        c::rd_kafka_consumer_group_metadata_destroy(metadata);
+        id.is_empty()
+    }
 }
 
 /// What a poll of an assigned consumer gave.

@@ -21,6 +21,7 @@ use crate::KafkaConfig;
 use crate::credentials::Credentials;
 use crate::events::{Event, Events, set_leader_epoch};
 use crate::fault::{denied, is_denied};
+use crate::ffi::has_no_member_id;
 use crate::trouble::{Trouble, explain};
 use crate::watch::why_unreachable;
 
@@ -515,22 +516,25 @@ impl Session<'_, '_> {
     }
 
     /// Leaves the group so that the others get the partitions at once. Closing the client would do
-    /// it only for a dynamic member; a static one (KIP-345) leaves by unsubscribing first.
+    /// it only for a dynamic member; a static one (KIP-345) leaves by unsubscribing first. librdkafka
+    /// sends the request some time after the partitions were unassigned, and no more once the client
+    /// is being closed: so that moment is waited for.
     fn leave(&mut self) {
         while let Some(command) = self.link.command() {
             if let Command::Commit { offsets, metadata } = command {
                 self.commit(&offsets, &metadata);
             }
         }
-        let joined = !self.assigned.is_empty();
-        self.events.consumer().unsubscribe();
+        let consumer = self.events.consumer();
+        consumer.unsubscribe();
         let begun = Instant::now();
-        while joined && begun.elapsed() < LEAVE {
-            if let Event::Revoke = self.events.poll(TICK) {
-                if let Err(error) = self.events.consumer().unassign() {
-                    tracing::debug!(%error, "unassign failed");
-                }
-                break;
+        while !has_no_member_id(consumer) && begun.elapsed() < LEAVE {
+            // An assignment that came too late is given back like one that was in use.
+            if let Event::Assign(_) | Event::Revoke | Event::RebalanceFailed(_) =
+                self.events.poll(TICK)
+                && let Err(error) = consumer.unassign()
+            {
+                tracing::debug!(%error, "unassign failed");
             }
         }
         // Dropping the client waits until the LeaveGroup was answered.
