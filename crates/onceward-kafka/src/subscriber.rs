@@ -107,6 +107,7 @@ impl Subscriber for KafkaSubscriber {
             has_worked: false,
             denied: BTreeSet::new(),
             explained: None,
+            asked: None,
             credentials,
             refused: false,
         };
@@ -174,6 +175,8 @@ struct Session<'c, 'l> {
     denied: BTreeSet<String>,
     /// When a cause was last told.
     explained: Option<Instant>,
+    /// When the brokers were last asked why they are out of reach.
+    asked: Option<Instant>,
     credentials: Credentials,
     /// Kafka refuses who we are, or we it.
     refused: bool,
@@ -342,7 +345,16 @@ impl Session<'_, '_> {
         }
         let cause = match code {
             // Nothing was told yet, so ask; but only who has never worked is likely to be refused.
-            RDKafkaErrorCode::AllBrokersDown if !self.has_worked => why_unreachable(&self.config),
+            // While Kafka is away this event comes ten times a second, and asking takes seconds: who
+            // asked each time would still be at it long after Kafka is back.
+            RDKafkaErrorCode::AllBrokersDown if !self.has_worked => {
+                if self.asked.is_some_and(|at| at.elapsed() < EXPLAIN_EVERY) {
+                    return;
+                }
+                let cause = why_unreachable(&self.config);
+                self.asked = Some(Instant::now());
+                cause
+            }
             _ => explain(&self.config, Some(code), &text),
         };
         match cause {

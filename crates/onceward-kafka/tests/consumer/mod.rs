@@ -2,11 +2,14 @@
 
 mod world;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use onceward::Backend;
 use onceward::consumer::ConsumerState;
+use onceward_kafka::KafkaConfig;
 use onceward_testkit::kafka;
+use onceward_testkit::ports::Port;
+use onceward_testkit::proxy::Proxy;
 use world::{Running, header};
 pub use world::{World, joins, trouble_of, until};
 
@@ -65,7 +68,7 @@ async fn a_static_member_that_stops_leaves_its_partitions_to_others_at_once() {
     let taken = begun.elapsed();
     println!("stopped after {stopped:?}, taken over after {taken:?}");
     // The session time-out, after which a member that has not left is given up, is 10 s.
-    assert!(taken < std::time::Duration::from_secs(5), "{taken:?}");
+    assert!(taken < Duration::from_secs(5), "{taken:?}");
     second.stop().await;
 }
 
@@ -101,6 +104,28 @@ async fn three_instances_come_and_go_in_the_middle_of_batches_and_nothing_is_dou
     for running in [one, two, three] {
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_started_without_kafka_reads_as_soon_as_kafka_is_there() {
+    let world = World::sqlite(&bootstrap().await, 2).await;
+    world.publish(0..10);
+    let port = Port::take().unwrap();
+    let running = world.start_by(KafkaConfig::plaintext(format!(
+        "127.0.0.1:{}",
+        port.number()
+    )));
+    // The outage itself: librdkafka reports each failed connection, some hundred until its end.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(running.handle.status().trouble.is_some());
+    let begun = Instant::now();
+    let _kafka = Proxy::start(port.number(), &world.bootstrap).unwrap();
+    world.all_once(0..10).await;
+    let taken = begun.elapsed();
+    println!("first effects {taken:?} after Kafka was there");
+    // Looking into each of those reports took 120 ms and more, one after the other.
+    assert!(taken < Duration::from_secs(8), "{taken:?}");
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
