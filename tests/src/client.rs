@@ -24,6 +24,8 @@ pub struct Order {
     pub product_id: String,
     /// How many.
     pub quantity: i64,
+    /// How its services work together; nothing is said of it otherwise.
+    pub saga: Option<&'static str>,
 }
 
 impl Default for Order {
@@ -32,6 +34,7 @@ impl Default for Order {
             user_id: "user_123".into(),
             product_id: "product_1".into(),
             quantity: 2,
+            saga: None,
         }
     }
 }
@@ -59,10 +62,13 @@ impl Client {
         order: &Order,
         headers: &[(&str, &str)],
     ) -> Result<(u16, Value)> {
-        let body = json!({
+        let mut body = json!({
             "user_id": order.user_id, "product_id": order.product_id,
             "quantity": order.quantity, "amount": 199.99,
         });
+        if let Some(saga) = order.saga {
+            body["saga"] = json!(saga);
+        }
         let mut request = self
             .http
             .post(format!("{}/orders", self.urls["order"]))

@@ -227,6 +227,12 @@ impl World {
                 command.args(["--database", &self.databases[name]]);
             }
             match name {
+                // Another version may not know it.
+                "order" if !self.others.contains(name) => {
+                    // A choreographed order has one deadline for all its services.
+                    let deadline = 2 * self.settings.deadline.as_millis();
+                    command.args(["--order-deadline-ms", &deadline.to_string()]);
+                }
                 "payment" => {
                     command.args([
                         "--fail-percent",

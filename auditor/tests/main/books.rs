@@ -6,7 +6,10 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;
 
 const TABLES: [&str; 4] = [
-    include_str!("../../../migrations/order/0001_order.sql"),
+    concat!(
+        include_str!("../../../migrations/order/0001_order.sql"),
+        include_str!("../../../migrations/order/0002_choreography.sql")
+    ),
     include_str!("../../../migrations/inventory/0001_inventory.sql"),
     include_str!("../../../migrations/payment/0001_payment.sql"),
     include_str!("../../../migrations/delivery/0001_delivery.sql"),
@@ -59,8 +62,8 @@ async fn keeps(urls: [String; 4]) {
         payment,
         delivery,
     };
-    let open =
-        "insert into orders values (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0)";
+    let open = "insert into orders values \
+        (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0, 'orchestration')";
     assert_eq!(books(&shop, &shop.order, open).await.open, 1);
     execute(&shop.order, "update orders set status = 'completed'").await;
     execute(
@@ -76,13 +79,17 @@ async fn keeps(urls: [String; 4]) {
         before.problems[0].ends_with("its delivery is missing, expected 2"),
         "{before:?}"
     );
+    let without = "update orders set saga = 'choreography'";
+    let closed = books(&shop, &shop.order, without).await;
+    assert!(closed.closed(), "is not delivered: {closed:?}");
+    execute(&shop.order, "update orders set saga = 'orchestration'").await;
     let sent = "insert into delivery values (id:1, 'u', 'product_1', 2, 'scheduled', null, 0, 0)";
     let closed = books(&shop, &shop.delivery, sent).await;
     assert!(closed.closed(), "{closed:?}");
     assert_eq!((closed.completed, closed.taken_minor), (1, 300));
 
-    let failed =
-        "insert into orders values (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0)";
+    let failed = "insert into orders values \
+        (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0, 'orchestration')";
     assert!(books(&shop, &shop.order, failed).await.closed());
     let kept = "insert into payment values (id:2, 'u', 50, 'completed', null, 0, 0)";
     let wrong = books(&shop, &shop.payment, kept).await;

@@ -14,7 +14,7 @@ use onceward_testkit::secure::{self, SecureKafka, password};
 use crate::consumer::joins;
 use crate::support::{Row, batch, progress};
 
-const DATA_TOPICS: [&str; 7] = [
+const DATA_TOPICS: [&str; 10] = [
     "order.created",
     "order.completed",
     "inventory.reserve",
@@ -22,6 +22,9 @@ const DATA_TOPICS: [&str; 7] = [
     "payment.process",
     "payment.refund",
     "delivery.schedule",
+    "order-created",
+    "payment-processed",
+    "inventory-updated",
 ];
 
 /// The lines of the document that add rules for this user.
@@ -191,7 +194,15 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
     let fresh = AtomicU32::new(0);
     let makes = || async {
         let number = fresh.fetch_add(1, Ordering::Relaxed);
-        let kinds = ["order.", "inventory.", "payment.", "delivery."];
+        let kinds = [
+            "order.",
+            "inventory.",
+            "payment.",
+            "delivery.",
+            "order-",
+            "inventory-",
+            "payment-",
+        ];
         let names = kinds.map(|kind| format!("{kind}fresh{number}")).to_vec();
         let made = setup.make_topics(names, 1, 1).await;
         made.map(drop).map_err(|error| error.to_string())

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{MessageContext, Outbox, Tx, trace};
+use onceward::{Clock, MessageContext, Outbox, Tx, trace};
 use serde::Serialize;
 use tracing::{Instrument, Span};
+use uuid::Uuid;
 
 use crate::decide::{Decision, Input, begin, decide};
 use crate::timer::rows;
 use crate::{
     Illegal, Operation, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaStatus,
-    log,
+    TimerOwner, log,
 };
 
 /// The sagas of one process: definitions and the outbox their messages go to. Cheap to clone.
@@ -158,7 +159,7 @@ impl Sagas {
         let now = B::timer_now(&mut **tx, self.outbox.clock().as_ref())
             .await
             .map_err(SagaError::database("timer clock"))?;
-        if !rows::mark_fired(tx, saga_id.0, timer, now).await? {
+        if !rows::mark_fired(tx, log::OWNER_KIND, saga_id.0, timer, now).await? {
             return Ok(Fired::NotArmed);
         }
         let name = timer.parse().map_err(|error: crate::InvalidTimerName| {
@@ -235,6 +236,25 @@ impl<B: SagaBackend, E: SagaMessage> Handler<B, E> for Sagas {
         message: E,
     ) -> Result<(), HandlerError> {
         self.reply(tx, context, &message).await?;
+        Ok(())
+    }
+}
+
+/// The deadlines of steps, and the delays before retries.
+impl<B: SagaBackend> TimerOwner<B> for Sagas {
+    const KIND: &'static str = log::OWNER_KIND;
+
+    fn clock(&self) -> &Arc<dyn Clock> {
+        self.outbox.clock()
+    }
+
+    async fn fire(
+        &self,
+        tx: &mut Tx<'static, B>,
+        owner: Uuid,
+        timer: &str,
+    ) -> Result<(), SagaError> {
+        Self::fire(self, tx, SagaId(owner), timer).await?;
         Ok(())
     }
 }

@@ -67,6 +67,12 @@
 //!
 //! The repository's `examples/saga` is a whole program of two steps.
 //!
+//! # Without a coordinator
+//!
+//! In a **choreography** services react to each other's facts: a [`Reaction`] does something on a fact and says
+//! what became of it, and undoes it on a fact that makes it void; [`Reacting`] handles both. Whoever began the
+//! process sees where it stands in a [`ProcessView`], with a [`Deadline`] for what stays silent.
+//!
 //! # Testing it
 //!
 //! With the feature `test-util` a definition is tested as dialogue, in memory and virtual time:
@@ -82,13 +88,16 @@ pub mod inspect;
 mod log;
 mod operate;
 mod participant;
+mod reaction;
 mod request;
 pub mod schema;
 #[cfg(feature = "test-util")]
 pub mod script;
 mod state;
 mod step_ref;
+mod step_row;
 mod timer;
+mod view;
 
 /// Implements [`trait@SagaMessage`] for a struct with one field of type [`StepRef`].
 pub use onceward_macros::SagaMessage;
@@ -105,8 +114,12 @@ pub use operate::{BY_OPERATOR, Operation, UnknownVerb, Verb};
 pub use participant::{
     Answer, CANCELLED, Confirms, EXPIRED, Participant, ParticipantOptions, Refuses, take_part,
 };
+pub use reaction::{Outcome, Reacting, Reaction, Voided};
 pub use request::RequestRunner;
 pub use schema::SagaBackend;
 pub use state::{SagaState, SagaStatus, StepState, StepStatus, UnknownStatus};
 pub use step_ref::{Refusal, SagaId, SagaMessage, StepRef};
-pub use timer::{InvalidTimerName, TimerName, TimerOptions, TimerRunner};
+pub use timer::{
+    Deadline, InvalidTimerName, Passed, TimerName, TimerOptions, TimerOwner, TimerRunner,
+};
+pub use view::ProcessView;

@@ -9,6 +9,9 @@ use crate::schema::SagaBackend;
 use crate::timer::rows;
 use crate::{SagaError, SagaEvent, SagaId, SagaState};
 
+/// `owner_kind` of a saga's timers.
+pub(crate) const OWNER_KIND: &str = "saga";
+
 /// A saga whose row this transaction has locked.
 pub(crate) struct Locked {
     pub(crate) state: SagaState,
@@ -147,9 +150,12 @@ pub(crate) async fn write<B: SagaBackend>(
         match change {
             TimerChange::Arm(name, after) => {
                 let micros = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
-                rows::arm(tx, saga_id.0, &name, now, now.saturating_add(micros)).await?;
+                let fire_at = now.saturating_add(micros);
+                rows::arm(tx, OWNER_KIND, saga_id.0, &name.to_string(), now, fire_at).await?;
             }
-            TimerChange::Disarm(name) => rows::disarm(tx, saga_id.0, &name, now).await?,
+            TimerChange::Disarm(name) => {
+                rows::disarm(tx, OWNER_KIND, saga_id.0, &name.to_string(), now).await?;
+            }
         }
     }
     for message in decision.messages {

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onceward::consumer::{Handler, HandlerError, Handlers};
-use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
-use sqlx::Row;
+use onceward::{Backend, Event, MessageContext, Outbox, RawMessage, Tx};
 
-use crate::{Refusal, SagaMessage, StepRef};
+use crate::step_row::{Claim, Stored, claim, mark_cancelled, store};
+use crate::{Refusal, SagaMessage};
 
 /// Why a command that is too old is refused.
 pub const EXPIRED: &str = "expired";
@@ -222,149 +222,7 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Cancel> for OnCancel<P> {
     }
 }
 
-/// Who makes the row.
-#[derive(Clone, Copy)]
-enum Claim {
-    Command,
-    Cancel,
-}
-
-/// The step's row as it was found, locked.
-struct FoundStep {
-    state: String,
-    attempt: i32,
-    command: Option<String>,
-    reply_type: Option<String>,
-    reply: Option<String>,
-}
-
-/// Inserts the step's row, or locks the one that is there. The insert comes first and waits for a
-/// concurrent one of the same step: looking first, both would find nothing.
-async fn claim<B: Backend>(
-    tx: &mut Tx<'static, B>,
-    at: &StepRef,
-    subject: &str,
-    who: Claim,
-    now: Micros,
-) -> Result<Option<FoundStep>, HandlerError> {
-    let state = match who {
-        Claim::Command => "claimed",
-        Claim::Cancel => CANCELLED,
-    };
-    let inserted = sqlx::query(
-        "insert into saga_step (saga_id, step, branch, state, attempt, subject, created_at, \
-         updated_at) values ($1, $2, $3, $4, $5, $6, $7, $7) \
-         on conflict (saga_id, step, branch) do nothing",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .bind(state)
-    .bind(at.attempt)
-    .bind(subject.to_owned())
-    .bind(now)
-    .execute(&mut **tx)
-    .await?
-    .rows_affected();
-    if inserted == 1 {
-        return Ok(None);
-    }
-    let row = sqlx::query(
-        "update saga_step set attempt = attempt where saga_id = $1 and step = $2 and branch = $3 \
-         returning state, attempt, command, reply_type, reply",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .fetch_one(&mut **tx)
-    .await?;
-    Ok(Some(FoundStep {
-        state: row.try_get("state")?,
-        attempt: row.try_get("attempt")?,
-        command: row.try_get("command")?,
-        reply_type: row.try_get("reply_type")?,
-        reply: row.try_get("reply")?,
-    }))
-}
-
-impl FoundStep {
-    fn command<C: SagaMessage>(&self) -> Result<C, HandlerError> {
-        let stored = self.command.as_deref().unwrap_or("null");
-        serde_json::from_str(stored).map_err(|e| HandlerError::Reject(Box::new(e)))
-    }
-
-    /// What the first command was answered with, under a new message id.
-    fn repeated_reply<C: SagaMessage>(&self, command: &C) -> Result<RawMessage, HandlerError> {
-        let (Some(message_type), Some(reply)) = (&self.reply_type, &self.reply) else {
-            let at = command.step_ref();
-            let what = format!("step {} of saga {} has no reply", at.step, at.saga_id);
-            return Err(HandlerError::Reject(what.into()));
-        };
-        Ok(RawMessage {
-            message_type: message_type.clone(),
-            kind: onceward::MessageKind::Reply,
-            aggregate_type: C::AGGREGATE_TYPE.to_owned(),
-            aggregate_id: command.aggregate_id(),
-            message_key: command.message_key(),
-            topic: None,
-            payload: reply.clone().into_bytes(),
-            headers: std::collections::BTreeMap::new(),
-        })
-    }
-}
-
-struct Stored<'a> {
-    state: &'static str,
-    command: String,
-    reply: &'a RawMessage,
-}
-
-/// CRASH: died before the consumer's commit = no row, nothing done, no reply, and the command
-/// comes again. After it = all three, and the command that comes again finds the row.
-async fn store<B: Backend>(
-    tx: &mut Tx<'static, B>,
-    at: &StepRef,
-    stored: &Stored<'_>,
-    now: Micros,
-) -> Result<(), HandlerError> {
-    let reply = String::from_utf8_lossy(&stored.reply.payload).into_owned();
-    sqlx::query(
-        "update saga_step set state = $4, attempt = $5, command = $6, reply_type = $7, reply = $8, \
-         updated_at = $9 where saga_id = $1 and step = $2 and branch = $3",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .bind(stored.state)
-    .bind(at.attempt)
-    .bind(stored.command.clone())
-    .bind(stored.reply.message_type.clone())
-    .bind(reply)
-    .bind(now)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-async fn mark_cancelled<B: Backend>(
-    tx: &mut Tx<'static, B>,
-    at: &StepRef,
-    now: Micros,
-) -> Result<(), HandlerError> {
-    sqlx::query(
-        "update saga_step set state = 'cancelled', updated_at = $4 \
-         where saga_id = $1 and step = $2 and branch = $3",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .bind(now)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-fn unwritable(source: serde_json::Error) -> HandlerError {
+pub(crate) fn unwritable(source: serde_json::Error) -> HandlerError {
     HandlerError::Reject(Box::new(source))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contracts::{delivery, inventory, order, payment};
+use contracts::{choreography, delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Clock, Event, MessageContext, Micros, Routing, Tx};
 use uuid::Uuid;
@@ -61,6 +61,14 @@ heard! {
     delivery::Scheduled => |_| Fact::Nothing;
     delivery::Failed => |_| Fact::Nothing;
     delivery::Cancelled => |_| Fact::Undone;
+    choreography::OrderCreated => |m| Fact::Placed(m.amount_minor);
+    choreography::OrderTimedOut => |_| Fact::Nothing;
+    choreography::PaymentProcessed => |_| Fact::Nothing;
+    choreography::PaymentFailed => |_| Fact::Nothing;
+    choreography::PaymentRefunded => |_| Fact::Undone;
+    choreography::InventoryUpdated => |_| Fact::Nothing;
+    choreography::InventoryFailed => |_| Fact::Nothing;
+    choreography::InventoryReleased => |_| Fact::Undone;
 }
 
 /// Counts what is said about orders.

@@ -33,7 +33,7 @@ pub const DEFINITION: Definition = Definition {
 };
 
 /// Topics it consumes: what has happened, not what is wished.
-pub const TOPICS: [&str; 12] = [
+pub const TOPICS: [&str; 20] = [
     "order.created",
     "order.completed",
     "order.cancelled",
@@ -46,6 +46,14 @@ pub const TOPICS: [&str; 12] = [
     "delivery.scheduled",
     "delivery.failed",
     "delivery.cancelled",
+    "order-created",
+    "order-timed-out",
+    "payment-processed",
+    "payment-failed",
+    "payment-refunded",
+    "inventory-updated",
+    "inventory-failed",
+    "inventory-released",
 ];
 
 /// The service with its routes and handlers.

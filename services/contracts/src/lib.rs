@@ -13,8 +13,17 @@
 //!                  payment.refund    ─▶ payment.refunded
 //!                  inventory.release ─▶ inventory.released ─▶ order.cancelled
 //! ```
+//! That is an order with a coordinator. One without ([`choreography`]):
+//!
+//! ```text
+//! order-created ─▶ payment-processed ─▶ inventory-updated ─▶ order.completed
+//!                  payment-failed                         ─▶ order.cancelled
+//!                                       inventory-failed  ─▶ payment-refunded ─▶ order.cancelled
+//! silence: order-timed-out ─▶ payment-refunded + inventory-released           ─▶ order.cancelled
+//! ```
 #![deny(missing_docs)]
 
+pub mod choreography;
 pub mod delivery;
 pub mod inventory;
 pub mod order;
@@ -39,7 +48,7 @@ pub const NOTIFICATION_GROUP: &str = "notification-service-group";
 pub const SAGA_ORCHESTRATOR_GROUP: &str = "saga-orchestrator-group";
 
 /// Every topic of the shop, as created by `shop topics`.
-pub const TOPICS: [&str; 18] = [
+pub const TOPICS: [&str; 26] = [
     "order.created",
     "order.completed",
     "order.cancelled",
@@ -58,6 +67,14 @@ pub const TOPICS: [&str; 18] = [
     "delivery.failed",
     "delivery.cancel",
     "delivery.cancelled",
+    "order-created",
+    "order-timed-out",
+    "payment-processed",
+    "payment-failed",
+    "payment-refunded",
+    "inventory-updated",
+    "inventory-failed",
+    "inventory-released",
 ];
 
 /// Implements `Event` for messages about an order, and `SagaMessage`/`Refusal` where asked.
@@ -121,6 +138,14 @@ mod tests {
             topic::<delivery::Failed>(),
             topic::<delivery::Cancel>(),
             topic::<delivery::Cancelled>(),
+            topic::<choreography::OrderCreated>(),
+            topic::<choreography::OrderTimedOut>(),
+            topic::<choreography::PaymentProcessed>(),
+            topic::<choreography::PaymentFailed>(),
+            topic::<choreography::PaymentRefunded>(),
+            topic::<choreography::InventoryUpdated>(),
+            topic::<choreography::InventoryFailed>(),
+            topic::<choreography::InventoryReleased>(),
         ];
         assert_eq!(topics, TOPICS);
     }

@@ -10,11 +10,12 @@
 mod http;
 mod stock;
 
+use contracts::choreography::{OrderTimedOut, PaymentProcessed};
 use contracts::order;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
-use onceward_saga::{ParticipantOptions, take_part};
+use onceward_saga::{ParticipantOptions, Reacting, take_part};
 use skeleton::{App, Definition, Service};
 use sqlx::migrate::Migrator;
 
@@ -31,7 +32,7 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "inventory",
     about: "Sets stock aside for orders, and gives it back.\n\n\
-    The saga of an order reserves its pieces first. A completed order's pieces are `sold`, a cancelled \
+    The saga of an order reserves its pieces first; without a coordinator, once it is paid. A completed order's pieces are `sold`, a cancelled \
     order's are `released`. `stock` + `reserved` + `sold` never changes but by an operator.",
     consumer: contracts::INVENTORY_GROUP,
     port: 8002,
@@ -39,7 +40,13 @@ pub const DEFINITION: Definition = Definition {
 };
 
 /// Topics it consumes.
-pub const TOPICS: [&str; 3] = ["inventory.reserve", "inventory.release", "order.completed"];
+pub const TOPICS: [&str; 5] = [
+    "inventory.reserve",
+    "inventory.release",
+    "order.completed",
+    "payment-processed",
+    "order-timed-out",
+];
 
 /// The service with its routes and handlers.
 ///
@@ -52,6 +59,7 @@ pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
 /// A handler for every message type of [`TOPICS`].
 pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
     let stock = Stock::new(outbox.clock().clone());
+    let reacting = Reacting::new(stock.clone(), outbox.clone());
     take_part(
         Handlers::default(),
         stock.clone(),
@@ -59,4 +67,6 @@ pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
         ParticipantOptions::default(),
     )
     .on::<order::Completed, _>(stock)
+    .on::<PaymentProcessed, _>(reacting.clone())
+    .on::<OrderTimedOut, _>(reacting.voided())
 }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use contracts::choreography::{
+    self, InventoryFailed, InventoryReleased, InventoryUpdated, PaymentProcessed,
+};
 use contracts::{inventory, order};
 use onceward::consumer::{Handler, HandlerError};
 use onceward::{Backend, Clock, MessageContext, QueryResult, Tx};
-use onceward_saga::{Answer, Participant};
+use onceward_saga::{Answer, Outcome, Participant, Reaction};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -24,6 +27,78 @@ impl Stock {
     /// Takes the time from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
+    }
+
+    /// Sets pieces aside for an order; `Some` reason if they are not.
+    async fn reserve<B: Backend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+        product_id: &str,
+        quantity: i64,
+    ) -> Result<Option<&'static str>, sqlx::Error> {
+        if quantity <= 0 {
+            return Ok(Some("invalid quantity"));
+        }
+        let now = self.clock.now();
+        // One statement takes the row's lock and looks at what is there: two orders for the last
+        // piece can't both find it.
+        let taken = sqlx::query(
+            "update product set stock = stock - $2, reserved = reserved + $2, updated_at = $3 \
+             where product_id = $1 and stock >= $2",
+        )
+        .bind(product_id.to_owned())
+        .bind(quantity)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+        if taken == 0 {
+            let known = sqlx::query("select 1 from product where product_id = $1")
+                .bind(product_id.to_owned())
+                .fetch_optional(&mut **tx)
+                .await?;
+            let reason = if known.is_some() {
+                INSUFFICIENT
+            } else {
+                UNKNOWN_PRODUCT
+            };
+            return Ok(Some(reason));
+        }
+        sqlx::query(
+            "insert into reservation (order_id, product_id, quantity, state, created_at, \
+             updated_at) values ($1, $2, $3, 'reserved', $4, $4) \
+             on conflict (order_id) do update set state = 'reserved', \
+             quantity = excluded.quantity, updated_at = excluded.updated_at",
+        )
+        .bind(order_id)
+        .bind(product_id.to_owned())
+        .bind(quantity)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?;
+        Ok(None)
+    }
+
+    /// Gives an order's pieces back, if any are set aside.
+    async fn release<B: Backend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+    ) -> Result<(), sqlx::Error> {
+        let Some((product_id, quantity)) = self.close(tx, order_id, "released").await? else {
+            return Ok(());
+        };
+        sqlx::query(
+            "update product set stock = stock + $2, reserved = reserved - $2, updated_at = $3 \
+             where product_id = $1",
+        )
+        .bind(product_id)
+        .bind(quantity)
+        .bind(self.clock.now())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
     }
 
     /// Moves a reservation that still is `reserved` on, and says what it was about.
@@ -60,46 +135,13 @@ impl<B: Backend> Participant<B> for Stock {
         _context: &MessageContext,
         command: &inventory::Reserve,
     ) -> Result<Answer<inventory::Reserved>, HandlerError> {
-        if command.quantity <= 0 {
-            return Ok(Answer::Refused("invalid quantity".to_owned()));
-        }
-        let now = self.clock.now();
-        // One statement takes the row's lock and looks at what is there: two orders for the last
-        // piece can't both find it.
-        let taken = sqlx::query(
-            "update product set stock = stock - $2, reserved = reserved + $2, updated_at = $3 \
-             where product_id = $1 and stock >= $2",
-        )
-        .bind(command.product_id.clone())
-        .bind(command.quantity)
-        .bind(now)
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
-        if taken == 0 {
-            let known = sqlx::query("select 1 from product where product_id = $1")
-                .bind(command.product_id.clone())
-                .fetch_optional(&mut **tx)
-                .await?;
-            let reason = if known.is_some() {
-                INSUFFICIENT
-            } else {
-                UNKNOWN_PRODUCT
-            };
+        let (product_id, quantity) = (&command.product_id, command.quantity);
+        if let Some(reason) = self
+            .reserve(tx, command.order_id, product_id, quantity)
+            .await?
+        {
             return Ok(Answer::Refused(reason.to_owned()));
         }
-        sqlx::query(
-            "insert into reservation (order_id, product_id, quantity, state, created_at, \
-             updated_at) values ($1, $2, $3, 'reserved', $4, $4) \
-             on conflict (order_id) do update set state = 'reserved', \
-             quantity = excluded.quantity, updated_at = excluded.updated_at",
-        )
-        .bind(command.order_id)
-        .bind(command.product_id.clone())
-        .bind(command.quantity)
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
         Ok(Answer::Done(inventory::Reserved {
             saga: command.saga.clone(),
             order_id: command.order_id,
@@ -114,19 +156,45 @@ impl<B: Backend> Participant<B> for Stock {
         _context: &MessageContext,
         command: &inventory::Reserve,
     ) -> Result<(), HandlerError> {
-        let Some((product_id, quantity)) = self.close(tx, command.order_id, "released").await?
-        else {
-            return Ok(());
-        };
-        sqlx::query(
-            "update product set stock = stock + $2, reserved = reserved - $2, updated_at = $3 \
-             where product_id = $1",
-        )
-        .bind(product_id)
-        .bind(quantity)
-        .bind(self.clock.now())
-        .execute(&mut **tx)
-        .await?;
+        self.release(tx, command.order_id).await?;
+        Ok(())
+    }
+}
+
+/// An order without a coordinator has its pieces set aside once it is paid.
+impl<B: Backend> Reaction<B> for Stock {
+    const PROCESS: &'static str = choreography::PROCESS;
+    const STEP: &'static str = "inventory";
+    type Fact = PaymentProcessed;
+    type Done = InventoryUpdated;
+    type Refused = InventoryFailed;
+    type Undone = InventoryReleased;
+
+    async fn react(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        paid: &PaymentProcessed,
+    ) -> Result<Outcome<InventoryUpdated, InventoryFailed>, HandlerError> {
+        let (order_id, product_id, quantity) = (paid.order_id, &paid.product_id, paid.quantity);
+        if let Some(reason) = self.reserve(tx, order_id, product_id, quantity).await? {
+            let reason = reason.to_owned();
+            return Ok(Outcome::Refused(InventoryFailed { order_id, reason }));
+        }
+        Ok(Outcome::Done(InventoryUpdated {
+            order_id,
+            product_id: product_id.clone(),
+            quantity,
+        }))
+    }
+
+    async fn undo(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        paid: &PaymentProcessed,
+    ) -> Result<(), HandlerError> {
+        self.release(tx, paid.order_id).await?;
         Ok(())
     }
 }

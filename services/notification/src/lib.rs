@@ -49,12 +49,14 @@ pub const DEFINITION: Definition = Definition {
 };
 
 /// Topics it consumes.
-pub const TOPICS: [&str; 5] = [
+pub const TOPICS: [&str; 7] = [
     "order.created",
     "order.completed",
     "order.cancelled",
     "payment.failed",
     "delivery.scheduled",
+    "order-created",
+    "payment-failed",
 ];
 
 /// Settings of its own.

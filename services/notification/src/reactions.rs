@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contracts::{delivery, order, payment};
+use contracts::{choreography, delivery, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Clock, Event, MessageContext, Tx};
 use uuid::Uuid;
@@ -38,6 +38,7 @@ news! {
     order::Cancelled => OrderCancelled, |m| Some(&m.reason);
     payment::Failed => PaymentFailed, |m| Some(&m.reason);
     delivery::Scheduled => DeliveryScheduled, |_| None;
+    choreography::PaymentFailed => PaymentFailed, |m| Some(&m.reason);
 }
 
 /// Writes mails.
@@ -57,6 +58,24 @@ impl Reactions {
 #[derive(Debug, Clone, Copy)]
 struct Contacts;
 
+impl Contacts {
+    async fn learn<B: Backend>(
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+        user_id: String,
+    ) -> Result<(), HandlerError> {
+        sqlx::query(
+            "insert into contact (order_id, user_id) values ($1, $2) \
+             on conflict (order_id) do nothing",
+        )
+        .bind(order_id)
+        .bind(user_id)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
+
 impl<B: Backend> Handler<B, order::Created> for Contacts {
     async fn handle(
         &self,
@@ -64,15 +83,18 @@ impl<B: Backend> Handler<B, order::Created> for Contacts {
         _context: &MessageContext,
         message: order::Created,
     ) -> Result<(), HandlerError> {
-        sqlx::query(
-            "insert into contact (order_id, user_id) values ($1, $2) \
-             on conflict (order_id) do nothing",
-        )
-        .bind(message.order_id)
-        .bind(message.user_id)
-        .execute(&mut **tx)
-        .await?;
-        Ok(())
+        Self::learn(tx, message.order_id, message.user_id).await
+    }
+}
+
+impl<B: Backend> Handler<B, choreography::OrderCreated> for Contacts {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        message: choreography::OrderCreated,
+    ) -> Result<(), HandlerError> {
+        Self::learn(tx, message.order_id, message.user_id).await
     }
 }
 
@@ -109,8 +131,10 @@ impl<B: Backend, M: News> Handler<B, M> for Reactions {
 pub fn handlers<B: Backend>(reactions: Reactions) -> Handlers<B> {
     Handlers::default()
         .on::<order::Created, _>(Contacts)
+        .on::<choreography::OrderCreated, _>(Contacts)
         .on::<order::Completed, _>(reactions.clone())
         .on::<order::Cancelled, _>(reactions.clone())
         .on::<payment::Failed, _>(reactions.clone())
-        .on::<delivery::Scheduled, _>(reactions)
+        .on::<delivery::Scheduled, _>(reactions.clone())
+        .on::<choreography::PaymentFailed, _>(reactions)
 }

@@ -3,8 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use contracts::choreography::OrderCreated;
 use contracts::order::Created;
 use onceward::{Backend, Tx};
+use onceward_saga::SagaBackend;
 use serde::Serialize;
 use skeleton::{
     Answer, ApiError, App, Body, IdempotencyKey, Page, PageQuery, PathId, RequestContext,
@@ -13,12 +15,25 @@ use skeleton::{
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{NewOrder, Order, OrderStatus};
+use crate::choreography::Choreography;
+use crate::domain::{NewOrder, Order, OrderStatus, SagaStyle};
 use crate::{metrics, sql};
 
-pub(crate) fn routes<B: Backend>() -> Routes<B> {
+/// What new orders need to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    /// How the services of an order work together that does not say.
+    pub(crate) default: SagaStyle,
+    pub(crate) choreography: Choreography,
+}
+
+pub(crate) fn routes<B: SagaBackend>(desk: Desk) -> Routes<B> {
+    let place =
+        async move |app: State<App<B>>, context: RequestContext, headers: HeaderMap, body: Body| {
+            place(app, context, headers, body, desk.clone()).await
+        };
     Routes::new()
-        .with(__path_place, place::<B>)
+        .with(__path_place, place)
         .with(__path_list, list::<B>)
         .with(__path_show, show::<B>)
 }
@@ -37,6 +52,9 @@ struct Placed {
 /// Writes the order and its message `order.created` in one transaction: 201 means that both are
 /// durable. Stock, payment and delivery follow by messages; ask for the order to see how far it is.
 ///
+/// With `"saga": "choreography"` the message is `order-created`, no coordinator commands anybody, and
+/// payment comes before stock; such an order has no delivery.
+///
 /// Send an `Idempotency-Key` (any text of your choice, new for each order) to be able to repeat the
 /// request when no answer came: the order is taken once, and the first answer is given again.
 #[utoipa::path(
@@ -47,11 +65,15 @@ struct Placed {
     params(IdempotencyKey),
     request_body(
         content = NewOrder,
-        description = "Every field is needed, and no other is allowed.",
+        description = "Every field but `saga` is needed, and no other is allowed.",
         examples(
             ("completes" = (
                 summary = "An order that completes (four times in five)",
                 value = json!({"user_id": "user_123", "product_id": "product_1", "quantity": 2, "amount": 199.99})
+            )),
+            ("without a coordinator" = (
+                summary = "The same, each service in reaction to the others",
+                value = json!({"user_id": "user_123", "product_id": "product_1", "quantity": 2, "amount": 199.99, "saga": "choreography"})
             )),
             ("too many" = (
                 summary = "Ends failed: insufficient inventory",
@@ -80,11 +102,12 @@ struct Placed {
         example = json!({"order_id": "0194227a-0000-7000-8000-000000000001", "status": "pending"})
     ))
 )]
-async fn place<B: Backend>(
+async fn place<B: SagaBackend>(
     State(app): State<App<B>>,
     RequestContext(context): RequestContext,
     headers: HeaderMap,
     body: Body,
+    desk: Desk,
 ) -> Result<Answer, ApiError> {
     let order = NewOrder::read(&body)?;
     let identity = RequestIdentity {
@@ -104,15 +127,34 @@ async fn place<B: Backend>(
                 "is not a product of this shop",
             ));
         }
-        sql::insert(tx, order_id, &order, context.correlation_id, now).await?;
-        let created = Created {
-            order_id,
-            user_id: order.user_id.clone(),
-            product_id: order.product_id.clone(),
-            quantity: order.quantity,
-            amount_minor: order.amount.minor(),
-        };
-        outbox.append::<B, _>(tx, &context, &created).await?;
+        let saga = order.saga.unwrap_or(desk.default);
+        sql::insert(tx, order_id, &order, saga, context.correlation_id, now).await?;
+        let (user_id, product_id) = (order.user_id.clone(), order.product_id.clone());
+        let (quantity, amount_minor) = (order.quantity, order.amount.minor());
+        match saga {
+            SagaStyle::Orchestration => {
+                let created = Created {
+                    order_id,
+                    user_id,
+                    product_id,
+                    quantity,
+                    amount_minor,
+                };
+                outbox.append::<B, _>(tx, &context, &created).await?;
+            }
+            SagaStyle::Choreography => {
+                let created = OrderCreated {
+                    order_id,
+                    user_id,
+                    product_id,
+                    quantity,
+                    amount_minor,
+                };
+                outbox.append::<B, _>(tx, &context, &created).await?;
+                let begun = desk.choreography.begin(tx, order_id).await;
+                begun.map_err(ApiError::internal)?;
+            }
+        }
         let placed = Placed {
             order_id,
             status: OrderStatus::Pending,
@@ -148,6 +190,7 @@ async fn place<B: Backend>(
                 "order_id": "0194227a-0000-7000-8000-000000000001",
                 "status": "failed",
                 "reason": "payment declined",
+                "saga": "orchestration",
                 "user_id": "user_declined",
                 "product_id": "product_1",
                 "quantity": 1,

@@ -1,5 +1,6 @@
 //! What an order is. Pure.
 
+use clap::ValueEnum;
 use onceward::{CorrelationId, Micros};
 use serde::{Serialize, Serializer};
 use skeleton::{ApiError, Body, Money};
@@ -36,6 +37,47 @@ pub struct NewOrder {
     /// The price of all of it: at most two decimals, no exponent.
     #[schema(value_type = f64, format = "decimal", minimum = 0.01, maximum = 1_000_000_000.0, example = 199.99)]
     pub amount: Money,
+    /// How its services work together; the shop's default unless said.
+    #[schema(example = "choreography")]
+    pub saga: Option<SagaStyle>,
+}
+
+/// How the services of an order work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, ValueEnum)]
+#[schema(
+    description = "`orchestration`: the saga orchestrator commands each; `choreography`: each reacts to the others"
+)]
+#[serde(rename_all = "lowercase")]
+pub enum SagaStyle {
+    /// The saga orchestrator commands each.
+    Orchestration,
+    /// Each reacts to what the others say.
+    Choreography,
+}
+
+impl SagaStyle {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Orchestration => "orchestration",
+            Self::Choreography => "choreography",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Orchestration, Self::Choreography]
+            .into_iter()
+            .find(|style| style.as_str() == text)
+    }
+
+    /// Where such an order begins.
+    pub(crate) fn created_topic(self) -> &'static str {
+        match self {
+            Self::Orchestration => "order.created",
+            Self::Choreography => "order-created",
+        }
+    }
 }
 
 impl NewOrder {
@@ -49,12 +91,20 @@ impl NewOrder {
         let product_id = fields.text("product_id", MAX_ID_CHARS);
         let quantity = fields.integer("quantity", 1..=MAX_QUANTITY);
         let amount = fields.money("amount");
+        let saga = fields.optional_text("saga", MAX_ID_CHARS).and_then(|text| {
+            let style = SagaStyle::parse(&text);
+            if style.is_none() {
+                fields.refuse("saga", "must be \"orchestration\" or \"choreography\"");
+            }
+            style
+        });
         let all = user_id.zip(product_id).zip(quantity).zip(amount);
         fields.finish(all.map(|(((user_id, product_id), quantity), amount)| Self {
             user_id,
             product_id,
             quantity,
             amount,
+            saga,
         }))
     }
 }
@@ -87,6 +137,11 @@ impl OrderStatus {
         }
     }
 
+    /// Whether nothing more will become of it.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Failed | Self::Completed)
+    }
+
     /// Reads what [`Self::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         [
@@ -110,6 +165,8 @@ pub struct Order {
     /// Why it is cancelling or failed.
     #[schema(required, example = json!(null))]
     pub reason: Option<String>,
+    /// How its services work together.
+    pub saga: SagaStyle,
     /// Who ordered.
     pub user_id: String,
     /// What.
@@ -138,7 +195,7 @@ pub struct Order {
 /// Something that was said about an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Step {
-    /// The topic it was said on: `inventory.reserve`.
+    /// The topic it was said on: `inventory.reserve`, `payment-processed`.
     #[schema(example = "inventory.reserve")]
     pub step: String,
     /// When.

@@ -12,31 +12,45 @@
 //! There is no order across topics, so a status only ever moves along these arrows, and a message
 //! that would move it back is only noted as a step. The arrow from `cancelling` to `completed` is
 //! never taken by our saga; it is there because the orchestrator has the last word.
+//!
+//! An order without a coordinator begins with `order-created`, and this service has the last word
+//! ([`Choreography`]).
 #![deny(missing_docs)]
 
 mod api;
+mod choreography;
 mod domain;
 mod metrics;
 mod reactions;
 mod sql;
 
-use onceward::Backend;
+use std::time::Duration;
+
+use clap::Args;
+use onceward::Outbox;
+use onceward::consumer::Handlers;
 use onceward::schema::Line;
-use skeleton::{App, Definition, Service};
+use onceward_saga::{SagaBackend, TimerOptions, TimerRunner};
+use skeleton::{App, Background, Definition, Service};
 use sqlx::migrate::Migrator;
 
-pub use domain::{NewOrder, Order, OrderStatus, Step};
-pub use reactions::{Projection, handlers};
+pub use choreography::Choreography;
+pub use domain::{NewOrder, Order, OrderStatus, SagaStyle, Step};
+pub use reactions::Projection;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-/// Its own tables.
-static LINES: [Line; 1] = [Line::portable("_order_migrations", &MIGRATIONS)];
+/// The saga library's tables, for deadlines, and its own.
+static LINES: [Line; 2] = [
+    onceward_saga::schema::LINE,
+    Line::portable("_order_migrations", &MIGRATIONS),
+];
 
 /// Name, group, port and tables.
 pub const DEFINITION: Definition = Definition {
     name: "order",
     about: "Takes orders, and shows how far each has come.\n\n\
-    An order is written together with its message `order.created`, in one transaction; everything else \
+    An order is written together with its message, in one transaction: `order.created` for the saga \
+    orchestrator, or `order-created` for services that react to each other. Everything else \
     happens in other services, by messages, and comes back as the order's status: `pending` → \
     `completed`, or `cancelling` → `failed` once all that was done is undone.",
     consumer: contracts::ORDER_GROUP,
@@ -45,7 +59,7 @@ pub const DEFINITION: Definition = Definition {
 };
 
 /// Topics it consumes: everything said about an order but by itself.
-pub const TOPICS: [&str; 17] = [
+pub const TOPICS: [&str; 23] = [
     "order.completed",
     "order.cancelled",
     "inventory.reserve",
@@ -63,14 +77,76 @@ pub const TOPICS: [&str; 17] = [
     "delivery.failed",
     "delivery.cancel",
     "delivery.cancelled",
+    "payment-processed",
+    "payment-failed",
+    "payment-refunded",
+    "inventory-updated",
+    "inventory-failed",
+    "inventory-released",
 ];
 
-/// The service with its routes and handlers.
+/// Settings of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Settings {
+    /// How the services of an order work together that does not say `"saga"` itself.
+    #[arg(
+        long,
+        env = "ONCEWARD_SAGA",
+        value_enum,
+        default_value_t = SagaStyle::Orchestration,
+        value_name = "STYLE"
+    )]
+    pub saga: SagaStyle,
+    /// How long a choreographed order may take before it is cancelled, in milliseconds.
+    #[arg(
+        long,
+        env = "ONCEWARD_ORDER_DEADLINE_MS",
+        default_value_t = 60_000,
+        value_parser = clap::value_parser!(u64).range(1..=86_400_000),
+        value_name = "MS"
+    )]
+    pub order_deadline_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            saga: SagaStyle::Orchestration,
+            order_deadline_ms: 60_000,
+        }
+    }
+}
+
+/// The service with its routes, handlers and the timer runner.
 ///
 /// # Errors
 /// None so far.
-pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
+pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
     metrics::describe();
-    let projection = Projection::new(app.clock().clone());
-    Ok(Service::new(api::routes()).consuming(&TOPICS, handlers(projection)))
+    let choreography = choreography(app.outbox(), settings);
+    let handlers = handlers(app.outbox(), &choreography);
+    let desk = api::Desk {
+        default: settings.saga,
+        choreography: choreography.clone(),
+    };
+    let deadlines = TimerRunner::new(app.db().clone(), choreography, TimerOptions::default());
+    let deadlines = Background::new("deadlines", move |stop| async move {
+        deadlines.run(stop).await;
+        Ok(())
+    });
+    Ok(Service::new(api::routes(desk))
+        .consuming(&TOPICS, handlers)
+        .with_background(deadlines))
+}
+
+/// Choreographed orders, writing to `outbox`.
+pub fn choreography(outbox: &Outbox, settings: &Settings) -> Choreography {
+    let deadline = Duration::from_millis(settings.order_deadline_ms);
+    Choreography::new(outbox.clone(), deadline)
+}
+
+/// A handler for every message type of [`TOPICS`].
+pub fn handlers<B: SagaBackend>(outbox: &Outbox, choreography: &Choreography) -> Handlers<B> {
+    let projection = Projection::new(outbox.clock().clone());
+    choreography::follow(reactions::handlers(projection), choreography)
 }

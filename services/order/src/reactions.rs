@@ -105,8 +105,8 @@ impl<B: Backend, M: Said> Handler<B, M> for Projection {
     }
 }
 
-/// The projection for every message type of [`crate::TOPICS`].
-pub fn handlers<B: Backend>(projection: Projection) -> Handlers<B> {
+/// The projection for every message type of an order with a coordinator, and of every order's end.
+pub(crate) fn handlers<B: Backend>(projection: Projection) -> Handlers<B> {
     Handlers::default()
         .on::<order::Completed, _>(projection.clone())
         .on::<order::Cancelled, _>(projection.clone())

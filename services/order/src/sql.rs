@@ -1,14 +1,16 @@
 //! The order tables. One text for both databases.
 
+use std::collections::HashSet;
+
 use onceward::{Backend, CorrelationId, Error, Micros, QueryResult, Result, Tx};
 use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
 
-use crate::domain::{NewOrder, Order, OrderStatus, Step};
+use crate::domain::{NewOrder, Order, OrderStatus, SagaStyle, Step};
 
 const COLUMNS: &str = "order_id, status, reason, user_id, product_id, quantity, amount_minor, \
-                       correlation_id, created_at, updated_at";
+                       correlation_id, saga, created_at, updated_at";
 
 /// Whether the product can be ordered.
 pub(crate) async fn is_product<B: Backend>(
@@ -27,12 +29,14 @@ pub(crate) async fn insert<B: Backend>(
     tx: &mut Tx<'_, B>,
     order_id: Uuid,
     order: &NewOrder,
+    saga: SagaStyle,
     correlation_id: CorrelationId,
     now: Micros,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into orders (order_id, user_id, product_id, quantity, amount_minor, status, \
-         correlation_id, created_at, updated_at) values ($1, $2, $3, $4, $5, 'pending', $6, $7, $7)",
+         correlation_id, saga, created_at, updated_at) \
+         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $8)",
     )
     .bind(order_id)
     .bind(&*order.user_id)
@@ -40,10 +44,56 @@ pub(crate) async fn insert<B: Backend>(
     .bind(order.quantity)
     .bind(order.amount.minor())
     .bind(correlation_id.0)
+    .bind(saga.as_str())
     .bind(now)
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// An order whose row this transaction has locked.
+pub(crate) struct Locked {
+    pub(crate) status: OrderStatus,
+    pub(crate) reason: Option<String>,
+    pub(crate) correlation_id: CorrelationId,
+}
+
+/// Locks a choreographed order's row. **First**, by facts and deadline alike: what one of them commits is
+/// seen by the other, and the first commit wins.
+pub(crate) async fn lock<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    order_id: Uuid,
+) -> Result<Option<Locked>, sqlx::Error> {
+    // An update that changes nothing locks on both databases; `for update` does not exist on one.
+    let row = sqlx::query(
+        "update orders set updated_at = updated_at where order_id = $1 and saga = 'choreography' \
+         returning status, reason, correlation_id",
+    )
+    .bind(order_id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    row.map(|row| {
+        let status: String = row.try_get("status")?;
+        let unknown = || sqlx::Error::Decode(format!("status {status}").into());
+        Ok(Locked {
+            status: OrderStatus::parse(&status).ok_or_else(unknown)?,
+            reason: row.try_get("reason")?,
+            correlation_id: CorrelationId(row.try_get("correlation_id")?),
+        })
+    })
+    .transpose()
+}
+
+/// The topics on which something was said about an order.
+pub(crate) async fn heard<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    order_id: Uuid,
+) -> Result<HashSet<String>, sqlx::Error> {
+    let topics: Vec<(String,)> = sqlx::query_as("select topic from order_step where order_id = $1")
+        .bind(order_id)
+        .fetch_all(&mut **tx)
+        .await?;
+    Ok(topics.into_iter().map(|(topic,)| topic).collect())
 }
 
 /// Notes that something was said about an order; the first time counts.
@@ -106,7 +156,7 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
     let Some(row) = row else { return Ok(None) };
     let mut order = read::<B>(&row)?;
     let mut steps = vec![Step {
-        step: "order.created".into(),
+        step: order.saga.created_topic().into(),
         at: order.created_at,
     }];
     let said: Vec<(String, i64)> =
@@ -142,12 +192,14 @@ fn read<B: Backend>(row: &B::Row) -> Result<Order> {
     };
     let failed = |e: sqlx::Error| corrupt(e.to_string());
     let status: String = row.try_get("status").map_err(failed)?;
+    let saga: String = row.try_get("saga").map_err(failed)?;
     let amount: i64 = row.try_get("amount_minor").map_err(failed)?;
     let correlation_id: Uuid = row.try_get("correlation_id").map_err(failed)?;
     Ok(Order {
         order_id: row.try_get("order_id").map_err(failed)?,
         status: OrderStatus::parse(&status).ok_or_else(|| corrupt(format!("status {status}")))?,
         reason: row.try_get("reason").map_err(failed)?,
+        saga: SagaStyle::parse(&saga).ok_or_else(|| corrupt(format!("saga {saga}")))?,
         user_id: row.try_get("user_id").map_err(failed)?,
         product_id: row.try_get("product_id").map_err(failed)?,
         quantity: row.try_get("quantity").map_err(failed)?,

@@ -6,10 +6,11 @@ mod http;
 mod participant;
 
 use clap::Args;
+use contracts::choreography::{InventoryFailed, OrderCreated, OrderTimedOut};
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
-use onceward_saga::{ParticipantOptions, take_part};
+use onceward_saga::{ParticipantOptions, Reacting, take_part};
 use skeleton::{App, Chance, Definition, Service};
 use sqlx::migrate::Migrator;
 
@@ -26,7 +27,8 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "payment",
     about: "Charges customers, and pays back.\n\n\
-    Read only: charges and refunds come as messages of the saga. One payment in five is declined by \
+    Read only: charges and refunds come as messages, commanded by the order's saga or, in an order \
+    without a coordinator, in reaction to `order-created`. One payment in five is declined by \
     chance (`--fail-percent`), those of `user_declined` always.",
     consumer: contracts::PAYMENT_GROUP,
     port: 8003,
@@ -34,7 +36,13 @@ pub const DEFINITION: Definition = Definition {
 };
 
 /// Topics it consumes.
-pub const TOPICS: [&str; 2] = ["payment.process", "payment.refund"];
+pub const TOPICS: [&str; 5] = [
+    "payment.process",
+    "payment.refund",
+    "order-created",
+    "order-timed-out",
+    "inventory-failed",
+];
 
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -88,10 +96,15 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<
 
 /// A handler for every message type of [`TOPICS`].
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
+    let payments = Payments::new(outbox.clock().clone(), settings.chance());
+    let reacting = Reacting::new(payments.clone(), outbox.clone());
     take_part(
         Handlers::default(),
-        Payments::new(outbox.clock().clone(), settings.chance()),
+        payments,
         outbox.clone(),
         ParticipantOptions::default(),
     )
+    .on::<OrderCreated, _>(reacting.clone())
+    .on::<OrderTimedOut, _>(reacting.voided())
+    .on::<InventoryFailed, _>(reacting.voided())
 }

@@ -15,7 +15,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the order service (port 8001).
-    Order(Serve<NoSettings>),
+    Order(Serve<order::Settings>),
     /// Run the inventory service (port 8002).
     Inventory(Serve<NoSettings>),
     /// Run the payment service (port 8003).

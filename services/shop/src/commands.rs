@@ -50,10 +50,13 @@ struct Notification;
 struct SagaOrchestrator;
 
 impl Member for Order {
-    type Settings = crate::cli::NoSettings;
+    type Settings = order::Settings;
     const DEFINITION: &'static Definition = &order::DEFINITION;
-    fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
-        order::service(app)
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        order::service(app, settings)
     }
 }
 impl Member for Inventory {

@@ -24,26 +24,37 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     };
     let mut world = World::start(database, settings).await?;
     let client = world.client();
-    completes(&client).await?;
-    fails_for(
-        &client,
-        Order {
-            product_id: "product_3".into(),
-            quantity: 100,
-            ..Order::default()
-        },
-        "insufficient inventory",
-    )
-    .await?;
-    fails_for(
-        &client,
-        Order {
-            user_id: "user_declined".into(),
-            ..Order::default()
-        },
-        "declined",
-    )
-    .await?;
+    let orchestrated = [
+        "inventory.reserved",
+        "payment.completed",
+        "delivery.scheduled",
+    ];
+    completes(&client, None, &orchestrated).await?;
+    let choreographed = ["order-created", "payment-processed", "inventory-updated"];
+    completes(&client, Some("choreography"), &choreographed).await?;
+    for saga in [None, Some("choreography")] {
+        fails_for(
+            &client,
+            Order {
+                product_id: "product_3".into(),
+                quantity: 100,
+                saga,
+                ..Order::default()
+            },
+            "insufficient inventory",
+        )
+        .await?;
+        fails_for(
+            &client,
+            Order {
+                user_id: "user_declined".into(),
+                saga,
+                ..Order::default()
+            },
+            "declined",
+        )
+        .await?;
+    }
     fails_for(
         &client,
         Order {
@@ -61,9 +72,9 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     let live = client.first_event("analytics", "/analytics/live").await?;
     assert_eq!(live["window_seconds"], 60, "{live:#}");
     let books = world.closed_books().await?;
-    // The plain one and the one with a key; short stock, declined, undeliverable, silent and turned
-    // back.
-    assert_eq!((books.completed, books.failed), (2, 5));
+    // One of each style and the one with a key; short stock, declined and silent in each style,
+    // undeliverable and turned back.
+    assert_eq!((books.completed, books.failed), (3, 8));
     world.verify()?;
 
     let stopped = world.stop("relay")?;
@@ -74,8 +85,12 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     Ok(())
 }
 
-async fn completes(client: &Client) -> Result<()> {
-    let id = client.order(&Order::default()).await?;
+async fn completes(client: &Client, saga: Option<&'static str>, said: &[&str]) -> Result<()> {
+    let new = Order {
+        saga,
+        ..Order::default()
+    };
+    let id = client.order(&new).await?;
     let order = client.wait_for(&id, "completed", SOON).await?;
     let steps: Vec<&str> = order["steps"]
         .as_array()
@@ -83,12 +98,8 @@ async fn completes(client: &Client) -> Result<()> {
         .flatten()
         .filter_map(|step| step["step"].as_str())
         .collect();
-    for step in [
-        "inventory.reserved",
-        "payment.completed",
-        "delivery.scheduled",
-    ] {
-        assert!(steps.contains(&step), "{step} is missing: {order:#}");
+    for step in said {
+        assert!(steps.contains(step), "{step} is missing: {order:#}");
     }
     assert_eq!(order["amount"].to_string(), "199.99");
     Ok(())
@@ -123,12 +134,23 @@ async fn the_same_key_is_one_order(client: &Client) -> Result<()> {
 
 async fn a_silent_payment_is_undone(world: &mut World, client: &Client) -> Result<()> {
     world.stop("payment")?;
-    let id = client.order(&Order::default()).await?;
-    let waiting: Value = client.wait_for(&id, "cancelling", SOON).await?;
-    assert_eq!(waiting["reason"], "timed out", "{waiting:#}");
+    let mut ids = Vec::new();
+    for saga in [None, Some("choreography")] {
+        let order = Order {
+            saga,
+            ..Order::default()
+        };
+        ids.push(client.order(&order).await?);
+    }
+    for id in &ids {
+        let waiting: Value = client.wait_for(id, "cancelling", SOON).await?;
+        assert_eq!(waiting["reason"], "timed out", "{waiting:#}");
+    }
     world.spawn("payment")?;
-    let ended = client.wait_for(&id, "failed", SOON).await?;
-    assert_eq!(ended["reason"], "timed out", "{ended:#}");
+    for id in &ids {
+        let ended = client.wait_for(id, "failed", SOON).await?;
+        assert_eq!(ended["reason"], "timed out", "{ended:#}");
+    }
     Ok(())
 }
 

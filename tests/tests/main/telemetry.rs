@@ -187,6 +187,7 @@ async fn marked_orders(world: &World, client: &Client) -> Result<()> {
             user_id: user.into(),
             product_id: product.into(),
             quantity: 1,
+            ..Order::default()
         };
         let (status, body) = client.post_order(&order, Some(&key)).await?;
         if status == 201 {

@@ -1,9 +1,11 @@
 //! Timers: rows that fire in one transaction with everything that follows.
 
+mod deadline;
 mod name;
 pub(crate) mod rows;
 mod runner;
 
+pub use deadline::{Deadline, Passed};
 pub use name::{InvalidTimerName, TimerName};
 pub(crate) use runner::chain;
-pub use runner::{TimerOptions, TimerRunner};
+pub use runner::{TimerOptions, TimerOwner, TimerRunner};

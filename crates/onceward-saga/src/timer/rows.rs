@@ -1,27 +1,24 @@
-//! Rows of the `timer` table that belong to sagas.
+//! Rows of the `timer` table.
 
 use onceward::{Backend, Micros, QueryResult, Tx};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
 
-use crate::timer::TimerName;
-use crate::{SagaError, SagaId};
-
-/// `owner_kind` of a saga's timers.
-pub(crate) const SAGA: &str = "saga";
+use crate::SagaError;
 
 /// An armed timer, as the runner finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ArmedTimer {
-    pub(crate) saga_id: SagaId,
+    pub(crate) owner: Uuid,
     pub(crate) name: String,
     pub(crate) fire_at: Micros,
 }
 
 pub(crate) async fn arm<B: Backend>(
     tx: &mut Tx<'static, B>,
+    kind: &str,
     owner: Uuid,
-    name: &TimerName,
+    name: &str,
     now: Micros,
     fire_at: Micros,
 ) -> Result<(), SagaError> {
@@ -29,9 +26,9 @@ pub(crate) async fn arm<B: Backend>(
         "insert into timer (owner_kind, owner_id, name, state, armed_at, fire_at) \
          values ($1, $2, $3, 'armed', $4, $5)",
     )
-    .bind(SAGA)
+    .bind(kind.to_owned())
     .bind(owner)
-    .bind(name.to_string())
+    .bind(name.to_owned())
     .bind(now)
     .bind(fire_at)
     .execute(&mut **tx)
@@ -43,17 +40,18 @@ pub(crate) async fn arm<B: Backend>(
 /// Disarms a timer that is still armed; one that has fired stays as it is.
 pub(crate) async fn disarm<B: Backend>(
     tx: &mut Tx<'static, B>,
+    kind: &str,
     owner: Uuid,
-    name: &TimerName,
+    name: &str,
     now: Micros,
 ) -> Result<(), SagaError> {
     sqlx::query(
         "update timer set state = 'disarmed', finished_at = $4 \
          where owner_kind = $1 and owner_id = $2 and name = $3 and state = 'armed'",
     )
-    .bind(SAGA)
+    .bind(kind.to_owned())
     .bind(owner)
-    .bind(name.to_string())
+    .bind(name.to_owned())
     .bind(now)
     .execute(&mut **tx)
     .await
@@ -61,9 +59,10 @@ pub(crate) async fn disarm<B: Backend>(
     Ok(())
 }
 
-/// `armed → fired`, if it still is armed and its time has come. The caller holds the saga's lock.
+/// `armed → fired`, if it still is armed and its time has come. The caller holds its owner's lock.
 pub(crate) async fn mark_fired<B: Backend>(
     tx: &mut Tx<'static, B>,
+    kind: &str,
     owner: Uuid,
     name: &str,
     now: Micros,
@@ -72,7 +71,7 @@ pub(crate) async fn mark_fired<B: Backend>(
         "update timer set state = 'fired', finished_at = $4 where owner_kind = $1 \
          and owner_id = $2 and name = $3 and state = 'armed' and fire_at <= $4",
     )
-    .bind(SAGA)
+    .bind(kind.to_owned())
     .bind(owner)
     .bind(name.to_owned())
     .bind(now)
@@ -85,13 +84,14 @@ pub(crate) async fn mark_fired<B: Backend>(
 /// The armed timers that fire next, due or not. Served by the index `timer_due`.
 pub(crate) async fn next_armed<B: Backend>(
     pool: &Pool<B>,
+    kind: &str,
     limit: i64,
 ) -> Result<Vec<ArmedTimer>, SagaError> {
     sqlx::query(
         "select owner_id, name, fire_at from timer where state = 'armed' and owner_kind = $1 \
          order by fire_at limit $2",
     )
-    .bind(SAGA)
+    .bind(kind.to_owned())
     .bind(limit)
     .fetch_all(pool)
     .await
@@ -99,7 +99,7 @@ pub(crate) async fn next_armed<B: Backend>(
         rows.iter()
             .map(|row| {
                 Ok(ArmedTimer {
-                    saga_id: SagaId(row.try_get("owner_id")?),
+                    owner: row.try_get("owner_id")?,
                     name: row.try_get("name")?,
                     fire_at: row.try_get("fire_at")?,
                 })

@@ -5,7 +5,7 @@
 //!   └────answered in time────▶ disarmed
 //! ```
 //!
-//! Several runners may run on one database: each firing locks the saga's row first, and only one
+//! Several runners may run on one database: each firing locks the owner's row first, and only one
 //! of them finds the timer still armed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -15,15 +15,37 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use onceward::{Clock, Db, Write, WriteError};
+use onceward::{Clock, Db, Tx, Write, WriteError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::timer::rows::{self, ArmedTimer};
-use crate::{Fired, SagaBackend, SagaError, Sagas};
+use crate::{SagaBackend, SagaError, Sagas};
 
 /// A timer that is being fired, and what came of it.
-type Firing = BoxFuture<'static, (ArmedTimer, Result<Fired, WriteError<SagaError>>)>;
+type Firing = BoxFuture<'static, (ArmedTimer, Result<(), WriteError<SagaError>>)>;
+
+/// Those a timer belongs to: sagas, or processes of another kind.
+pub trait TimerOwner<B: SagaBackend>: Clone + Send + Sync + 'static {
+    /// `owner_kind` of its timers.
+    const KIND: &'static str;
+
+    /// For databases without a clock of their own.
+    fn clock(&self) -> &Arc<dyn Clock>;
+
+    /// Fires a timer if it still is armed and its time has come: locks the owner's row, then marks the
+    /// timer, and does all that follows from it.
+    ///
+    /// # Errors
+    /// [`SagaError`]; then nothing is committed, and the timer fires later.
+    fn fire(
+        &self,
+        tx: &mut Tx<'static, B>,
+        owner: Uuid,
+        timer: &str,
+    ) -> impl Future<Output = Result<(), SagaError>> + Send;
+}
 
 /// How often and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +69,12 @@ impl Default for TimerOptions {
     }
 }
 
-/// Fires the timers of the sagas in one database, several at a time: one that waits for its saga's
-/// lock holds up no other.
+/// Fires the timers of one kind of owner in one database, several at a time: one that waits for its
+/// owner's lock holds up no other.
 #[derive(Debug)]
-pub struct TimerRunner<B: SagaBackend> {
+pub struct TimerRunner<B: SagaBackend, O = Sagas> {
     db: Db<B>,
-    sagas: Sagas,
+    owner: O,
     options: TimerOptions,
     /// Due, and waiting for one of those in `firing` to end.
     due: VecDeque<ArmedTimer>,
@@ -63,12 +85,12 @@ pub struct TimerRunner<B: SagaBackend> {
     held: HashMap<ArmedTimer, Instant>,
 }
 
-impl<B: SagaBackend> TimerRunner<B> {
-    /// A runner for these definitions.
-    pub fn new(db: Db<B>, sagas: Sagas, options: TimerOptions) -> Self {
+impl<B: SagaBackend, O: TimerOwner<B>> TimerRunner<B, O> {
+    /// A runner for the timers of `owner`.
+    pub fn new(db: Db<B>, owner: O, options: TimerOptions) -> Self {
         Self {
             db,
-            sagas,
+            owner,
             options,
             due: VecDeque::new(),
             firing: FuturesUnordered::new(),
@@ -132,7 +154,7 @@ impl<B: SagaBackend> TimerRunner<B> {
         // Those that are known already must not crowd out the others.
         let known = i64::try_from(self.held.len() + self.taken.len()).unwrap_or(0);
         let limit = self.options.batch.saturating_add(known);
-        let armed = rows::next_armed(self.db.pool(), limit).await?;
+        let armed = rows::next_armed(self.db.pool(), O::KIND, limit).await?;
         let now = self.now().await?;
         let started = Instant::now();
         let mut pause = self.options.poll_interval;
@@ -164,11 +186,11 @@ impl<B: SagaBackend> TimerRunner<B> {
         }
     }
 
-    fn ended(&mut self, timer: ArmedTimer, fired: Result<Fired, WriteError<SagaError>>) {
+    fn ended(&mut self, timer: ArmedTimer, fired: Result<(), WriteError<SagaError>>) {
         self.taken.remove(&timer);
         if let Err(error) = fired {
             tracing::error!(
-                saga.id = %timer.saga_id, timer = timer.name, error = %chain(&error),
+                owner.kind = O::KIND, owner.id = %timer.owner, timer = timer.name, error = %chain(&error),
                 "a timer could not be fired"
             );
             self.held
@@ -183,7 +205,7 @@ impl<B: SagaBackend> TimerRunner<B> {
             .acquire()
             .await
             .map_err(SagaError::database("timer connection"))?;
-        let clock: &Arc<dyn Clock> = self.sagas.outbox().clock();
+        let clock = self.owner.clock();
         B::timer_now(&mut conn, clock.as_ref())
             .await
             .map_err(SagaError::database("timer clock"))
@@ -191,10 +213,10 @@ impl<B: SagaBackend> TimerRunner<B> {
 
     /// CRASH: died before the commit = the timer is still armed and fires after the restart; after
     /// it = fired, with everything that follows from it.
-    fn fire(&self, timer: &ArmedTimer) -> Write<Fired, SagaError> {
-        let (sagas, timer) = (self.sagas.clone(), timer.clone());
+    fn fire(&self, timer: &ArmedTimer) -> Write<(), SagaError> {
+        let (owner, timer) = (self.owner.clone(), timer.clone());
         self.db.write_with(onceward::is_victim, async move |tx| {
-            sagas.fire(tx, timer.saga_id, &timer.name).await
+            owner.fire(tx, timer.owner, &timer.name).await
         })
     }
 }

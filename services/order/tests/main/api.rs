@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::http::{HeaderMap, StatusCode};
 use onceward::Tx;
-use onceward::schema::SchemaBackend;
+use onceward_saga::SagaBackend;
 use serde_json::{Value, json};
 use skeleton::{Answer, ApiError, App, RequestIdentity, write_once};
 use sqlx::Postgres;
@@ -16,7 +16,7 @@ const GOOD: &str =
     r#"{"user_id":"user_123","product_id":"product_1","quantity":2,"amount":199.99}"#;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-async fn an_order_is_taken_with_its_message_and_shown<B: SchemaBackend>(shop: &Shop<B>) {
+async fn an_order_is_taken_with_its_message_and_shown<B: SagaBackend>(shop: &Shop<B>) {
     let story = "0190b4a0-0000-7000-8000-000000000001";
     let (status, headers, body) = shop
         .post(GOOD, &[("correlation-id", story), ("traceparent", TRACE)])
@@ -107,6 +107,9 @@ fn bad_bodies() -> Vec<(String, u16, &'static str)> {
         bodies.push((with("user_id", value), 422, "user_id"));
     }
     bodies.push((with("product_id", "\"product_6\""), 422, "product_id"));
+    for value in ["\"\"", "\"chaos\"", "1"] {
+        bodies.push((with("saga", value), 422, "saga"));
+    }
     bodies.push((with("coupon", "1"), 422, "coupon"));
     bodies.push((with("amount", "1,\"amount\":2"), 400, "body"));
     for broken in [
@@ -124,7 +127,7 @@ fn bad_bodies() -> Vec<(String, u16, &'static str)> {
     bodies
 }
 
-async fn bad_bodies_name_their_field_and_write_nothing<B: SchemaBackend>(shop: &Shop<B>) {
+async fn bad_bodies_name_their_field_and_write_nothing<B: SagaBackend>(shop: &Shop<B>) {
     for (body, status, field) in bad_bodies() {
         let shown: String = body.chars().take(120).collect();
         let (answered, headers, problem) = shop.post(body, &[("idempotency-key", "k")]).await;
@@ -151,7 +154,7 @@ async fn bad_bodies_name_their_field_and_write_nothing_on_postgres() {
     bad_bodies_name_their_field_and_write_nothing(&on_postgres().await).await;
 }
 
-async fn twins_of_a_key_make_one_order<B: SchemaBackend>(shop: &Shop<B>) {
+async fn twins_of_a_key_make_one_order<B: SagaBackend>(shop: &Shop<B>) {
     let key = [("idempotency-key", "k1")];
     let (a, b, c) = tokio::join!(
         shop.post(GOOD, &key),
@@ -184,7 +187,7 @@ async fn twins_of_a_key_make_one_order_on_postgres() {
     twins_of_a_key_make_one_order(&on_postgres().await).await;
 }
 
-async fn the_list_is_paged_newest_first<B: SchemaBackend>(shop: &Shop<B>) {
+async fn the_list_is_paged_newest_first<B: SagaBackend>(shop: &Shop<B>) {
     let mut ids = Vec::new();
     for _ in 0..5 {
         let (_, _, body) = shop.post(GOOD, &[]).await;

@@ -7,8 +7,8 @@ mod projection;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
-use onceward::schema::SchemaBackend;
 use onceward::{Db, OpenOptions, sqlite_options};
+use onceward_saga::SagaBackend;
 use serde_json::Value;
 use skeleton::App;
 use sqlx::{ConnectOptions, Connection, Postgres, Sqlite};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// A migrated order service.
-struct Shop<B: SchemaBackend> {
+struct Shop<B: SagaBackend> {
     router: Router,
     db: Db<B>,
     _dir: Option<TempDir>,
@@ -48,12 +48,12 @@ async fn on_postgres() -> Shop<Postgres> {
     shop(db, None).await
 }
 
-async fn shop<B: SchemaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
+async fn shop<B: SagaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
     skeleton::migrate(&order::DEFINITION, db.pool())
         .await
         .unwrap();
     let app = App::new(db.clone(), order::DEFINITION.source().unwrap());
-    let service = order::service(&app).unwrap();
+    let service = order::service(&app, &order::Settings::default()).unwrap();
     Shop {
         router: skeleton::assemble(
             &order::DEFINITION,
@@ -70,7 +70,7 @@ async fn shop<B: SchemaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
 /// An answer: status, headers, body.
 type Answered = (StatusCode, HeaderMap, Value);
 
-impl<B: SchemaBackend> Shop<B> {
+impl<B: SagaBackend> Shop<B> {
     async fn send(&self, request: Request<Body>) -> Answered {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -2,8 +2,8 @@
 
 use contracts::{inventory, order as orders, payment};
 use onceward::consumer::Handler;
-use onceward::schema::SchemaBackend;
 use onceward::{Event, MessageContext, SystemClock, Tx, UuidV7};
+use onceward_saga::SagaBackend;
 use onceward_saga::{SagaId, StepRef};
 use order::Projection;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use super::{Shop, on_postgres, on_sqlite};
 
 const GOOD: &str = r#"{"user_id":"u","product_id":"product_1","quantity":2,"amount":1}"#;
 
-impl<B: SchemaBackend> Shop<B> {
+impl<B: SagaBackend> Shop<B> {
     async fn placed(&self) -> Uuid {
         let (_, _, body) = self.post(GOOD, &[]).await;
         body["order_id"].as_str().unwrap().parse().unwrap()
@@ -79,7 +79,7 @@ fn cancelled(order_id: Uuid) -> orders::Cancelled {
     }
 }
 
-async fn a_status_never_moves_back<B: SchemaBackend>(shop: &Shop<B>) {
+async fn a_status_never_moves_back<B: SagaBackend>(shop: &Shop<B>) {
     let at = 4_000_000_000_000_000; // after order.created
     let id = shop.placed().await;
     shop.hear(at + 2, release(id)).await;

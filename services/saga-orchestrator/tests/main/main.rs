@@ -5,6 +5,7 @@
     reason = "test code fails by panicking"
 )]
 
+mod choreography;
 mod conservation;
 mod dialogue;
 mod http;

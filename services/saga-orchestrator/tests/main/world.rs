@@ -11,8 +11,8 @@ use bytes::Bytes;
 use contracts::order;
 use onceward::consumer::Handlers;
 use onceward::{
-    Backend, Clock, Coordinates, Db, Envelope, Event, IdGen, MessageId, OpenOptions, Outbox,
-    SourceName, SystemClock, UuidV7,
+    Backend, Clock, Coordinates, CorrelationId, Db, Envelope, Event, IdGen, MessageId, OpenOptions,
+    Outbox, SourceName, SystemClock, UuidV7,
 };
 use onceward_saga::inspect::{self, SagaFilter};
 use onceward_saga::{RequestRunner, SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
@@ -83,6 +83,8 @@ pub struct World<B: SagaBackend> {
     nodes: Vec<Node<B>>,
     timers: TimerRunner<B>,
     requests: RequestRunner<B>,
+    /// Those of choreographed orders.
+    deadlines: TimerRunner<B, ::order::Choreography>,
     /// By source and topic: in order within, in any order between.
     queues: BTreeMap<(&'static str, String), VecDeque<Envelope>>,
     /// Services that are down: nothing is delivered to them.
@@ -105,7 +107,7 @@ impl World<Sqlite> {
     pub async fn on_sqlite(deadline_ms: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut dbs = Vec::new();
-        for n in 0..4 {
+        for n in 0..5 {
             let path = folder.path().join(format!("{n}.db"));
             std::fs::File::create(&path).unwrap();
             let url = format!("sqlite://{}", path.display());
@@ -124,7 +126,7 @@ impl World<Sqlite> {
 impl World<Postgres> {
     pub async fn on_postgres(deadline_ms: u64) -> Self {
         let mut dbs = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..5 {
             let url = postgres::shared().unwrap().create_database().unwrap();
             dbs.push(
                 Db::<Postgres>::open(&url, OpenOptions::default())
@@ -143,9 +145,10 @@ impl<B: SagaBackend> World<B> {
             inventory::DEFINITION,
             payment::DEFINITION,
             delivery::DEFINITION,
+            ::order::DEFINITION,
         ];
         let mut nodes = Vec::new();
-        let (mut timers, mut requests) = (None, None);
+        let (mut timers, mut requests, mut deadlines) = (None, None, None);
         for (definition, db) in definitions.iter().zip(dbs) {
             skeleton::migrate(definition, db.pool()).await.unwrap();
             let outbox = Outbox::new(SourceName::new(definition.name).unwrap());
@@ -169,6 +172,17 @@ impl<B: SagaBackend> World<B> {
                     delivery::handlers(&outbox, &deliveries),
                     delivery::service(&app, &deliveries),
                 ),
+                "order" => {
+                    let settings = ::order::Settings {
+                        order_deadline_ms: deadline_ms,
+                        ..Default::default()
+                    };
+                    let choreography = ::order::choreography(&outbox, &settings);
+                    let handlers = ::order::handlers(&outbox, &choreography);
+                    let options = TimerOptions::default();
+                    deadlines = Some(TimerRunner::new(db.clone(), choreography, options));
+                    (handlers, ::order::service(&app, &settings))
+                }
                 _ => {
                     let settings = Settings { deadline_ms };
                     let (sagas, saga) = saga_orchestrator::sagas(&outbox, &settings).unwrap();
@@ -183,7 +197,11 @@ impl<B: SagaBackend> World<B> {
                 name: definition.name,
                 db,
                 handlers,
-                topics: service.topics,
+                // Orders that the test itself says it has are none of the order service's.
+                topics: match definition.name {
+                    "order" => Vec::new(),
+                    _ => service.topics,
+                },
                 router: skeleton::assemble(
                     definition,
                     &app,
@@ -198,6 +216,7 @@ impl<B: SagaBackend> World<B> {
             nodes,
             timers: timers.unwrap(),
             requests: requests.unwrap(),
+            deadlines: deadlines.unwrap(),
             queues: BTreeMap::new(),
             down: BTreeSet::new(),
             mute: BTreeSet::new(),
@@ -330,6 +349,76 @@ impl<B: SagaBackend> World<B> {
         order_id
     }
 
+    /// From now on orders are placed with the order service, and it hears what is said about them.
+    pub fn open_desk(&mut self) {
+        let desk = self.nodes.iter_mut().find(|node| node.name == "order");
+        desk.unwrap().topics = ::order::TOPICS.to_vec();
+    }
+
+    /// Places an order at the desk.
+    pub async fn place(&self, saga: &str, user: &str, product: &str, quantity: i64) -> Uuid {
+        let order = serde_json::json!({
+            "user_id": user, "product_id": product, "quantity": quantity, "amount": 199.99,
+            "saga": saga,
+        });
+        let request = Request::post("/orders").body(Body::from(order.to_string()));
+        let (status, placed) = self.ask("order", request.unwrap()).await;
+        assert_eq!(status, 201, "{placed}");
+        placed["order_id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Status and reason of an order, as the desk shows it.
+    pub async fn shown(&self, order: Uuid) -> (String, Option<String>) {
+        let (_, shown) = self.get("order", &format!("/orders/{order}")).await;
+        let text = |name: &str| shown[name].as_str().map(str::to_owned);
+        (text("status").unwrap(), text("reason"))
+    }
+
+    /// Waits until the deadlines of all choreographed orders have passed, and fires them.
+    pub async fn orders_time_out(&mut self) {
+        let db = self.nodes[4].db.clone();
+        let passing = async {
+            let armed = "select count(*) from timer where state = 'armed'";
+            while sqlx::query_scalar::<_, i64>(armed)
+                .fetch_one(db.pool())
+                .await
+                .unwrap()
+                > 0
+            {
+                let pause = self.deadlines.fire_due().await.unwrap();
+                tokio::time::sleep(pause.min(Duration::from_millis(2))).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), passing)
+            .await
+            .unwrap();
+    }
+
+    /// What was said about an order by all services: id, type, correlation and causation.
+    pub async fn said(&self, order: Uuid) -> Vec<(Uuid, String, Uuid, Option<Uuid>)> {
+        let mut said = Vec::new();
+        for node in &self.nodes {
+            let rows = sqlx::query(
+                "select message_id, message_type, cast(headers as text) as headers from outbox \
+                 where message_key = $1 order by seq",
+            )
+            .bind(order.to_string())
+            .fetch_all(node.db.pool())
+            .await
+            .unwrap();
+            said.extend(rows.iter().map(|row| {
+                let headers: String = row.try_get("headers").unwrap();
+                (
+                    row.try_get("message_id").unwrap(),
+                    row.try_get("message_type").unwrap(),
+                    id_of(&headers, "correlation-id").unwrap(),
+                    id_of(&headers, "causation-id"),
+                )
+            }));
+        }
+        said
+    }
+
     pub fn stop(&mut self, service: &'static str) {
         self.down.insert(service);
     }
@@ -346,7 +435,12 @@ impl<B: SagaBackend> World<B> {
 
     /// Delivers until nothing is left that could be.
     pub async fn settle(&mut self) {
-        loop {
+        self.settle_up_to(usize::MAX).await;
+    }
+
+    /// Delivers so many messages, or all there are; how many it did.
+    pub async fn settle_up_to(&mut self, most: usize) -> usize {
+        for delivered in 0..most {
             self.publish().await;
             let ready: Vec<_> = self
                 .queues
@@ -355,12 +449,13 @@ impl<B: SagaBackend> World<B> {
                 .map(|(key, _)| key.clone())
                 .collect();
             if ready.is_empty() {
-                return;
+                return delivered;
             }
             let key = &ready[self.rng.random_range(0..ready.len())];
             let envelope = self.queues.get_mut(key).unwrap().pop_front().unwrap();
             self.deliver(&envelope).await;
         }
+        most
     }
 
     fn is_held(&self, topic: &str) -> bool {
@@ -398,8 +493,9 @@ impl<B: SagaBackend> World<B> {
                 continue;
             }
             let rows = sqlx::query(
-                "select seq, message_id, message_type, topic, message_key, payload from outbox \
-                 where seq > $1 order by seq",
+                "select seq, message_id, message_type, topic, message_key, payload, \
+                 cast(headers as text) as headers \
+                 from outbox where seq > $1 order by seq",
             )
             .bind(node.published)
             .fetch_all(node.db.pool())
@@ -415,7 +511,10 @@ impl<B: SagaBackend> World<B> {
                 assert!(key.is_some(), "{message_type} has a key");
                 assert!(contracts::TOPICS.contains(&topic.as_str()), "{topic}");
                 let id: Uuid = row.try_get("message_id").unwrap();
-                self.enqueue(name, envelope(id, &message_type, &topic, payload));
+                let mut envelope = envelope(id, &message_type, &topic, payload);
+                let headers: String = row.try_get("headers").unwrap();
+                envelope.correlation_id = id_of(&headers, "correlation-id").map(CorrelationId);
+                self.enqueue(name, envelope);
             }
         }
     }
@@ -480,8 +579,8 @@ impl<B: SagaBackend> World<B> {
     }
 
     pub async fn ledger(&self) -> Ledger {
-        let [_, inventory, payment, delivery] = &self.nodes[..] else {
-            panic!("four services");
+        let [_, inventory, payment, delivery, _] = &self.nodes[..] else {
+            panic!("five services");
         };
         let one = async |node: &Node<B>, what: &'static str| -> i64 {
             sqlx::query_scalar(what)
@@ -525,6 +624,12 @@ impl<B: SagaBackend> World<B> {
         assert_eq!(ledger.sold, sold_by_orders, "sales add up");
         ledger
     }
+}
+
+/// An id among the headers of an outbox row.
+fn id_of(headers: &str, name: &str) -> Option<Uuid> {
+    let headers: Value = serde_json::from_str(headers).unwrap();
+    headers[name].as_str().map(|id| id.parse().unwrap())
 }
 
 fn envelope(id: Uuid, message_type: &str, topic: &str, payload: Vec<u8>) -> Envelope {

@@ -1,0 +1,226 @@
+//! Orders without a coordinator: this service begins them, and sees from what the others say where they stand.
+//!
+//! ```text
+//! pending ──inventory-updated──────────────────────────▶ completed
+//!    │ └────payment-failed────────────────────────────────────────────────▶ failed
+//!    ├──────inventory-failed──▶ cancelling ──payment-refunded───────────────▶ │
+//!    └──────the deadline──────▶ cancelling ──and inventory-released too──────▶ │
+//! ```
+//! Which facts were heard is kept as the order's steps, so their order does not matter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contracts::choreography::{
+    InventoryFailed, InventoryReleased, InventoryUpdated, OrderTimedOut, PROCESS, PaymentFailed,
+    PaymentProcessed, PaymentRefunded,
+};
+use contracts::order;
+use onceward::consumer::{Handler, HandlerError, Handlers};
+use onceward::{Clock, Error, Event, MessageContext, Outbox, Routing, Tx};
+use onceward_saga::{
+    Deadline, Passed, ProcessView, SagaBackend, SagaError, SagaId, SagaStatus, TIMED_OUT,
+    TimerOwner,
+};
+use uuid::Uuid;
+
+use crate::domain::OrderStatus;
+use crate::sql::{self, Locked};
+
+/// `owner_kind` of the orders' deadlines.
+const OWNER_KIND: &str = "order";
+
+/// A fact about an order, as this service hears it.
+trait Fact: Event {
+    fn order_id(&self) -> Uuid;
+    /// Why it fails the order, if it does.
+    fn reason(&self) -> Option<&str>;
+}
+
+macro_rules! facts {
+    ($($message:ty => $reason:expr;)*) => {
+        $(impl Fact for $message {
+            fn order_id(&self) -> Uuid {
+                self.order_id
+            }
+            fn reason(&self) -> Option<&str> {
+                let reason: fn(&Self) -> Option<&str> = $reason;
+                reason(self)
+            }
+        })*
+
+        /// Adds a handler for each fact of a choreographed order.
+        pub(crate) fn follow<B: SagaBackend>(
+            handlers: Handlers<B>,
+            choreography: &Choreography,
+        ) -> Handlers<B> {
+            handlers$(.on::<$message, _>(choreography.clone()))*
+        }
+    };
+}
+
+facts! {
+    PaymentProcessed => |_| None;
+    PaymentFailed => |m| Some(&m.reason);
+    PaymentRefunded => |_| None;
+    InventoryUpdated => |_| None;
+    InventoryFailed => |m| Some(&m.reason);
+    InventoryReleased => |_| None;
+}
+
+/// Begins choreographed orders, and moves them on.
+#[derive(Debug, Clone)]
+pub struct Choreography {
+    outbox: Outbox,
+    deadline: Duration,
+    view: ProcessView,
+    routing: Arc<Routing>,
+}
+
+impl Choreography {
+    /// Orders that must be complete within `deadline`.
+    pub fn new(outbox: Outbox, deadline: Duration) -> Self {
+        let refunded = PaymentRefunded::TYPE;
+        Self {
+            outbox,
+            deadline,
+            view: ProcessView::completed_by::<InventoryUpdated>()
+                // Payment is the first: nobody has done anything.
+                .failed_by::<PaymentFailed>(&[])
+                .failed_by::<InventoryFailed>(&[refunded])
+                .failed_by::<OrderTimedOut>(&[refunded, InventoryReleased::TYPE]),
+            routing: Arc::default(),
+        }
+    }
+
+    /// Arms the deadline of a new order.
+    pub(crate) async fn begin<B: SagaBackend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+    ) -> Result<(), SagaError> {
+        let clock = self.outbox.clock();
+        deadline_of(order_id)
+            .arm(tx, clock.as_ref(), self.deadline)
+            .await
+    }
+
+    /// Looks where the order stands now, and writes what follows. The order's row is locked.
+    ///
+    /// CRASH: died before the caller's commit = nothing of it happened, and the fact or the timer comes
+    /// again. After it = steps, status, deadline and last word, all of them.
+    async fn move_on<B: SagaBackend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        order_id: Uuid,
+        order: Locked,
+        reason: Option<&str>,
+    ) -> Result<(), SagaError> {
+        if order.status.has_ended() {
+            return Ok(());
+        }
+        let heard = sql::heard(tx, order_id)
+            .await
+            .map_err(storage("order steps"))?;
+        let stands = self
+            .view
+            .status(|fact| heard.contains(self.routing.topic(fact)));
+        // The first reason counts.
+        let reason = order.reason.or(reason.map(str::to_owned));
+        let saga_id = SagaId::derived(PROCESS, &order_id.to_string());
+        let (status, reason) = match stands {
+            SagaStatus::Running => return Ok(()),
+            SagaStatus::Completed => {
+                let completed = order::Completed { order_id, saga_id };
+                self.outbox.append(tx, context, &completed).await?;
+                (OrderStatus::Completed, None)
+            }
+            SagaStatus::Compensating | SagaStatus::Stuck => (OrderStatus::Cancelling, reason),
+            SagaStatus::Compensated => {
+                let cancelled = order::Cancelled {
+                    order_id,
+                    saga_id,
+                    reason: reason.clone().unwrap_or_default(),
+                };
+                self.outbox.append(tx, context, &cancelled).await?;
+                (OrderStatus::Failed, reason)
+            }
+        };
+        let clock = self.outbox.clock();
+        sql::move_to(tx, order_id, status, reason.as_deref(), clock.now())
+            .await
+            .map_err(storage("order update"))?;
+        deadline_of(order_id).disarm(tx, clock.as_ref()).await
+    }
+}
+
+impl<B: SagaBackend, M: Fact> Handler<B, M> for Choreography {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        message: M,
+    ) -> Result<(), HandlerError> {
+        let order_id = message.order_id();
+        let Some(order) = sql::lock(tx, order_id).await? else {
+            return Err(HandlerError::Reject(
+                format!("there is no order {order_id}").into(),
+            ));
+        };
+        let at = context.caused_at.unwrap_or(self.outbox.clock().now());
+        sql::note_step(tx, order_id, self.routing.topic(M::TYPE), at).await?;
+        self.move_on(tx, context, order_id, order, message.reason())
+            .await?;
+        Ok(())
+    }
+}
+
+/// Says that an order's time is up.
+impl<B: SagaBackend> TimerOwner<B> for Choreography {
+    const KIND: &'static str = OWNER_KIND;
+
+    fn clock(&self) -> &Arc<dyn Clock> {
+        self.outbox.clock()
+    }
+
+    async fn fire(
+        &self,
+        tx: &mut Tx<'static, B>,
+        order_id: Uuid,
+        _timer: &str,
+    ) -> Result<(), SagaError> {
+        let locked = sql::lock(tx, order_id).await.map_err(storage("order lock"));
+        let order = locked?.ok_or_else(|| {
+            SagaError::Storage(Error::Corrupt {
+                what: "timer",
+                reason: format!("there is no order {order_id}"),
+            })
+        })?;
+        let clock = self.outbox.clock();
+        if deadline_of(order_id).passed(tx, clock.as_ref()).await? == Passed::No {
+            return Ok(());
+        }
+        // No message causes it: it goes on in the story the order was placed in.
+        let context = MessageContext::correlated(order.correlation_id);
+        let timed_out = OrderTimedOut { order_id };
+        self.outbox.append(tx, &context, &timed_out).await?;
+        let topic = self.routing.topic(OrderTimedOut::TYPE);
+        sql::note_step(tx, order_id, topic, clock.now())
+            .await
+            .map_err(storage("order step"))?;
+        self.move_on(tx, &context, order_id, order, Some(TIMED_OUT))
+            .await
+    }
+}
+
+fn deadline_of(order_id: Uuid) -> Deadline {
+    Deadline {
+        kind: OWNER_KIND,
+        owner: order_id,
+    }
+}
+
+fn storage(doing: &'static str) -> impl FnOnce(sqlx::Error) -> SagaError {
+    move |source| SagaError::Storage(Error::database(doing)(source))
+}

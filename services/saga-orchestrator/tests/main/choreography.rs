@@ -1,0 +1,204 @@
+//! Orders without a coordinator: whatever is refused, silent, repeated, reordered or rolled back, an order is
+//! done or undone as a whole, and stock and money add up. Beside orchestrated ones, in the same services.
+
+use onceward_saga::{SagaBackend, TIMED_OUT};
+
+use crate::world::{Ledger, Unkindness, World, on_both};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    Nothing,
+    /// The customer's card is no good.
+    Declined,
+    /// Paid, and then there is too little of it.
+    Short,
+    /// The service is down until long after the deadline.
+    Down(&'static str),
+    /// The service reacts, and nobody hears of it until long after the deadline.
+    CutOff(&'static str),
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::Nothing,
+    Fault::Declined,
+    Fault::Short,
+    Fault::Down("payment"),
+    Fault::CutOff("payment"),
+    Fault::Down("inventory"),
+    Fault::CutOff("inventory"),
+];
+
+fn ended(status: &str, reason: Option<&str>) -> (String, Option<String>) {
+    (status.to_owned(), reason.map(str::to_owned))
+}
+
+/// What two pieces at 199.99 do to the ledger.
+fn sold_two(before: &Ledger) -> Ledger {
+    Ledger {
+        stock: before.stock - 2,
+        sold: before.sold + 2,
+        paid: before.paid + 19_999,
+        ..before.clone()
+    }
+}
+
+async fn a_choreographed_order_ends_right_whatever_goes_wrong<B: SagaBackend>(mut world: World<B>) {
+    world.open_desk();
+    for fault in FAULTS {
+        for copies in [1, 2] {
+            for seed in 0..3 {
+                let unkindness = Unkindness {
+                    copies,
+                    crashes: seed == 0,
+                    seed,
+                };
+                world.is(unkindness);
+                one_order(&mut world, fault, &format!("{fault:?} {unkindness:?}")).await;
+            }
+        }
+    }
+    println!("{} messages handled", world.delivered);
+}
+
+async fn one_order<B: SagaBackend>(world: &mut World<B>, fault: Fault, case: &str) {
+    let before = world.ledger().await;
+    let (user, product, quantity, end) = match fault {
+        Fault::Nothing => ("user_123", "product_1", 2, ended("completed", None)),
+        Fault::Declined => (
+            payment::ALWAYS_REFUSED,
+            "product_1",
+            2,
+            ended("failed", Some(payment::REFUSED)),
+        ),
+        Fault::Short => (
+            "user_123",
+            "product_3",
+            100,
+            ended("failed", Some(inventory::INSUFFICIENT)),
+        ),
+        Fault::Down(_) | Fault::CutOff(_) => {
+            ("user_123", "product_1", 2, ended("failed", Some(TIMED_OUT)))
+        }
+    };
+    match fault {
+        Fault::Down(service) => world.stop(service),
+        Fault::CutOff(service) => world.cut_off(service),
+        _ => {}
+    }
+    let order = world.place("choreography", user, product, quantity).await;
+    world.settle().await;
+    if let Fault::Down(service) | Fault::CutOff(service) = fault {
+        assert_eq!(world.shown(order).await, ended("pending", None), "{case}");
+        world.orders_time_out().await;
+        world.settle().await;
+        let undoing = ended("cancelling", Some(TIMED_OUT));
+        assert_eq!(world.shown(order).await, undoing, "{case}");
+        world.start(service);
+        world.reconnect(service);
+        world.settle().await;
+    }
+    assert_eq!(world.shown(order).await, end, "{case}");
+    let after = match fault {
+        Fault::Nothing => sold_two(&before),
+        _ => before,
+    };
+    assert_eq!(world.ledger().await, after, "{case}");
+    one_story_with_one_end(world, order, case).await;
+}
+
+/// All that was said about the order is one story, each message but the first and the deadline's led to by
+/// another, and it has one end.
+async fn one_story_with_one_end<B: SagaBackend>(world: &World<B>, order: uuid::Uuid, case: &str) {
+    let said = world.said(order).await;
+    let ends = ["order.completed.v1", "order.cancelled.v1"];
+    let end = said.iter().filter(|said| ends.contains(&said.1.as_str()));
+    assert_eq!(end.count(), 1, "{case}: {said:?}");
+    let uncaused = ["order-created.v1", "order-timed-out.v1"];
+    for (_, message_type, story, cause) in &said {
+        assert_eq!(*story, said[0].2, "{case}: {message_type}");
+        let led_to = cause.is_some_and(|cause| said.iter().any(|other| other.0 == cause));
+        let is_caused = !uncaused.contains(&message_type.as_str());
+        assert_eq!(led_to, is_caused, "{case}: {message_type} {cause:?}");
+    }
+}
+
+async fn a_deadline_at_any_moment_undoes_all_or_nothing<B: SagaBackend>(mut world: World<B>) {
+    world.open_desk();
+    let (mut completed, mut failed) = (0, 0);
+    for seed in 0..4 {
+        for moment in 0.. {
+            world.is(Unkindness {
+                copies: 2,
+                crashes: false,
+                seed,
+            });
+            let before = world.ledger().await;
+            let order = world
+                .place("choreography", "user_123", "product_1", 2)
+                .await;
+            let all = world.settle_up_to(moment).await < moment;
+            world.orders_time_out().await;
+            world.settle().await;
+            let case = format!("after {moment} messages, seed {seed}");
+            let after = match world.shown(order).await {
+                (status, None) if status == "completed" => {
+                    completed += 1;
+                    sold_two(&before)
+                }
+                (status, Some(reason)) => {
+                    assert_eq!((status.as_str(), reason.as_str()), ("failed", TIMED_OUT));
+                    failed += 1;
+                    before
+                }
+                other => panic!("{case}: {other:?}"),
+            };
+            assert_eq!(world.ledger().await, after, "{case}");
+            one_story_with_one_end(&world, order, &case).await;
+            if all {
+                break;
+            }
+        }
+    }
+    assert!(completed >= 8 && failed >= 8, "{completed}, {failed}");
+}
+
+async fn both_styles_at_once_add_up<B: SagaBackend>(mut world: World<B>) {
+    world.open_desk();
+    world.is(Unkindness {
+        copies: 2,
+        crashes: true,
+        seed: 11,
+    });
+    let before = world.ledger().await;
+    // Of product_3 there are 50: whoever comes too late gets nothing and pays nothing.
+    let mut orders = Vec::new();
+    for _ in 0..6 {
+        for style in ["orchestration", "choreography"] {
+            orders.push(world.place(style, "user_123", "product_3", 9).await);
+            world
+                .place(style, payment::ALWAYS_REFUSED, "product_3", 1)
+                .await;
+        }
+    }
+    world.settle().await;
+    let mut completed = 0;
+    for order in orders {
+        match world.shown(order).await {
+            (status, None) if status == "completed" => completed += 1,
+            other => assert_eq!(other, ended("failed", Some(inventory::INSUFFICIENT))),
+        }
+    }
+    // Pieces that a declined order held for a moment may have been missed by another.
+    assert!((4..=5).contains(&completed), "{completed}");
+    let after = world.ledger().await;
+    assert_eq!(after.stock, before.stock - 9 * completed);
+    assert_eq!((after.reserved, after.sold), (0, 9 * completed));
+    assert_eq!(after.paid, 19_999 * completed);
+}
+
+on_both!(
+    a_choreographed_order_ends_right_whatever_goes_wrong, 20;
+    a_deadline_at_any_moment_undoes_all_or_nothing, 1;
+    both_styles_at_once_add_up, 60_000;
+);
