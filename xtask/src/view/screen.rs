@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use crossterm::cursor::Show;
 use crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -83,7 +83,9 @@ impl Drop for Screen {
 fn take_over() -> Result<()> {
     TAKEN.store(true, Ordering::SeqCst);
     enable_raw_mode().context("switching the terminal to single keys")?;
-    crossterm::execute!(std::io::stdout(), EnterAlternateScreen)?;
+    // A terminal without another screen, as in some multiplexers, shows the usual one.
+    let clear = Clear(ClearType::All);
+    crossterm::execute!(std::io::stdout(), EnterAlternateScreen, clear)?;
     Ok(())
 }
 
