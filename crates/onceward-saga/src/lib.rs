@@ -76,7 +76,8 @@
 //! # Testing it
 //!
 //! With the feature `test-util` a definition is tested as dialogue, in memory and virtual time:
-//! `script::SagaScript`. [`inspect`] lists and shows instances, [`mod@decide`] is the state machine, drawn.
+//! `script::SagaScript`, and broken at every step in every way by `faults::compensates_from_every_step` and
+//! `faults::completes_past_the_pivot`. [`inspect`] lists and shows instances, [`mod@decide`] is the state machine, drawn.
 #![deny(missing_docs)]
 
 pub mod decide;
@@ -84,6 +85,8 @@ mod definition;
 mod engine;
 mod error;
 mod event;
+#[cfg(feature = "test-util")]
+pub mod faults;
 pub mod inspect;
 mod log;
 mod operate;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use onceward_saga::faults::{Cast, compensates_from_every_step, completes_past_the_pivot};
 use onceward_saga::script::SagaScript;
 use onceward_saga::{BY_OPERATOR, SagaDefinition, SagaStatus, StepRef, TIMED_OUT, Verb};
 
@@ -56,6 +57,50 @@ fn ended(reason: &str) -> Ended {
         seat: 12,
         reason: reason.into(),
     }
+}
+
+fn cast() -> Cast {
+    Cast::new()
+        .plays::<Book, Booked, Full, Free, Freed>(|book| Booked {
+            at: book.at.clone(),
+            seat: 13,
+        })
+        .plays_on::<Print, Printed, Jammed>(|print| Printed {
+            at: print.at.clone(),
+        })
+}
+
+#[test]
+fn every_step_can_be_broken_in_every_way() {
+    let (trip_7, retried) = (Trip { seat: 12 }, trip(DEADLINE, 3, false));
+    let ways = compensates_from_every_step(&retried, "7", &trip_7, &cast());
+    assert_eq!(ways, 24);
+    let pivoted = trip(DEADLINE, 1, true);
+    let ways = compensates_from_every_step(&pivoted, "7", &trip_7, &cast());
+    assert_eq!(ways, 12, "up to the pivot");
+    let ways = completes_past_the_pivot(&pivoted, "7", &trip_7, &cast());
+    assert_eq!(ways, 12, "behind it");
+}
+
+#[test]
+#[should_panic(expected = "left done: {\"book\"}, book, CommandLate, x1, FirstFirst")]
+fn a_definition_that_forgets_to_undo_a_step_is_found_out() {
+    let forgetful = SagaDefinition::of::<Trip>("trip", 1)
+        .step("book", |step| {
+            step.command(|_, at| Book { at, seat: 12 })
+                .done_by::<Booked>()
+                .refused_by::<Full>()
+                .nothing_to_undo()
+        })
+        .step("print", |step| {
+            step.command(|_, at| Print { at, seat: 12 })
+                .done_by::<Printed>()
+                .refused_by::<Jammed>()
+                .nothing_to_undo()
+        })
+        .build()
+        .unwrap();
+    compensates_from_every_step(&forgetful, "7", &Trip { seat: 12 }, &cast());
 }
 
 #[test]

@@ -61,6 +61,12 @@ impl Refuses<Book> for Full {
         Self { at, reason }
     }
 }
+impl Refuses<Print> for Jammed {
+    fn refuse(command: &Print, reason: String) -> Self {
+        let at = command.at.clone();
+        Self { at, reason }
+    }
+}
 impl Confirms<Free> for Freed {
     fn confirm(cancel: &Free) -> Self {
         let at = cancel.at.clone();

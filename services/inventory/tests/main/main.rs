@@ -3,9 +3,13 @@
 
 use std::sync::Arc;
 
+use contracts::choreography::PaymentProcessed;
 use contracts::inventory::Reserve;
 use inventory::Stock;
-use onceward::{Backend, Db, MessageContext, OpenOptions, SourceName, SystemClock, Tx, UuidV7};
+use onceward::{
+    Backend, Db, Envelope, MessageContext, MessageId, OpenOptions, Outbox, SourceName, SystemClock,
+    Tx, UuidV7,
+};
 use onceward_saga::{Answer, Participant, SagaBackend, SagaId, StepRef};
 use onceward_testkit::postgres;
 use sqlx::{Postgres, Sqlite};
@@ -66,12 +70,65 @@ async fn the_last_pieces_are_reserved_once<B: SagaBackend>(db: Db<B>) {
     assert_eq!(sum(held).await, reserved);
 }
 
+/// Half of them by a saga's command, half without a coordinator.
+async fn of_64_clients_exactly_one_gets_the_last_item<B: SagaBackend>(db: Db<B>) {
+    let name = SourceName::new("inventory").unwrap();
+    onceward::schema::migrate(db.pool(), &name).await.unwrap();
+    for line in inventory::DEFINITION.lines {
+        line.migrate(db.pool()).await.unwrap();
+    }
+    let last = "update product set stock = 1, supplied = 1 where product_id = 'product_3'";
+    sqlx::query(last).execute(db.pool()).await.unwrap();
+    let handlers = Arc::new(inventory::handlers::<B>(&Outbox::new(name)));
+    let start = Arc::new(tokio::sync::Barrier::new(64));
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 1..=64_u128 {
+        let order_id = Uuid::from_u128(n);
+        let product_id = "product_3".to_owned();
+        let id = MessageId(order_id);
+        let envelope = if n % 2 == 0 {
+            let reserve = Reserve {
+                saga: StepRef::first(SagaId(order_id), "inventory"),
+                order_id,
+                product_id,
+                quantity: 1,
+            };
+            Envelope::of(&reserve, id).unwrap()
+        } else {
+            let paid = PaymentProcessed {
+                order_id,
+                amount_minor: 1,
+                product_id,
+                quantity: 1,
+            };
+            Envelope::of(&paid, id).unwrap()
+        };
+        let (db, handlers, start) = (db.clone(), Arc::clone(&handlers), Arc::clone(&start));
+        clients.spawn(async move {
+            start.wait().await;
+            let handled = db
+                .write(async move |tx: &mut Tx<'static, B>| handlers.dispatch(tx, &envelope).await);
+            handled.await.unwrap();
+        });
+    }
+    clients.join_all().await;
+    let said = |types: &'static str| sum(&db, types);
+    let won = "select count(*) from outbox where message_type in \
+               ('inventory.reserved.v1', 'inventory-updated.v1')";
+    let lost = "select count(*) from outbox where message_type in \
+                ('inventory.failed.v1', 'inventory-failed.v1')";
+    assert_eq!((said(won).await, said(lost).await), (1, 63));
+    let left = "select stock * 10 + reserved from product where product_id = 'product_3'";
+    assert_eq!(sum(&db, left).await, 1, "none free, one reserved");
+    let held = "select count(*) from reservation where state = 'reserved'";
+    assert_eq!(sum(&db, held).await, 1);
+}
+
 async fn sum<B: Backend>(db: &Db<B>, what: &'static str) -> i64 {
     sqlx::query_scalar(what).fetch_one(db.pool()).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_last_pieces_are_reserved_once_on_sqlite() {
+async fn on_sqlite() -> (Db<Sqlite>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("inventory.db");
     std::fs::File::create(&path).unwrap();
@@ -79,14 +136,34 @@ async fn the_last_pieces_are_reserved_once_on_sqlite() {
     let db = Db::<Sqlite>::open(&url, OpenOptions::default())
         .await
         .unwrap();
+    (db, folder)
+}
+
+async fn on_postgres() -> Db<Postgres> {
+    let url = postgres::shared().unwrap().create_database().unwrap();
+    Db::<Postgres>::open(&url, OpenOptions::default())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_last_pieces_are_reserved_once_on_sqlite() {
+    let (db, _folder) = on_sqlite().await;
     the_last_pieces_are_reserved_once(db).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_last_pieces_are_reserved_once_on_postgres() {
-    let url = postgres::shared().unwrap().create_database().unwrap();
-    let db = Db::<Postgres>::open(&url, OpenOptions::default())
-        .await
-        .unwrap();
-    the_last_pieces_are_reserved_once(db).await;
+    the_last_pieces_are_reserved_once(on_postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_64_clients_exactly_one_gets_the_last_item_on_sqlite() {
+    let (db, _folder) = on_sqlite().await;
+    of_64_clients_exactly_one_gets_the_last_item(db).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_64_clients_exactly_one_gets_the_last_item_on_postgres() {
+    of_64_clients_exactly_one_gets_the_last_item(on_postgres().await).await;
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use contracts::{delivery, inventory, order, payment};
+use onceward_saga::faults::{Cast, compensates_from_every_step};
 use onceward_saga::script::SagaScript;
 use onceward_saga::{Refusal, SagaDefinition, SagaStatus, StepRef, TIMED_OUT};
 use saga_orchestrator::place_order;
@@ -349,4 +350,32 @@ fn answers_to_what_was_never_asked_are_refused() {
         .expects(charge())
         .refuses(out_of_stock())
         .ends(SagaStatus::Running);
+}
+
+#[test]
+fn every_step_of_the_order_can_be_broken_in_every_way() {
+    let cast = Cast::new()
+        .plays::<inventory::Reserve, inventory::Reserved, inventory::Failed, inventory::Release, inventory::Released>(
+            |reserve| inventory::Reserved {
+                saga: reserve.saga.clone(),
+                order_id: reserve.order_id,
+                product_id: reserve.product_id.clone(),
+                quantity: reserve.quantity,
+            },
+        )
+        .plays::<payment::Process, payment::Completed, payment::Failed, payment::Refund, payment::Refunded>(
+            |process| payment::Completed {
+                saga: process.saga.clone(),
+                order_id: process.order_id,
+                amount_minor: process.amount_minor,
+            },
+        )
+        .plays::<delivery::Schedule, delivery::Scheduled, delivery::Failed, delivery::Cancel, delivery::Cancelled>(
+            |schedule| delivery::Scheduled {
+                saga: schedule.saga.clone(),
+                order_id: schedule.order_id,
+            },
+        );
+    let ways = compensates_from_every_step(&definition(), &ORDER.to_string(), &order(), &cast);
+    assert_eq!(ways, 36);
 }
