@@ -122,8 +122,9 @@ pub async fn open_read_only(url: &str) -> Result<Connection> {
             ("lock_timeout", "5s"),
         ]);
         let connect = tokio::time::timeout(Duration::from_secs(5), options.connect());
-        let connected = connect.await.context("no answer from Postgres in 5 s")?;
         let at = format!("Postgres at {}:{}", options.get_host(), options.get_port());
+        let late = || format!("{at} gives no answer in 5 s: is the address right?");
+        let connected = connect.await.with_context(late)?;
         let connection = connected.context(at)?;
         Ok(Connection::Postgres(connection))
     } else {

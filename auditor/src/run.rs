@@ -31,7 +31,12 @@ pub struct Audit {
     pub kafka: Vec<(String, String)>,
     /// The databases.
     pub sources: Vec<Source>,
+    /// Better words than the driver's for why the database of this URL can't be read.
+    pub explain: Option<Explain>,
 }
+
+/// See [`Audit::explain`].
+pub type Explain = fn(&str, anyhow::Error) -> anyhow::Error;
 
 /// Without the settings' values: they hold the password.
 impl fmt::Debug for Audit {
@@ -50,6 +55,7 @@ impl Audit {
         Self {
             kafka: vec![("bootstrap.servers".to_owned(), bootstrap.to_owned())],
             sources: sources.into_iter().collect(),
+            explain: None,
         }
     }
 }
@@ -73,6 +79,10 @@ pub async fn audit(audit: &Audit) -> Result<Report> {
         let database = match read {
             Ok(database) => Some(database),
             Err(error) => {
+                let error = match audit.explain {
+                    Some(explain) => explain(&source.url, error),
+                    None => error,
+                };
                 let what = format!("database of {}: {error:#}", source.name);
                 evidence.unreadable.push(what);
                 None

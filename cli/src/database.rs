@@ -90,7 +90,7 @@ pub(crate) async fn look_into(url: &DatabaseUrl) -> Result<Connection> {
 }
 
 /// What the library says of a connection that does not come about, if it is that.
-fn said_clearly(url: &DatabaseUrl, error: anyhow::Error) -> anyhow::Error {
+pub(crate) fn said_clearly(url: &DatabaseUrl, error: anyhow::Error) -> anyhow::Error {
     let Some(below) = error.downcast_ref::<sqlx::Error>() else {
         return error;
     };

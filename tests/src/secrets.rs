@@ -62,6 +62,9 @@ impl Secrets {
         let line = format!("127.0.0.1:*:*:onceward:{}", password("onceward"));
         secrets.write("pgpass", &line)?;
         secrets.write("operator-token", &secrets.token())?;
+        // A mail server that nobody runs: the mails wait.
+        let mail = format!("smtp://shop:{}@127.0.0.1:1", password("mail"));
+        secrets.write("smtp", &mail)?;
         let headers = format!("authorization=Bearer {}", password("collector"));
         secrets.write("otlp-headers", &headers)?;
         Ok((Brokers::Secure(Box::new(kafka)), secrets))
@@ -128,6 +131,9 @@ impl Secrets {
                 let database = file(&format!("{service}-database"));
                 all.insert("ONCEWARD_DATABASE_FILE", database);
                 all.insert("ONCEWARD_OPERATOR_TOKEN_FILE", file("operator-token"));
+                if service == "notification" {
+                    all.insert("ONCEWARD_SMTP_FILE", file("smtp"));
+                }
             }
         }
         // A collector that nobody runs: what can't be sent must not be told either.

@@ -245,7 +245,8 @@ impl World {
                         &self.settings.delivery_fail_percent.to_string(),
                     ]);
                 }
-                "notification" => {
+                // A secured one has it from a file.
+                "notification" if self.secrets.is_none() => {
                     command.args(["--smtp", &format!("smtp://{smtp}")]);
                 }
                 "saga-orchestrator" => {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use auditor::{Audit, ConsumerWindow, Report, Source, SourceWindow, Verdict};
 
 use crate::args::VerifyArgs;
+use crate::database::said_clearly;
 use crate::kafka;
 use crate::locate::Place;
 use crate::outcome::{Exit, Outcome};
@@ -22,6 +23,7 @@ pub(crate) async fn verify(place: &Place, args: &VerifyArgs) -> Result<Outcome> 
     let audit = Audit {
         kafka,
         sources: sources.collect(),
+        explain: Some(|url, error| said_clearly(&url.into(), error)),
     };
     let report = auditor::audit(&audit).await?;
     let exit = match report.verdict {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::BrokerError;
 use onceward::{PROGRESS_FORMAT, ProgressRecord, SourceName};
+use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::fault::{Fault, broker_error_needing, fault, kafka_error, kafka_error_needing};
@@ -66,12 +67,27 @@ pub(crate) fn read(
         .transpose()
 }
 
+/// Logs what rdkafka would, but for the group's rights: it is nothing but a name, see [`consumer`].
+struct NoGroup;
+
+impl ClientContext for NoGroup {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            DefaultConsumerContext.error(error, reason);
+        }
+    }
+}
+
+impl ConsumerContext for NoGroup {}
+
+type Reader = BaseConsumer<NoGroup>;
+
 fn consumer(
     config: &ClientConfig,
     source: &SourceName,
     isolation: &str,
     doing: &str,
-) -> Result<BaseConsumer, BrokerError> {
+) -> Result<Reader, BrokerError> {
     config
         .clone()
         // Named for librdkafka's sake, which assigns nothing without; never joined or committed to.
@@ -82,15 +98,11 @@ fn consumer(
         .set("enable.partition.eof", "true")
         .set("isolation.level", isolation)
         .set("fetch.wait.max.ms", "100")
-        .create()
+        .create_with_context(NoGroup)
         .map_err(|error| kafka_error(&error, doing))
 }
 
-fn watermarks(
-    consumer: &BaseConsumer,
-    topic: &str,
-    doing: &str,
-) -> Result<(i64, i64), BrokerError> {
+fn watermarks(consumer: &Reader, topic: &str, doing: &str) -> Result<(i64, i64), BrokerError> {
     use RDKafkaErrorCode as C;
     consumer
         .fetch_watermarks(topic, 0, QUERY_AT_MOST)
@@ -111,7 +123,7 @@ type Found = (i64, Option<Vec<u8>>);
 /// transaction is open the partition "ends" before it. A record past `end` proves it as well; the end of
 /// a busy source's topic may not come for minutes.
 fn last_record(
-    consumer: &BaseConsumer,
+    consumer: &Reader,
     topic: &str,
     start: i64,
     end: i64,

@@ -86,7 +86,7 @@ fn of_io(at: &str, error: &sqlx::Error, text: &str) -> String {
         ErrorKind::NotFound | ErrorKind::PermissionDenied => format!(
             "{at} was not asked: a file of sslrootcert, sslcert or sslkey can't be read: {text}"
         ),
-        _ => format!("{at} can't be reached: {text}"),
+        _ => format!("{at} can't be reached: {text}; start it, or correct the URL"),
     }
 }
 
