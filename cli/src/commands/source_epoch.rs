@@ -17,7 +17,7 @@ use onceward::source::{
     SourceStore,
 };
 use onceward::{ProgressRecord, SourceName};
-use onceward_kafka::RdKafkaBroker;
+use onceward_kafka::KafkaBroker;
 use serde_json::json;
 use sqlx::{Postgres, Sqlite};
 
@@ -68,7 +68,7 @@ pub(crate) async fn new_epoch(
         }));
     }
     let name = SourceName::new(source).map_err(|e| usage(e.to_string()))?;
-    let broker = RdKafkaBroker::new(kafka).map_err(|e| usage(e.to_string()))?;
+    let broker = KafkaBroker::new(kafka).map_err(|e| usage(e.to_string()))?;
     match found.url.check()? {
         DatabaseKind::Sqlite => run::<Sqlite>(found.url.reveal(), &name, &broker, wish).await,
         DatabaseKind::Postgres => run::<Postgres>(found.url.reveal(), &name, &broker, wish).await,
@@ -89,7 +89,7 @@ fn consequence(from: ResetFrom) -> &'static str {
 async fn run<B: Dialect>(
     url: &str,
     name: &SourceName,
-    broker: &RdKafkaBroker,
+    broker: &KafkaBroker,
     wish: Wish,
 ) -> Result<Outcome> {
     let mut store = SourceStore::<B>::open_moved(url, name).await?;
@@ -131,7 +131,7 @@ async fn fenced<B: Dialect>(
     store: &mut SourceStore<B>,
     epoch: RelayEpoch,
     name: &SourceName,
-    broker: &RdKafkaBroker,
+    broker: &KafkaBroker,
     wish: Wish,
 ) -> Result<(ProgressRecord, bool)> {
     match wish {

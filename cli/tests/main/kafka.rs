@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use onceward::publisher::{Broker as _, PublishOutcome, Publisher as _, Records};
 use onceward::{ProgressRecord, SourceName};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use onceward_testkit::kafka;
 
 use crate::fixture::{Said, Shop, T0, id, onceward_in, outbox};
@@ -29,7 +29,7 @@ fn runtime() -> tokio::runtime::Runtime {
 async fn publish_row_1(source_id: &str) {
     let name = SourceName::new("order").unwrap();
     let config = KafkaConfig::plaintext(kafka::shared().unwrap().bootstrap());
-    let broker = RdKafkaBroker::new(config).unwrap();
+    let broker = KafkaBroker::new(config).unwrap();
     broker.ensure_progress_topic(&name).await.unwrap();
     let mut publisher = broker.open(&name).await.unwrap();
     let mut records = Records::new(T0 / 1000);

@@ -7,7 +7,7 @@ use onceward::{Backend, Tx};
 use serde::Serialize;
 use skeleton::{ApiError, App, Body, Operator, Page, PageQuery, PathText, Routes, iso_time, write};
 use sqlx::Row;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// Longest mail address, in characters.
@@ -44,6 +44,20 @@ struct Notification {
     /// When the mail server took it.
     #[schema(required, format = DateTime)]
     sent_at: Option<String>,
+}
+
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes what `PathText` reads")]
+struct UserPath {
+    /// The user.
+    #[param(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "user_123"
+    )]
+    user_id: String,
 }
 
 /// What a user wants.
@@ -131,13 +145,7 @@ fn notification<B: Backend>(row: &B::Row) -> Result<Notification, sqlx::Error> {
     path = "/preferences/{user_id}",
     operation_id = "show_preference",
     tag = "preferences",
-    params((
-        "user_id" = String, Path,
-        description = "The user.",
-        min_length = 1, max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "user_123"
-    )),
+    params(UserPath),
     responses((status = 200, description = "What the user wants.", body = Preference))
 )]
 async fn preference<B: Backend>(
@@ -167,13 +175,7 @@ async fn preference<B: Backend>(
     path = "/preferences/{user_id}",
     operation_id = "set_preference",
     tag = "preferences",
-    params((
-        "user_id" = String, Path,
-        description = "The user.",
-        min_length = 1, max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "user_123"
-    )),
+    params(UserPath),
     request_body(content = PreferenceBody, example = json!({"wants": "high"})),
     responses((status = 200, description = "What the user wants now.", body = Preference)),
     security(("operator" = []))
