@@ -4,7 +4,7 @@ use std::env;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use onceward::{CancellationToken, Event, Outbox, schema};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use outbox_relay::{Relay, RelayOptions};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
         .await?;
     let outbox = Outbox::new("shop".parse()?);
     schema::migrate(&pool, outbox.source()).await?;
-    let broker = RdKafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
+    let broker = KafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
     broker.make_topics(["order.placed"], 3, 1).await?;
     let options = RelayOptions::for_source(outbox.source(), &database);
     tokio::spawn(Relay::new(options, broker)?.run(CancellationToken::new()));

@@ -4,7 +4,7 @@ use std::env;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use onceward::{CancellationToken, Db, Event, OpenOptions, Outbox, schema};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use outbox_relay::{Relay, RelayOptions};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
         .execute(db.pool())
         .await?;
 
-    let broker = RdKafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
+    let broker = KafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
     broker.make_topics(["order.placed"], 3, 1).await?;
     let relay = Relay::new(RelayOptions::for_source(outbox.source(), &url), broker)?;
     let router = Router::new()

@@ -5,7 +5,7 @@ use std::env;
 use onceward::{
     CancellationToken, Db, Event, OpenOptions, Outbox, RawMessage, Routing, WriteError, schema,
 };
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use outbox_relay::{Relay, RelayOptions};
 use serde::{Deserialize, Serialize};
 use sqlx::Sqlite;
@@ -33,7 +33,7 @@ async fn main() -> anyhow::Result<()> {
         .with("page.viewed.v1", "acme.clicks");
     let outbox = Outbox::new("routing".parse()?).with_routing(routing);
     schema::migrate(db.pool(), outbox.source()).await?;
-    let broker = RdKafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
+    let broker = KafkaBroker::new(KafkaConfig::plaintext(env::var("KAFKA")?))?;
     let topics = ["acme.orders", "acme.clicks", "acme.orders.large"];
     broker.make_topics(topics, 3, 1).await?;
 

@@ -10,7 +10,7 @@ use onceward::consumer::{Consumer, ConsumerOptions, HandlerError, Handlers};
 use onceward::{
     CancellationToken, Db, MessageContext, OpenOptions, Outbox, Tx, WriteError, schema,
 };
-use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 use onceward_saga::{
     Answer, Participant, SagaStatus, Sagas, TimerOptions, TimerRunner, inspect, take_part,
 };
@@ -116,7 +116,7 @@ async fn main() -> anyhow::Result<()> {
     let handlers = take_part(handlers, Bank, outbox.clone(), Default::default());
 
     let kafka = KafkaConfig::plaintext(env::var("KAFKA")?);
-    let broker = RdKafkaBroker::new(kafka.clone())?;
+    let broker = KafkaBroker::new(kafka.clone())?;
     broker.make_topics(TOPICS, 1, 1).await?;
     // The last two topics are for others.
     let options = ConsumerOptions::new("trips".parse()?, TOPICS.into_iter().take(10));

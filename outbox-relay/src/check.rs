@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use onceward::publisher::Broker as _;
 use onceward::source::{Dialect, Loss, ProgressPlace, Severity, SourceError, SourceStore};
-use onceward_kafka::RdKafkaBroker;
+use onceward_kafka::KafkaBroker;
 use sqlx::{Postgres, Sqlite};
 
 use crate::config::Config;
@@ -27,7 +27,7 @@ impl Findings {
 }
 
 /// Prints one line per finding to stdout; true if nothing must be mended.
-pub(crate) async fn run(config: &Config, broker: &RdKafkaBroker) -> bool {
+pub(crate) async fn run(config: &Config, broker: &KafkaBroker) -> bool {
     let mut fine = true;
     let mut topics = BTreeSet::new();
     for source in &config.relay.sources {
@@ -61,7 +61,7 @@ pub(crate) async fn run(config: &Config, broker: &RdKafkaBroker) -> bool {
     fine
 }
 
-async fn look<D: Dialect>(source: &SourceOptions, broker: &RdKafkaBroker) -> Findings {
+async fn look<D: Dialect>(source: &SourceOptions, broker: &KafkaBroker) -> Findings {
     let mut found = Findings::default();
     let mut store = match SourceStore::<D>::open(source.url.reveal(), &source.name).await {
         Ok(store) => store,
@@ -88,7 +88,7 @@ async fn look<D: Dialect>(source: &SourceOptions, broker: &RdKafkaBroker) -> Fin
 async fn look_at_progress<D: Dialect>(
     source: &SourceOptions,
     store: &mut SourceStore<D>,
-    broker: &RdKafkaBroker,
+    broker: &KafkaBroker,
     found: &mut Findings,
 ) -> Result<(), String> {
     let topic = source.name.progress_topic();

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use onceward::Secret;
 use onceward::secret::without_passwords;
 use onceward_http::Guard;
-use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use onceward_telemetry::{Settings, Telemetry, TelemetryError, traces_endpoint};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = runtime().and_then(|runtime| {
         let outcome = match name {
             "check" => runtime.block_on(async {
-                let broker = RdKafkaBroker::new(config.kafka.clone())
+                let broker = KafkaBroker::new(config.kafka.clone())
                     .context("Kafka settings")?
                     .with_publisher(config.publisher);
                 Ok(check::run(&config, &broker).await)
@@ -241,7 +241,7 @@ async fn relay(
     stopping: &OnceLock<Instant>,
 ) -> anyhow::Result<()> {
     metrics::describe();
-    let broker = RdKafkaBroker::new(config.kafka)
+    let broker = KafkaBroker::new(config.kafka)
         .context("Kafka settings")?
         .with_publisher(config.publisher);
     let relay = Relay::new(config.relay, broker)?;

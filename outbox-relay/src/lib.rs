@@ -13,11 +13,11 @@
 //!
 //! ```no_run
 //! use onceward::CancellationToken;
-//! use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+//! use onceward_kafka::{KafkaConfig, KafkaBroker};
 //! use outbox_relay::{Relay, RelayOptions};
 //!
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-//! let broker = RdKafkaBroker::new(KafkaConfig::plaintext("127.0.0.1:9092"))?;
+//! let broker = KafkaBroker::new(KafkaConfig::plaintext("127.0.0.1:9092"))?;
 //! let options = RelayOptions {
 //!     // Survives a restart, so that the process gets its sources back at once.
 //!     instance_id: "shop-1".into(),

@@ -13,7 +13,7 @@ use onceward::{
     Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock, partition_for,
 };
 use onceward_kafka::{
-    Compression, KafkaConfig, KafkaPublisher, PublisherKind, PublisherOptions, RdKafkaBroker,
+    Compression, KafkaBroker, KafkaConfig, KafkaPublisher, PublisherKind, PublisherOptions,
 };
 use onceward_testkit::kafka::{Kafka, KafkaOptions};
 
@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
             (own.bootstrap(), Some(own))
         }
     };
-    let broker = RdKafkaBroker::new(KafkaConfig::plaintext(bootstrap))?;
+    let broker = KafkaBroker::new(KafkaConfig::plaintext(bootstrap))?;
     let source = SourceName::new("publish-bench")?;
     broker.ensure_progress_topic(&source).await?;
     broker
@@ -72,7 +72,7 @@ struct Bench {
 impl Bench {
     async fn run(
         &mut self,
-        broker: &RdKafkaBroker,
+        broker: &KafkaBroker,
         options: PublisherOptions,
         print: bool,
     ) -> anyhow::Result<()> {

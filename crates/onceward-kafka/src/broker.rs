@@ -1,4 +1,4 @@
-//! A Kafka cluster as the relay uses it: [`Broker`] by rdkafka.
+//! A Kafka cluster as the relay uses it: topics, progress, publishers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,23 +13,23 @@ use crate::choice::{KafkaPublisher, PublisherOptions};
 use crate::fault::config_error;
 use crate::progress::{Upto, read};
 
-/// A Kafka cluster by rdkafka. Cheap to clone; connects when first used, and anew after trouble.
+/// A Kafka cluster, for the relay. Cheap to clone; connects when first used, and anew after trouble.
 #[derive(Clone)]
-pub struct RdKafkaBroker {
+pub struct KafkaBroker {
     config: Arc<KafkaConfig>,
     options: PublisherOptions,
     admin: Arc<Mutex<Option<Admin>>>,
 }
 
-impl std::fmt::Debug for RdKafkaBroker {
+impl std::fmt::Debug for KafkaBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RdKafkaBroker")
+        f.debug_struct("KafkaBroker")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
-impl RdKafkaBroker {
+impl KafkaBroker {
     /// A cluster reached as `config` says. Fails if that is not valid; does not connect.
     pub fn new(config: KafkaConfig) -> Result<Self, crate::ConfigProblems> {
         config.validate()?;
@@ -161,7 +161,7 @@ impl RdKafkaBroker {
     }
 }
 
-impl Broker for RdKafkaBroker {
+impl Broker for KafkaBroker {
     type Publisher = KafkaPublisher;
 
     async fn ensure_progress_topic(&self, source: &SourceName) -> Result<(), BrokerError> {

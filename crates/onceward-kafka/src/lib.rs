@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker, SaslMechanism, SecurityProtocol};
+//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, KafkaBroker, SaslMechanism, SecurityProtocol};
 //!
 //! let kafka = KafkaConfig {
 //!     security_protocol: Some(SecurityProtocol::SaslSsl),
@@ -16,7 +16,7 @@
 //! };
 //!
 //! // For `outbox_relay::Relay`, and to make topics that are missing: 6 partitions, 3 copies of each.
-//! let broker = RdKafkaBroker::new(kafka.clone())?;
+//! let broker = KafkaBroker::new(kafka.clone())?;
 //! broker.make_topics(["order.placed"], 6, 3).await?;
 //!
 //! // For `onceward::consumer::Consumer`.
@@ -27,7 +27,7 @@
 //!
 //! * [`KafkaConfig`] is read from a config file (serde), a command line or the environment (clap); layers are merged by
 //!   [`KafkaConfig::or`], and [`KafkaConfig::validate`] tells everything that is wrong at once.
-//! * [`RdKafkaBroker::check`] holds a cluster and its topics against what exactly-once needs of them.
+//! * [`KafkaBroker::check`] holds a cluster and its topics against what exactly-once needs of them.
 //! * What librdkafka may be told and what is ours: [`KafkaConfig::properties`] refuses those that the protocol needs
 //!   (`isolation.level`, `enable.idempotence` …).
 #![deny(missing_docs)]
@@ -50,7 +50,7 @@ mod v2;
 mod watch;
 
 pub use admin::TopicMade;
-pub use broker::RdKafkaBroker;
+pub use broker::KafkaBroker;
 pub use check::{Finding, Severity};
 pub use choice::{KafkaPublisher, PublisherKind, PublisherOptions};
 pub use config::{

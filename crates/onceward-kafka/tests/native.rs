@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, PublishOutcome, Publisher, Records, Refusal};
 use onceward::{Clock, SystemClock};
-use onceward_kafka::{Compression, KafkaConfig, PublisherKind, PublisherOptions, RdKafkaBroker};
+use onceward_kafka::{Compression, KafkaBroker, KafkaConfig, PublisherKind, PublisherOptions};
 use onceward_testkit::kafka::{self, Cluster, ClusterOptions, Kafka, KafkaOptions};
 
 use crate::support::{Place, SOON, batch, committed, progress, read_partition, sees};
 
-fn by_native(broker: &RdKafkaBroker, compression: Compression) -> RdKafkaBroker {
+fn by_native(broker: &KafkaBroker, compression: Compression) -> KafkaBroker {
     broker.clone().with_publisher(PublisherOptions {
         kind: PublisherKind::Native,
         compression,
@@ -193,7 +193,7 @@ async fn it_is_chosen_where_the_cluster_has_transactions_v2_and_only_there() {
     let mut config = KafkaConfig::plaintext(&bootstrap);
     let properties = &mut config.properties.0;
     properties.insert("socket.timeout.ms".into(), "9000".into());
-    let broker = RdKafkaBroker::new(config).unwrap();
+    let broker = KafkaBroker::new(config).unwrap();
     let publisher = broker.open(&place.source).await.unwrap();
     assert_eq!(publisher.kind(), PublisherKind::RdKafka);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use onceward::SourceName;
 use onceward::publisher::{Broker, PublishOutcome, Publisher};
-use onceward_kafka::{KafkaConfig, RdKafkaBroker, SaslMechanism, SecurityProtocol};
+use onceward_kafka::{KafkaBroker, KafkaConfig, SaslMechanism, SecurityProtocol};
 use onceward_testkit::acl::{Acl, Resource};
 use onceward_testkit::secure::{self, SecureKafka, password};
 
@@ -87,7 +87,7 @@ fn new_source() -> SourceName {
 }
 
 /// All that a relay does: what is in its way, if anything is.
-async fn relays(broker: &RdKafkaBroker, topics: &[&str]) -> Result<(), String> {
+async fn relays(broker: &KafkaBroker, topics: &[&str]) -> Result<(), String> {
     let source = new_source();
     let told = |error: onceward::publisher::BrokerError| error.to_string();
     broker.ensure_progress_topic(&source).await.map_err(told)?;
@@ -95,7 +95,7 @@ async fn relays(broker: &RdKafkaBroker, topics: &[&str]) -> Result<(), String> {
 }
 
 async fn publishes(
-    broker: &RdKafkaBroker,
+    broker: &KafkaBroker,
     source: &SourceName,
     topics: &[&str],
 ) -> Result<(), String> {
@@ -190,7 +190,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
         kafka.allow(&rule).unwrap();
     }
 
-    let setup = RdKafkaBroker::new(config(kafka, "setup")).unwrap();
+    let setup = KafkaBroker::new(config(kafka, "setup")).unwrap();
     let fresh = AtomicU32::new(0);
     let makes = || async {
         let number = fresh.fetch_add(1, Ordering::Relaxed);
@@ -211,11 +211,11 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
     let names = DATA_TOPICS.map(str::to_owned).to_vec();
     setup.make_topics(names, 1, 1).await.unwrap();
 
-    let relay = RdKafkaBroker::new(config(kafka, "relay")).unwrap();
+    let relay = KafkaBroker::new(config(kafka, "relay")).unwrap();
     failed
         .extend(each_is_needed(kafka, &rules_for("relay"), || relays(&relay, &DATA_TOPICS)).await);
 
-    let operator = RdKafkaBroker::new(config(kafka, "operator")).unwrap();
+    let operator = KafkaBroker::new(config(kafka, "operator")).unwrap();
     let source = new_source();
     relay.ensure_progress_topic(&source).await.unwrap();
     let resets = || async {
@@ -227,7 +227,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
     };
     failed.extend(each_is_needed(kafka, &rules_for("operator"), resets).await);
 
-    let onceward = RdKafkaBroker::new(config(kafka, "onceward")).unwrap();
+    let onceward = KafkaBroker::new(config(kafka, "onceward")).unwrap();
     let looking: Vec<Acl> = rules_for("onceward");
     let looking: Vec<Acl> = looking
         .into_iter()

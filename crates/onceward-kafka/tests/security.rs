@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use onceward::SourceName;
 use onceward::publisher::{Broker, BrokerError};
-use onceward_kafka::{KafkaConfig, PublisherKind, RdKafkaBroker, SaslMechanism, SecurityProtocol};
+use onceward_kafka::{KafkaBroker, KafkaConfig, PublisherKind, SaslMechanism, SecurityProtocol};
 use onceward_testkit::acl::Acl;
 use onceward_testkit::certificates::{Authority, Request};
 use onceward_testkit::secure::{self, PLAIN_USER, SecureKafka, password};
@@ -98,7 +98,7 @@ async fn the_relay_publishes_whichever_way_it_proves_who_it_is() {
             user,
             &format!("--operation WRITE --transactional-id {id}"),
         );
-        let broker = RdKafkaBroker::new(config).unwrap();
+        let broker = KafkaBroker::new(config).unwrap();
         broker.ensure_progress_topic(&place.source).await.unwrap();
         let mut publisher = broker.open(&place.source).await.unwrap();
         // Only librdkafka reads an encrypted key.
@@ -257,7 +257,7 @@ async fn each_wrong_credential_is_one_clear_error_and_nothing_hangs() {
 async fn ask(wrong: Wrong, source: &SourceName) -> Vec<String> {
     let Wrong { what, config, says } = wrong;
     let begun = Instant::now();
-    let broker = RdKafkaBroker::new(config.clone()).unwrap();
+    let broker = KafkaBroker::new(config.clone()).unwrap();
     let mut failed = Vec::new();
     let mut check = |who: &str, text: &str| {
         println!("{what}, {who}, {:?}: {text}", begun.elapsed());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, PublishOutcome, Records};
 use onceward::{Clock, Cursor, ProgressRecord, SourceId, SourceName, SqliteCursor, SystemClock};
-use onceward_kafka::{KafkaConfig, PublisherKind, PublisherOptions, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig, PublisherKind, PublisherOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -16,19 +16,19 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 pub struct Place {
     pub source: SourceName,
     pub topic: Arc<str>,
-    pub broker: RdKafkaBroker,
+    pub broker: KafkaBroker,
 }
 
-pub fn broker_at(bootstrap: &str) -> RdKafkaBroker {
+pub fn broker_at(bootstrap: &str) -> KafkaBroker {
     broker_with(bootstrap, PublisherKind::Auto)
 }
 
-pub fn broker_with(bootstrap: &str, kind: PublisherKind) -> RdKafkaBroker {
+pub fn broker_with(bootstrap: &str, kind: PublisherKind) -> KafkaBroker {
     let options = PublisherOptions {
         kind,
         ..PublisherOptions::default()
     };
-    RdKafkaBroker::new(KafkaConfig::plaintext(bootstrap))
+    KafkaBroker::new(KafkaConfig::plaintext(bootstrap))
         .unwrap()
         .with_publisher(options)
 }

@@ -27,7 +27,7 @@
 //!
 //! use onceward::consumer::{Consumer, ConsumerOptions, Handler, HandlerError, Handlers};
 //! use onceward::{CancellationToken, Db, Event, MessageContext, OpenOptions, Outbox, Tx, schema};
-//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker};
+//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, KafkaBroker};
 //! use onceward_testkit::{kafka::Kafka, postgres, wait};
 //! use outbox_relay::{Relay, RelayOptions};
 //! use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@
 //!     sqlx::query("create table seen as select 0::bigint as orders").execute(db.pool()).await?;
 //!
 //!     let config = KafkaConfig::plaintext(kafka.bootstrap());
-//!     let broker = RdKafkaBroker::new(config.clone())?;
+//!     let broker = KafkaBroker::new(config.clone())?;
 //!     broker.make_topics(["order.placed"], 3, 1).await?;
 //!     let relay = Relay::new(RelayOptions::for_source(outbox.source(), &url), broker)?;
 //!     let handlers = Handlers::default().on::<OrderPlaced, _>(Count);

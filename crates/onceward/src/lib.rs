@@ -16,6 +16,9 @@
 //! $ docker run -d --name postgres -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres:17
 //! ```
 //!
+//! Without Docker, a checkout of the repository starts a Kafka at 127.0.0.1:9092 (`./dev kafka -d`, needs Java 17 and
+//! Maven), and any Postgres will do: put its address and user into the `url` below.
+//!
 //! # The first event
 //!
 //! ```console
@@ -30,7 +33,7 @@
 //!
 //! ```no_run
 //! use onceward::{CancellationToken, Event, Outbox, schema};
-//! use onceward_kafka::{KafkaConfig, RdKafkaBroker};
+//! use onceward_kafka::{KafkaConfig, KafkaBroker};
 //! use outbox_relay::{Relay, RelayOptions};
 //! use serde::{Deserialize, Serialize};
 //! use sqlx::PgPool;
@@ -73,7 +76,7 @@
 //!     println!("order {order_id} placed");
 //!
 //!     // The relay publishes what was committed. Kill it at any time: nothing is lost or doubled.
-//!     let broker = RdKafkaBroker::new(KafkaConfig::plaintext("127.0.0.1:9092"))?;
+//!     let broker = KafkaBroker::new(KafkaConfig::plaintext("127.0.0.1:9092"))?;
 //!     broker.make_topics(["order.placed"], 3, 1).await?; // 3 partitions, 1 copy of each
 //!     let relay = Relay::new(RelayOptions::for_source(outbox.source(), url), broker)?;
 //!     let stop = CancellationToken::new();
@@ -85,13 +88,14 @@
 //! }
 //! ```
 //!
-//! `RUST_LOG=info cargo run` prints `order 1 placed`, says what the relay does, and goes on until Ctrl-C. The
-//! event is in the topic:
+//! The first build takes some minutes. `RUST_LOG=info cargo run` prints
+//! `order 1 placed`, says what the relay does up to `source taken over`, and goes on until Ctrl-C. The event is in
+//! the topic a moment later:
 //!
 //! ```console
 //! $ docker exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
 //!     --topic order.placed --from-beginning --formatter-property print.headers=true
-//! ce_id:0194…,ce_source:shop,ce_type:order.placed.v1,…  {"order_id":1,"amount_minor":19999}
+//! ce_specversion:1.0,ce_source:shop,…,ce_id:0194…,ce_type:order.placed.v1,…  {"order_id":1,"amount_minor":19999}
 //! ```
 //!
 //! # Handling it once

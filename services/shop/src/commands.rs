@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use onceward::Db;
 use onceward::consumer::{Consumer, ConsumerOptions};
-use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker, TopicMade};
+use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber, TopicMade};
 use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
 use tokio_util::sync::CancellationToken;
@@ -199,7 +199,7 @@ async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
 }
 
 async fn topics(topics: Topics) -> anyhow::Result<()> {
-    let broker = RdKafkaBroker::new(topics.kafka)?;
+    let broker = KafkaBroker::new(topics.kafka)?;
     let names = contracts::TOPICS.map(str::to_owned).to_vec();
     let replication = match topics.replication {
         Some(replication) => replication,

@@ -12,7 +12,7 @@
 //! then on any trouble of the connection makes the outcome unknown: nothing is sent again across
 //! a transaction's end. Every end has its own epoch, so a request that arrives late is refused.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,27 +21,24 @@ use onceward::{Clock, ProgressRecord, SourceName, SystemClock};
 use tokio::time::{Instant, sleep};
 
 use super::batch::Encoder;
-use super::cluster::{Cluster, Leader, Trouble};
+use super::cluster::{Cluster, Trouble};
 use super::connection::WireError;
 use super::fault::{Code, Kind};
-use super::message::{
-    BatchAnswer, DescribeTransactions, EndTxn, InitProducerId, ProducerIdentity, read_produced,
-};
-use super::produce::{self, Envelope, Lanes, Load, Sent, SentBatch};
+use super::message::{EndTxn, InitProducerId, ProducerIdentity};
+use super::produce::{self, Envelope, Lanes, Load, Sent};
 use super::settings::Settings;
 use crate::publisher::TRANSACTION_TIMEOUT;
+use answers::{Answers, Failure, gone, receive};
+
+mod answers;
+mod ready;
 
 /// How long Kafka may take to end what a fenced producer left open.
 const INIT_AT_MOST: Duration = Duration::from_secs(15);
 /// From the first byte to the end: below the transaction's own time-out.
 const TRANSACTION_AT_MOST: Duration = Duration::from_secs(8);
-/// How long leaders and coordinator may be missing before it is an outage, and a topic before it is
-/// said to be missing: a new one is not known to every broker at once.
-const READY_AT_MOST: Duration = Duration::from_secs(1);
-/// How long the markers of the last transaction may take.
-const SETTLE_AT_MOST: Duration = Duration::from_secs(5);
-/// After this the markers of the last transaction are there.
-const SETTLED_AFTER: Duration = Duration::from_millis(50);
+/// Between two tries while nothing is open.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Requests under way to one broker.
 const IN_FLIGHT: usize = 3;
 /// Times a transaction is begun again behind a clean abort: enough to halve the largest batch down to
@@ -102,15 +99,6 @@ enum Attempt {
     Ended(PublishOutcome),
     /// Cleanly aborted, and worth another one.
     Again(Refusal),
-}
-
-/// Why the transaction must be aborted, or worse.
-struct Failure {
-    code: Code,
-    message: String,
-    batch: SentBatch,
-    /// Index in the transaction of the record that is to blame, or the first of the batch.
-    record: usize,
 }
 
 /// How an EndTxn was answered.
@@ -269,114 +257,6 @@ impl V2Publisher {
         attempt
     }
 
-    /// Everything that can be made sure of before anything is begun.
-    async fn ready(&mut self) -> Result<Vec<i32>, PublishOutcome> {
-        let give_up = Instant::now() + READY_AT_MOST;
-        loop {
-            let refusal = match self.try_ready(give_up + READY_AT_MOST).await {
-                Ok(leaders) => return Ok(leaders),
-                Err(NotReady::Refused(refusal)) => refusal,
-                Err(NotReady::Trouble(Trouble::Passing(reason) | Trouble::Cut(reason))) => {
-                    Refusal::Outage(reason)
-                }
-                // A new producer reads certificates and passwords anew.
-                Err(NotReady::Trouble(Trouble::Lasting(reason))) => {
-                    return Err(PublishOutcome::Unknown(reason));
-                }
-                Err(NotReady::Trouble(Trouble::Fenced)) => return Err(PublishOutcome::Fenced),
-            };
-            if Instant::now() + RETRY_PAUSE > give_up {
-                return Err(PublishOutcome::NotCommitted(refusal));
-            }
-            self.cluster.forget_leaders();
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    async fn try_ready(&mut self, until: Instant) -> Result<Vec<i32>, NotReady> {
-        let cluster = &mut self.cluster;
-        let is_known = |topic: &Arc<str>, partition| match cluster.leader(topic, partition) {
-            Leader::Broker(id) => Ok(id),
-            _ => Err(()),
-        };
-        if self.lanes.lead(is_known).is_err() {
-            let topics = self.lanes.topics();
-            let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-            cluster.learn(&names, until).await?;
-            let progress_topic = &self.progress_topic;
-            self.lanes.lead(|topic, partition| {
-                let refused = |reason: String| {
-                    if topic == progress_topic {
-                        Refusal::Progress(format!("{topic}: {reason}"))
-                    } else {
-                        Refusal::Topic {
-                            topic: topic.to_string(),
-                            reason,
-                        }
-                    }
-                };
-                Err(NotReady::Refused(match cluster.leader(topic, partition) {
-                    Leader::Broker(id) => return Ok(id),
-                    Leader::NoTopic => refused("it does not exist".into()),
-                    Leader::NoPartition => refused(format!("it has no partition {partition}")),
-                    Leader::Refused(code) => refused(code.told(&write_on(topic))),
-                    Leader::None | Leader::Unknown => {
-                        Refusal::Outage(format!("{topic}/{partition} has no leader"))
-                    }
-                }))
-            })?;
-        }
-        let leaders = self.lanes.sort();
-        for leader in &leaders {
-            cluster.connect(*leader).await?;
-        }
-        self.settle().await?;
-        self.cluster.coordinator(until).await?;
-        Ok(leaders)
-    }
-
-    /// Waits until the markers of the last transaction are written. A Produce that comes earlier waits
-    /// in the broker, which looks again only after 20 ms.
-    async fn settle(&mut self) -> Result<(), Trouble> {
-        let Some(ended) = self.ended else {
-            return Ok(());
-        };
-        if ended.elapsed() > SETTLED_AFTER {
-            self.ended = None;
-            return Ok(());
-        }
-        let start = Instant::now();
-        let until = start + SETTLE_AT_MOST;
-        loop {
-            let request = DescribeTransactions {
-                transactional_id: &self.transactional_id,
-            };
-            let (error, preparing) = self.cluster.ask_coordinator(&request, until).await?;
-            match Code::of(error) {
-                None if !preparing => {
-                    self.ended = None;
-                    return Ok(());
-                }
-                None => {}
-                Some(code) if code.kind() == Kind::Coordinator => {
-                    self.cluster.forget_coordinator();
-                }
-                Some(code) => {
-                    let need = format!("WRITE on transactional id {}", self.transactional_id);
-                    return Err(Trouble::of(code, "asking for the last transaction", &need));
-                }
-            }
-            if Instant::now() > until {
-                let text = "the markers of the last transaction are not written";
-                return Err(Trouble::Passing(text.into()));
-            }
-            // The question itself takes long enough at first.
-            if start.elapsed() > Duration::from_millis(10) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        }
-    }
-
     /// Sends all records; the offset of the progress record, or why it must be aborted.
     async fn produce(
         &mut self,
@@ -514,105 +394,9 @@ impl V2Publisher {
     }
 }
 
-/// Between two tries while nothing is open.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
-
-/// Why a transaction can't begin.
-enum NotReady {
-    Refused(Refusal),
-    Trouble(Trouble),
-}
-
-impl From<Trouble> for NotReady {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
-    }
-}
-
-/// What the answers said so far.
-#[derive(Default)]
-struct Answers {
-    /// Index and offset of the highest record known to be stored.
-    last: Option<(usize, i64)>,
-    failure: Option<Failure>,
-    /// Partitions of which a batch was refused: those behind it are out of sequence, and say so.
-    broken: BTreeSet<usize>,
-}
-
-impl Answers {
-    fn fail(&mut self, failure: Failure) {
-        // What concerns the producer outranks what concerns a record, that what may pass; then the
-        // lowest record is the suspect.
-        let rank = |failure: &Failure| {
-            let rank = match failure.code.kind() {
-                Kind::Fenced => 0,
-                Kind::Lost => 1,
-                Kind::TooLarge | Kind::Record | Kind::Topic | Kind::Configuration => 2,
-                Kind::Moved => 3,
-                Kind::Outage | Kind::Coordinator => 4,
-            };
-            (rank, failure.record)
-        };
-        if self
-            .failure
-            .as_ref()
-            .is_none_or(|known| rank(&failure) < rank(known))
-        {
-            self.failure = Some(failure);
-        }
-    }
-}
-
-/// Receives the answer to the oldest request of a broker.
-async fn receive(
-    cluster: &mut Cluster,
-    lanes: &Lanes,
-    sent: &Sent,
-    answers: &mut Answers,
-    until: Instant,
-) -> Result<(), WireError> {
-    let connection = cluster.connection(sent.broker).ok_or_else(gone)?;
-    let mut reader = connection.receive(true, until).await?;
-    let produced = read_produced(&mut reader);
-    let produced = produced.map_err(|source| connection.malformed(source))?;
-    for batch in &sent.batches {
-        let is_it = |answer: &&BatchAnswer| {
-            lanes.place(batch).is_some_and(|(topic, partition)| {
-                topic == answer.topic && partition == answer.partition
-            })
-        };
-        let answer = produced.iter().find(is_it).ok_or_else(gone)?;
-        match Code::of(answer.error) {
-            None => {
-                let last = lanes.record(batch, usize::MAX);
-                let offset = answer.base_offset;
-                if answers.last.is_none_or(|(known, _)| known < last) {
-                    answers.last = Some((last, offset));
-                }
-            }
-            Some(_) if !answers.broken.insert(batch.lane) => {}
-            Some(code) => answers.fail(Failure {
-                code,
-                message: answer.message.clone(),
-                batch: *batch,
-                record: lanes.record(batch, answer.culprit.unwrap_or(0)),
-            }),
-        }
-    }
-    Ok(())
-}
-
 /// The right to publish to a topic.
 fn write_on(topic: &str) -> String {
     format!("WRITE on topic {topic}")
-}
-
-/// A broker did not say what became of a batch.
-fn gone() -> WireError {
-    WireError::Malformed {
-        peer: "Kafka".into(),
-        source: super::codec::Malformed("a batch has no answer"),
-    }
 }
 
 #[cfg(test)]
@@ -629,14 +413,14 @@ mod tests {
     use crate::v2::codec::Put;
     use crate::v2::message::{InitProducerId, Request};
     use crate::v2::settings::{Compression, Settings};
-    use crate::{KafkaConfig, RdKafkaBroker};
+    use crate::{KafkaBroker, KafkaConfig};
 
     /// Kafka counts 32,767 epochs, one a transaction, and then gives another producer id.
     #[tokio::test(flavor = "multi_thread")]
     async fn transactions_go_on_when_the_epochs_of_a_producer_id_run_out() {
         let config = KafkaConfig::plaintext(kafka::shared().unwrap().bootstrap());
         let source = SourceName::new("epochs").unwrap();
-        let broker = RdKafkaBroker::new(config.clone()).unwrap();
+        let broker = KafkaBroker::new(config.clone()).unwrap();
         broker.ensure_progress_topic(&source).await.unwrap();
         let settings = || Settings::read(&config, Compression::None).unwrap();
         let mut first = V2Publisher::open(settings(), &source).await.unwrap();

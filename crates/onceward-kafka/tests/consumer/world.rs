@@ -9,7 +9,7 @@ use onceward::consumer::{
     Consumer, ConsumerOptions, ConsumerStatus, Handle, Handler, HandlerError, Handlers,
 };
 use onceward::{Backend, ConsumerName, Db, Event, MessageContext, SourceName, Tx};
-use onceward_kafka::{KafkaConfig, KafkaSubscriber, RdKafkaBroker};
+use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -116,8 +116,8 @@ impl<B: onceward::schema::SchemaBackend> World<B> {
 }
 
 impl<B: Backend> World<B> {
-    pub fn broker(&self) -> RdKafkaBroker {
-        RdKafkaBroker::new(KafkaConfig::plaintext(&self.bootstrap)).unwrap()
+    pub fn broker(&self) -> KafkaBroker {
+        KafkaBroker::new(KafkaConfig::plaintext(&self.bootstrap)).unwrap()
     }
 
     pub async fn make_topic(&self, partitions: i32) {
