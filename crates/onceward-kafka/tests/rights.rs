@@ -14,7 +14,7 @@ use onceward_testkit::secure::{self, SecureKafka, password};
 use crate::consumer::joins;
 use crate::support::{Row, batch, progress};
 
-const DATA_TOPICS: [&str; 10] = [
+const DATA_TOPICS: [&str; 11] = [
     "order.created",
     "order.completed",
     "inventory.reserve",
@@ -23,6 +23,7 @@ const DATA_TOPICS: [&str; 10] = [
     "payment.refund",
     "delivery.schedule",
     "order-created",
+    "order-timed-out",
     "payment-processed",
     "inventory-updated",
 ];

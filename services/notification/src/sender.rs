@@ -10,6 +10,7 @@ use lettre::transport::smtp::Error as SmtpError;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use onceward::secret::Secret;
 use onceward::{Backend, Clock, Db, Micros, QueryResult, Tx, WriteError};
+use recloser::{AsyncRecloser, Recloser};
 use skeleton::App;
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +31,21 @@ const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Longest delay of a mail that the server wants later, in seconds.
 const MAX_DELAY_SECONDS: u32 = 300;
 
+/// So many batches in a row must find no server until it is left alone.
+const BATCHES_IN_VAIN: usize = 2;
+/// How long it is left alone then; doubled each time it still is not there.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// Longest time it is left alone.
+const LEFT_ALONE_AT_MOST: Duration = Duration::from_secs(15);
+
 /// Hands mails to a mail server, several at a time. Several may run on one database.
 #[derive(Debug)]
 pub struct Sender<B: Backend> {
     db: Db<B>,
     clock: Arc<dyn Clock>,
     smtp: AsyncSmtpTransport<Tokio1Executor>,
+    /// Open while the server is left alone. One call is a batch, so that mails keep their order.
+    circuit: AsyncRecloser,
     from: Mailbox,
     domain: String,
 }
@@ -80,29 +90,35 @@ impl<B: Backend> Sender<B> {
             db: app.db().clone(),
             clock: app.clock().clone(),
             smtp,
+            circuit: circuit(),
             from: settings.mail_from.clone(),
             domain: settings.mail_domain.clone(),
         })
     }
 
-    /// Sends until stopped; what was begun is finished. An error is logged and the work goes on: a
+    /// Sends until stopped; what was begun is finished. A server that is not there is asked less and less
+    /// often. An error is logged and the work goes on: a
     /// mail is a row.
     pub async fn run(self, stop: CancellationToken) {
         let mut away = false;
         while !stop.is_cancelled() {
             match self.send_batch().await {
-                Ok(Batch { sent, no_server }) => {
-                    if no_server.is_some() != away {
-                        away = no_server.is_some();
-                        match no_server {
-                            Some(error) => tracing::warn!(error, "no mail server; mails wait"),
-                            None => tracing::info!("the mail server is back"),
-                        }
+                Ok(Batch::Tried(tried)) => {
+                    if away && tried > 0 {
+                        away = false;
+                        tracing::info!("the mail server is back");
                     }
-                    if sent > 0 && !away {
+                    if tried > 0 {
                         continue;
                     }
                 }
+                Ok(Batch::NoServer { error, .. }) => {
+                    if !away {
+                        away = true;
+                        tracing::warn!(error, "no mail server; mails wait");
+                    }
+                }
+                Ok(Batch::NotAsked) => {}
                 Err(error) => {
                     let error = format!("{:#}", anyhow::Error::from(error));
                     tracing::warn!(error, "mails could not be read or written");
@@ -112,18 +128,40 @@ impl<B: Backend> Sender<B> {
         }
     }
 
-    /// Hands over the most urgent mails that are due; says how many it tried.
+    /// Hands over the most urgent mails that are due; says how many it tried: none while the server is left
+    /// alone.
     ///
     /// # Errors
     /// When the rows can't be read or written. Mails that were handed over and could not be noted
     /// are sent again, with the same `Message-ID`.
     pub async fn send_due(&self) -> Result<usize, WriteError<onceward::Error>> {
-        Ok(self.send_batch().await?.sent)
+        Ok(match self.send_batch().await? {
+            Batch::Tried(tried) | Batch::NoServer { tried, .. } => tried,
+            Batch::NotAsked => 0,
+        })
     }
 
+    /// Through the circuit: a batch that finds no server counts against it.
     async fn send_batch(&self) -> Result<Batch, WriteError<onceward::Error>> {
+        let batch = async {
+            match self.hand_over().await {
+                Ok(Batch::NoServer { tried, error }) => Err(Ok(Batch::NoServer { tried, error })),
+                Ok(batch) => Ok(batch),
+                Err(error) => Err(Err(error)),
+            }
+        };
+        // The database's faults are not the server's.
+        let in_vain = |fault: &Result<Batch, _>| fault.is_ok();
+        match self.circuit.call_with(in_vain, batch).await {
+            Ok(batch) => Ok(batch),
+            Err(recloser::Error::Inner(fault)) => fault,
+            Err(recloser::Error::Rejected) => Ok(Batch::NotAsked),
+        }
+    }
+
+    async fn hand_over(&self) -> Result<Batch, WriteError<onceward::Error>> {
         let taken = self.take().await?;
-        let sent = taken.len();
+        let tried = taken.len();
         let attempts = taken.iter().map(|mail| self.attempt(mail));
         let became = join_all(attempts).await;
         let no_server = became.iter().find_map(|became| match became {
@@ -141,7 +179,10 @@ impl<B: Backend> Sender<B> {
                 .write(async move |tx| note(tx, &ended, now).await)
                 .await?;
         }
-        Ok(Batch { sent, no_server })
+        Ok(match no_server {
+            Some(error) => Batch::NoServer { tried, error },
+            None => Batch::Tried(tried),
+        })
     }
 
     /// Takes mails: nobody else does, until the lease is over.
@@ -197,9 +238,29 @@ impl<B: Backend> Sender<B> {
 }
 
 /// What came of a batch.
-struct Batch {
-    sent: usize,
-    no_server: Option<String>,
+enum Batch {
+    /// So many were tried, none if none was due.
+    Tried(usize),
+    /// So many were tried, and there is no server.
+    NoServer { tried: usize, error: String },
+    /// The server is left alone.
+    NotAsked,
+}
+
+fn circuit() -> AsyncRecloser {
+    let longer = |times: u32, wait: Duration| {
+        wait.saturating_mul(2_u32.saturating_pow(times))
+            .min(LEFT_ALONE_AT_MOST)
+    };
+    AsyncRecloser::from(
+        Recloser::custom()
+            .error_rate(1.0)
+            .closed_len(BATCHES_IN_VAIN)
+            .half_open_len(1)
+            .open_wait(LEFT_ALONE)
+            .open_wait_strategy(longer)
+            .build(),
+    )
 }
 
 /// Whether the server has refused it, wants it later, or is not there.

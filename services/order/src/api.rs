@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use contracts::choreography::OrderCreated;
 use contracts::order::Created;
 use onceward::{Backend, Tx};
-use onceward_saga::SagaBackend;
+use onceward_saga::{SagaBackend, SagaError};
 use serde::Serialize;
 use skeleton::{
     Answer, ApiError, App, Body, IdempotencyKey, Page, PageQuery, PathId, RequestContext,
@@ -151,8 +151,10 @@ async fn place<B: SagaBackend>(
                     amount_minor,
                 };
                 outbox.append::<B, _>(tx, &context, &created).await?;
-                let begun = desk.choreography.begin(tx, order_id).await;
-                begun.map_err(ApiError::internal)?;
+                match desk.choreography.begin(tx, order_id).await {
+                    Err(SagaError::Storage(error)) => return Err(error.into()),
+                    begun => begun.map_err(ApiError::internal)?,
+                }
             }
         }
         let placed = Placed {
