@@ -1,6 +1,7 @@
 //! How long a stream of rows stands still when something is killed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,8 +16,8 @@ use crate::source::{Kind, Source};
 use crate::stage::Stage;
 
 const RATE: u32 = 100;
-const ROWS: usize = 1_500;
-/// Rows go on arriving while it is killed, twice.
+/// Rows go on arriving until the second recovery was seen, but not for longer than these last.
+const MOST_ROWS: usize = 18_000;
 const KILLS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(8)];
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
@@ -70,33 +71,40 @@ struct Scene {
     source: Source,
     relay: Served,
     reader: Reader,
-    writing: JoinHandle<Result<()>>,
+    /// Ends with how many rows it has written.
+    writing: JoinHandle<Result<usize>>,
+    enough: Arc<AtomicBool>,
     begun: Instant,
 }
 
 impl Scene {
     async fn set(stage: &mut Stage, kind: Kind) -> Result<Self> {
         let source = Source::make(stage, kind).await?;
-        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, ROWS, false)?;
+        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, MOST_ROWS, false)?;
         let mut relay = stage.relay(&[source.option()])?;
         relay.wait_ready().await?;
         let writer = Arc::new(source.writer().await?);
         let begun = Instant::now();
+        let enough = Arc::new(AtomicBool::new(false));
+        let ends = enough.clone();
         let writing = tokio::spawn(async move {
             let begun = tokio::time::Instant::from_std(begun);
-            for number in 0..ROWS {
-                let due = Duration::from_secs(1) * u32::try_from(number)? / RATE;
+            let mut written = 0;
+            while written < MOST_ROWS && !ends.load(Ordering::Relaxed) {
+                let due = Duration::from_secs(1) * u32::try_from(written)? / RATE;
                 tokio::time::sleep_until(begun + due).await;
-                writer.write(number).await?;
+                writer.write(written).await?;
+                written += 1;
             }
             writer.close().await;
-            Ok(())
+            Ok(written)
         });
         Ok(Self {
             source,
             relay,
             reader,
             writing,
+            enough,
             begun,
         })
     }
@@ -116,7 +124,7 @@ impl Scene {
             * usize::try_from(RATE)?
             / 1_000;
         loop {
-            let seen = (written + 1..ROWS)
+            let seen = (written + 1..MOST_ROWS)
                 .map(|number| self.reader.seen(number))
                 .filter(|seen| *seen != NEVER && *seen > killed_at)
                 .min();
@@ -133,8 +141,8 @@ impl Scene {
     }
 
     async fn end(mut self, stage: &Stage) -> Result<()> {
-        self.writing.await??;
-        let rows = u64::try_from(ROWS)?;
+        self.enough.store(true, Ordering::Relaxed);
+        let rows = u64::try_from(self.writing.await??)?;
         let waited = self.reader.wait_for(rows, Duration::from_secs(60)).await;
         waited.with_context(|| self.relay.process.log_tail(20))?;
         self.reader.stop()?;
