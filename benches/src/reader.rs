@@ -106,10 +106,16 @@ impl Reader {
             if Instant::now() > deadline {
                 bail!("{} of {count} records after {at_most:?}", self.count());
             }
-            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-                bail!("the reader has ended");
-            }
+            self.goes_on()?;
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    /// Fails if the thread has ended by itself.
+    pub(crate) fn goes_on(&self) -> Result<()> {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            bail!("the reader has ended");
         }
         Ok(())
     }
@@ -135,7 +141,12 @@ fn read(consumer: &BaseConsumer, shared: &Shared) -> Result<Timeline> {
         let Some(record) = consumer.poll(Duration::from_millis(50)) else {
             continue;
         };
-        let record = record?;
+        let record = match record {
+            Ok(record) => record,
+            // Kafka is killed here; the client connects again by itself.
+            Err(_) if consumer.client().fatal_error().is_none() => continue,
+            Err(error) => return Err(error.into()),
+        };
         let now = shared.begun.elapsed();
         count += 1;
         shared.count.store(count, Ordering::Relaxed);

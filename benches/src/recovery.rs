@@ -131,6 +131,7 @@ impl Scene {
             if let Some(seen) = seen {
                 return Ok((seen - killed_at) as f64 / 1e9);
             }
+            self.reader.goes_on()?;
             anyhow::ensure!(
                 Instant::now() < deadline,
                 "nothing flows again; the relay says:\n{}",
