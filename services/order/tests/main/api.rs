@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use skeleton::{Answer, ApiError, App, RequestIdentity, write_once};
 use sqlx::Postgres;
 
-use super::{Shop, on_postgres, on_sqlite};
+use super::{Shop, on_postgres, on_sqlite, router};
 
 const GOOD: &str =
     r#"{"user_id":"user_123","product_id":"product_1","quantity":2,"amount":199.99}"#;
@@ -45,6 +45,76 @@ async fn an_order_is_taken_with_its_message_and_shown<B: SagaBackend>(shop: &Sho
     let headers: Value = serde_json::from_str(&headers).unwrap();
     assert_eq!(headers["correlation-id"], story);
     assert_eq!(headers["traceparent"], TRACE);
+}
+
+/// With which message an order begins, by setting and by its own word.
+async fn the_style_is_the_orders_own_or_the_settings<B: SagaBackend>(mut shop: Shop<B>) {
+    let with = |saga: &str| GOOD.replace('}', &format!(",\"saga\":{saga}}}"));
+    let (orchestrated, choreographed) = (
+        order::SagaStyle::Orchestration,
+        order::SagaStyle::Choreography,
+    );
+    for (setting, body, style, topic) in [
+        (
+            orchestrated,
+            GOOD.to_owned(),
+            "orchestration",
+            "order.created",
+        ),
+        (
+            orchestrated,
+            with("\"choreography\""),
+            "choreography",
+            "order-created",
+        ),
+        (
+            choreographed,
+            GOOD.to_owned(),
+            "choreography",
+            "order-created",
+        ),
+        (choreographed, with("null"), "choreography", "order-created"),
+        (
+            choreographed,
+            with("\"orchestration\""),
+            "orchestration",
+            "order.created",
+        ),
+    ] {
+        let settings = order::Settings {
+            saga: setting,
+            ..order::Settings::default()
+        };
+        shop.router = router(&shop.db, &settings);
+        let (_, _, placed) = shop.post(body, &[]).await;
+        let id = placed["order_id"].as_str().unwrap();
+        let (_, _, order) = shop.get(&format!("/orders/{id}")).await;
+        assert_eq!(
+            (&order["saga"], &order["steps"][0]["step"]),
+            (&json!(style), &json!(topic))
+        );
+        let said: String = sqlx::query_scalar("select topic from outbox where message_key = $1")
+            .bind(id.to_owned())
+            .fetch_one(shop.db.pool())
+            .await
+            .unwrap();
+        assert_eq!(said, topic);
+    }
+    assert_eq!(
+        shop.count("timer").await,
+        3,
+        "a deadline for each without a coordinator"
+    );
+}
+
+#[tokio::test]
+async fn the_style_is_the_orders_own_or_the_settings_on_sqlite() {
+    the_style_is_the_orders_own_or_the_settings(on_sqlite().await).await;
+}
+
+#[tokio::test]
+async fn the_style_is_the_orders_own_or_the_settings_on_postgres() {
+    the_style_is_the_orders_own_or_the_settings(on_postgres().await).await;
 }
 
 #[tokio::test]

@@ -52,19 +52,18 @@ async fn shop<B: SagaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
     skeleton::migrate(&order::DEFINITION, db.pool())
         .await
         .unwrap();
-    let app = App::new(db.clone(), order::DEFINITION.source().unwrap());
-    let service = order::service(&app, &order::Settings::default()).unwrap();
     Shop {
-        router: skeleton::assemble(
-            &order::DEFINITION,
-            &app,
-            service.routes,
-            skeleton::Limits::default(),
-        )
-        .unwrap(),
+        router: router(&db, &order::Settings::default()),
         db,
         _dir: dir,
     }
+}
+
+fn router<B: SagaBackend>(db: &Db<B>, settings: &order::Settings) -> Router {
+    let app = App::new(db.clone(), order::DEFINITION.source().unwrap());
+    let service = order::service(&app, settings).unwrap();
+    let limits = skeleton::Limits::default();
+    skeleton::assemble(&order::DEFINITION, &app, service.routes, limits).unwrap()
 }
 
 /// An answer: status, headers, body.
