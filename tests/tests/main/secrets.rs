@@ -48,8 +48,14 @@ async fn a_secured_shop_works_with_the_documented_rights_and_tells_no_secret() -
     let client = world.client();
     let mut heard = Heard::default();
 
-    let id = client.order(&Order::default()).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    for saga in [None, Some("choreography")] {
+        let order = Order {
+            saga,
+            ..Order::default()
+        };
+        let id = client.order(&order).await?;
+        client.wait_for(&id, "completed", SOON).await?;
+    }
     world.closed_books().await?;
     // On a busy machine a first handshake may take longer than the tool waits for it.
     let begun = Instant::now();
