@@ -1,0 +1,83 @@
+//! The world as the order service's clients see it, and what the services have said.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use onceward_saga::SagaBackend;
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::{World, id_of};
+
+impl<B: SagaBackend> World<B> {
+    /// From now on orders are placed with the order service, and it hears what is said about them.
+    pub fn open_desk(&mut self) {
+        let desk = self.nodes.iter_mut().find(|node| node.name == "order");
+        desk.unwrap().topics = ::order::TOPICS.to_vec();
+    }
+
+    /// Places an order at the desk.
+    pub async fn place(&self, saga: &str, user: &str, product: &str, quantity: i64) -> Uuid {
+        let order = serde_json::json!({
+            "user_id": user, "product_id": product, "quantity": quantity, "amount": 199.99,
+            "saga": saga,
+        });
+        let request = Request::post("/orders").body(Body::from(order.to_string()));
+        let (status, placed) = self.ask("order", request.unwrap()).await;
+        assert_eq!(status, 201, "{placed}");
+        placed["order_id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Status and reason of an order, as the desk shows it.
+    pub async fn shown(&self, order: Uuid) -> (String, Option<String>) {
+        let (_, shown) = self.get("order", &format!("/orders/{order}")).await;
+        let text = |name: &str| shown[name].as_str().map(str::to_owned);
+        (text("status").unwrap(), text("reason"))
+    }
+
+    /// Waits until the deadlines of all choreographed orders have passed, and fires them.
+    pub async fn orders_time_out(&mut self) {
+        let db = self.nodes[4].db.clone();
+        let passing = async {
+            let armed = "select count(*) from timer where state = 'armed'";
+            while sqlx::query_scalar::<_, i64>(armed)
+                .fetch_one(db.pool())
+                .await
+                .unwrap()
+                > 0
+            {
+                let pause = self.deadlines.fire_due().await.unwrap();
+                tokio::time::sleep(pause.min(Duration::from_millis(2))).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), passing)
+            .await
+            .unwrap();
+    }
+
+    /// What was said about an order by all services: id, type, correlation and causation.
+    pub async fn said(&self, order: Uuid) -> Vec<(Uuid, String, Uuid, Option<Uuid>)> {
+        let mut said = Vec::new();
+        for node in &self.nodes {
+            let rows = sqlx::query(
+                "select message_id, message_type, cast(headers as text) as headers from outbox \
+                 where message_key = $1 order by seq",
+            )
+            .bind(order.to_string())
+            .fetch_all(node.db.pool())
+            .await
+            .unwrap();
+            said.extend(rows.iter().map(|row| {
+                let headers: String = row.try_get("headers").unwrap();
+                (
+                    row.try_get("message_id").unwrap(),
+                    row.try_get("message_type").unwrap(),
+                    id_of(&headers, "correlation-id").unwrap(),
+                    id_of(&headers, "causation-id"),
+                )
+            }));
+        }
+        said
+    }
+}
