@@ -56,7 +56,6 @@ pub(crate) fn routes<B: Backend>() -> Routes<B> {
         body = Page<Delivery>
     ))
 )]
-
 async fn list<B: Backend>(
     State(app): State<App<B>>,
     query: PageQuery,

@@ -22,7 +22,7 @@ use sqlx::migrate::Migrator;
 pub use stock::{INSUFFICIENT, Stock, UNKNOWN_PRODUCT};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-/// Its own tables.
+/// The saga library's tables and its own.
 static LINES: [Line; 2] = [
     onceward_saga::schema::LINE,
     Line::portable("_inventory_migrations", &MIGRATIONS),
@@ -32,8 +32,9 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "inventory",
     about: "Sets stock aside for orders, and gives it back.\n\n\
-    The saga of an order reserves its pieces first; without a coordinator, once it is paid. A completed order's pieces are `sold`, a cancelled \
-    order's are `released`. `stock` + `reserved` + `sold` never changes but by an operator.",
+    An order's pieces are reserved first by its saga; without a coordinator, once it is paid. Those of a \
+    completed order are `sold`, those of a cancelled one `released`. `stock` + `reserved` + `sold` never \
+    changes but by an operator.",
     consumer: contracts::INVENTORY_GROUP,
     port: 8002,
     lines: &LINES,

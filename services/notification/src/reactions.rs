@@ -17,8 +17,8 @@ trait News: Event {
 }
 
 macro_rules! news {
-    ($($message:ty => $template:ident, $reason:expr;)*) => {$(
-        impl News for $message {
+    ($($message:ty => $template:ident, $reason:expr;)*) => {
+        $(impl News for $message {
             fn order_id(&self) -> Uuid {
                 self.order_id
             }
@@ -29,8 +29,16 @@ macro_rules! news {
                 let reason: fn(&Self) -> Option<&str> = $reason;
                 reason(self)
             }
+        })*
+
+        /// A handler for every message type of [`crate::TOPICS`].
+        pub fn handlers<B: Backend>(reactions: Reactions) -> Handlers<B> {
+            Handlers::default()
+                .on::<order::Created, _>(Contacts)
+                .on::<choreography::OrderCreated, _>(Contacts)
+                $(.on::<$message, _>(reactions.clone()))*
         }
-    )*};
+    };
 }
 
 news! {
@@ -54,16 +62,35 @@ impl Reactions {
     }
 }
 
+/// A message that says whose order it is: the first of either style.
+trait Placed: Event {
+    fn whose(self) -> (Uuid, String);
+}
+
+impl Placed for order::Created {
+    fn whose(self) -> (Uuid, String) {
+        (self.order_id, self.user_id)
+    }
+}
+
+impl Placed for choreography::OrderCreated {
+    fn whose(self) -> (Uuid, String) {
+        (self.order_id, self.user_id)
+    }
+}
+
 /// Learns whose order it is.
 #[derive(Debug, Clone, Copy)]
 struct Contacts;
 
-impl Contacts {
-    async fn learn<B: Backend>(
+impl<B: Backend, M: Placed> Handler<B, M> for Contacts {
+    async fn handle(
+        &self,
         tx: &mut Tx<'static, B>,
-        order_id: Uuid,
-        user_id: String,
+        _context: &MessageContext,
+        message: M,
     ) -> Result<(), HandlerError> {
+        let (order_id, user_id) = message.whose();
         sqlx::query(
             "insert into contact (order_id, user_id) values ($1, $2) \
              on conflict (order_id) do nothing",
@@ -73,28 +100,6 @@ impl Contacts {
         .execute(&mut **tx)
         .await?;
         Ok(())
-    }
-}
-
-impl<B: Backend> Handler<B, order::Created> for Contacts {
-    async fn handle(
-        &self,
-        tx: &mut Tx<'static, B>,
-        _context: &MessageContext,
-        message: order::Created,
-    ) -> Result<(), HandlerError> {
-        Self::learn(tx, message.order_id, message.user_id).await
-    }
-}
-
-impl<B: Backend> Handler<B, choreography::OrderCreated> for Contacts {
-    async fn handle(
-        &self,
-        tx: &mut Tx<'static, B>,
-        _context: &MessageContext,
-        message: choreography::OrderCreated,
-    ) -> Result<(), HandlerError> {
-        Self::learn(tx, message.order_id, message.user_id).await
     }
 }
 
@@ -125,16 +130,4 @@ impl<B: Backend, M: News> Handler<B, M> for Reactions {
         .await?;
         Ok(())
     }
-}
-
-/// A handler for every message type of [`crate::TOPICS`].
-pub fn handlers<B: Backend>(reactions: Reactions) -> Handlers<B> {
-    Handlers::default()
-        .on::<order::Created, _>(Contacts)
-        .on::<choreography::OrderCreated, _>(Contacts)
-        .on::<order::Completed, _>(reactions.clone())
-        .on::<order::Cancelled, _>(reactions.clone())
-        .on::<payment::Failed, _>(reactions.clone())
-        .on::<delivery::Scheduled, _>(reactions.clone())
-        .on::<choreography::PaymentFailed, _>(reactions)
 }

@@ -97,8 +97,7 @@ impl<B: Backend> Sender<B> {
     }
 
     /// Sends until stopped; what was begun is finished. A server that is not there is asked less and less
-    /// often. An error is logged and the work goes on: a
-    /// mail is a row.
+    /// often. An error is logged and the work goes on: a mail is a row.
     pub async fn run(self, stop: CancellationToken) {
         let mut away = false;
         while !stop.is_cancelled() {

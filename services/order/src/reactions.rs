@@ -29,8 +29,8 @@ trait Said: Event {
 }
 
 macro_rules! said {
-    ($($message:ty => $meaning:expr;)*) => {$(
-        impl Said for $message {
+    ($($message:ty => $meaning:expr;)*) => {
+        $(impl Said for $message {
             fn order_id(&self) -> Uuid {
                 self.order_id
             }
@@ -38,8 +38,13 @@ macro_rules! said {
                 let meaning: fn(&Self) -> Meaning<'_> = $meaning;
                 meaning(self)
             }
+        })*
+
+        /// The projection for every message type of an order with a coordinator, and of every order's end.
+        pub(crate) fn handlers<B: Backend>(projection: Projection) -> Handlers<B> {
+            Handlers::default()$(.on::<$message, _>(projection.clone()))*
         }
-    )*};
+    };
 }
 
 said! {
@@ -103,26 +108,4 @@ impl<B: Backend, M: Said> Handler<B, M> for Projection {
         sql::note_step(tx, order_id, self.routing.topic(M::TYPE), at).await?;
         Ok(())
     }
-}
-
-/// The projection for every message type of an order with a coordinator, and of every order's end.
-pub(crate) fn handlers<B: Backend>(projection: Projection) -> Handlers<B> {
-    Handlers::default()
-        .on::<order::Completed, _>(projection.clone())
-        .on::<order::Cancelled, _>(projection.clone())
-        .on::<inventory::Reserve, _>(projection.clone())
-        .on::<inventory::Reserved, _>(projection.clone())
-        .on::<inventory::Failed, _>(projection.clone())
-        .on::<inventory::Release, _>(projection.clone())
-        .on::<inventory::Released, _>(projection.clone())
-        .on::<payment::Process, _>(projection.clone())
-        .on::<payment::Completed, _>(projection.clone())
-        .on::<payment::Failed, _>(projection.clone())
-        .on::<payment::Refund, _>(projection.clone())
-        .on::<payment::Refunded, _>(projection.clone())
-        .on::<delivery::Schedule, _>(projection.clone())
-        .on::<delivery::Scheduled, _>(projection.clone())
-        .on::<delivery::Failed, _>(projection.clone())
-        .on::<delivery::Cancel, _>(projection.clone())
-        .on::<delivery::Cancelled, _>(projection)
 }
