@@ -1,7 +1,9 @@
 //! What an order is. Pure.
 
 use clap::ValueEnum;
-use onceward::{CorrelationId, Micros};
+use contracts::choreography::OrderCreated;
+use contracts::order::Created;
+use onceward::{CorrelationId, Event, Micros};
 use serde::{Serialize, Serializer};
 use skeleton::{ApiError, Body, Money};
 use utoipa::ToSchema;
@@ -66,16 +68,15 @@ impl SagaStyle {
 
     /// Reads what [`Self::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Orchestration, Self::Choreography]
-            .into_iter()
-            .find(|style| style.as_str() == text)
+        let mut all = Self::value_variants().iter().copied();
+        all.find(|style| style.as_str() == text)
     }
 
-    /// Where such an order begins.
-    pub(crate) fn created_topic(self) -> &'static str {
+    /// Type of the message such an order begins with.
+    pub(crate) fn created_type(self) -> &'static str {
         match self {
-            Self::Orchestration => "order.created",
-            Self::Choreography => "order-created",
+            Self::Orchestration => Created::TYPE,
+            Self::Choreography => OrderCreated::TYPE,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use onceward::{Backend, CorrelationId, Error, Micros, QueryResult, Result, Tx};
+use onceward::{Backend, CorrelationId, Error, Micros, QueryResult, Result, Routing, Tx};
 use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
@@ -89,11 +89,12 @@ pub(crate) async fn heard<B: Backend>(
     tx: &mut Tx<'_, B>,
     order_id: Uuid,
 ) -> Result<HashSet<String>, sqlx::Error> {
-    let topics: Vec<(String,)> = sqlx::query_as("select topic from order_step where order_id = $1")
-        .bind(order_id)
-        .fetch_all(&mut **tx)
-        .await?;
-    Ok(topics.into_iter().map(|(topic,)| topic).collect())
+    let topics: Vec<String> =
+        sqlx::query_scalar("select topic from order_step where order_id = $1")
+            .bind(order_id)
+            .fetch_all(&mut **tx)
+            .await?;
+    Ok(topics.into_iter().collect())
 }
 
 /// Notes that something was said about an order; the first time counts.
@@ -155,8 +156,9 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
         .map_err(Error::database("order lookup"))?;
     let Some(row) = row else { return Ok(None) };
     let mut order = read::<B>(&row)?;
+    // Its own first message does not come back to it.
     let mut steps = vec![Step {
-        step: order.saga.created_topic().into(),
+        step: Routing::default().topic(order.saga.created_type()).into(),
         at: order.created_at,
     }];
     let said: Vec<(String, i64)> =
