@@ -60,16 +60,14 @@ async fn list<B: Backend>(
     State(app): State<App<B>>,
     query: PageQuery,
 ) -> Result<Json<Page<Delivery>>, ApiError> {
-    let rows =
-        sqlx::query("select * from delivery where order_id < $1 order by order_id desc limit $2")
-            .bind(query.before.unwrap_or(Uuid::max()))
-            .bind(query.limit + 1)
-            .fetch_all(app.db().pool())
-            .await?
-            .iter()
-            .map(delivery::<B>)
-            .collect::<Result<_, _>>()?;
-    Ok(Json(Page::of(rows, query, |row: &Delivery| row.order_id)))
+    let page = Page::read(
+        app.db().pool(),
+        "select * from delivery where order_id < $1 order by order_id desc limit $2",
+        query,
+        delivery::<B>,
+        |row| row.order_id,
+    );
+    Ok(Json(page.await?))
 }
 
 fn delivery<B: Backend>(row: &B::Row) -> Result<Delivery, sqlx::Error> {

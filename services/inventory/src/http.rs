@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use onceward::{Backend, Micros, Tx};
+use onceward::{Backend, Tx};
 use serde::Serialize;
 use skeleton::{ApiError, App, Body, Operator, Page, PageQuery, PathText, Routes, iso_time, write};
 use sqlx::Row;
@@ -105,19 +105,17 @@ async fn list<B: Backend>(
         .iter()
         .map(product::<B>)
         .collect::<Result<_, _>>()?;
-    let reservations = sqlx::query(
+    let reservations = Page::read(
+        pool,
         "select * from reservation where order_id < $1 order by order_id desc limit $2",
+        query,
+        reservation::<B>,
+        |row| row.order_id,
     )
-    .bind(query.before.unwrap_or(Uuid::max()))
-    .bind(query.limit + 1)
-    .fetch_all(pool)
-    .await?
-    .iter()
-    .map(reservation::<B>)
-    .collect::<Result<_, _>>()?;
+    .await?;
     Ok(Json(Inventory {
         products,
-        reservations: Page::of(reservations, query, |row: &Reservation| row.order_id),
+        reservations,
     }))
 }
 
@@ -190,15 +188,12 @@ fn product<B: Backend>(row: &B::Row) -> Result<Product, sqlx::Error> {
 }
 
 fn reservation<B: Backend>(row: &B::Row) -> Result<Reservation, sqlx::Error> {
-    let time = |column: &str| -> Result<String, sqlx::Error> {
-        Ok(iso_time(row.try_get::<Micros, _>(column)?))
-    };
     Ok(Reservation {
         order_id: row.try_get("order_id")?,
         product_id: row.try_get("product_id")?,
         quantity: row.try_get("quantity")?,
         state: row.try_get("state")?,
-        reserved_at: time("created_at")?,
-        updated_at: time("updated_at")?,
+        reserved_at: iso_time(row.try_get("created_at")?),
+        updated_at: iso_time(row.try_get("updated_at")?),
     })
 }

@@ -108,17 +108,14 @@ async fn list<B: Backend>(
     State(app): State<App<B>>,
     query: PageQuery,
 ) -> Result<Json<Page<Notification>>, ApiError> {
-    let rows = sqlx::query("select * from mail where mail_id < $1 order by mail_id desc limit $2")
-        .bind(query.before.unwrap_or(Uuid::max()))
-        .bind(query.limit + 1)
-        .fetch_all(app.db().pool())
-        .await?
-        .iter()
-        .map(notification::<B>)
-        .collect::<Result<_, _>>()?;
-    Ok(Json(Page::of(rows, query, |row: &Notification| {
-        row.mail_id
-    })))
+    let page = Page::read(
+        app.db().pool(),
+        "select * from mail where mail_id < $1 order by mail_id desc limit $2",
+        query,
+        notification::<B>,
+        |row| row.mail_id,
+    );
+    Ok(Json(page.await?))
 }
 
 fn notification<B: Backend>(row: &B::Row) -> Result<Notification, sqlx::Error> {

@@ -174,12 +174,10 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
 
 /// Orders newest first, one more than the page holds. Served by the primary key.
 pub(crate) async fn list<B: Backend>(pool: &Pool<B>, page: PageQuery) -> Result<Vec<Order>> {
-    // The highest UUID there is: every id is below it but itself, which no generator makes.
-    let before = page.before.unwrap_or(Uuid::max());
     let statement =
         format!("select {COLUMNS} from orders where order_id < $1 order by order_id desc limit $2");
     let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
-        .bind(before)
+        .bind(page.below())
         .bind(page.limit + 1)
         .fetch_all(pool)
         .await

@@ -82,15 +82,14 @@ async fn list<B: Backend>(
     query: PageQuery,
 ) -> Result<Json<Payments>, ApiError> {
     let pool = app.db().pool();
-    let rows =
-        sqlx::query("select * from payment where order_id < $1 order by order_id desc limit $2")
-            .bind(query.before.unwrap_or(Uuid::max()))
-            .bind(query.limit + 1)
-            .fetch_all(pool)
-            .await?
-            .iter()
-            .map(payment::<B>)
-            .collect::<Result<_, _>>()?;
+    let page = Page::read(
+        pool,
+        "select * from payment where order_id < $1 order by order_id desc limit $2",
+        query,
+        payment::<B>,
+        |row| row.order_id,
+    )
+    .await?;
     let totals = sqlx::query(
         "select status, count(*) as payments, cast(sum(amount_minor) as bigint) as amount_minor \
          from payment group by status order by status",
@@ -106,10 +105,7 @@ async fn list<B: Backend>(
         })
     })
     .collect::<Result<_, sqlx::Error>>()?;
-    Ok(Json(Payments {
-        page: Page::of(rows, query, |row: &Payment| row.order_id),
-        totals,
-    }))
+    Ok(Json(Payments { page, totals }))
 }
 
 fn payment<B: Backend>(row: &B::Row) -> Result<Payment, sqlx::Error> {

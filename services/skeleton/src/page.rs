@@ -3,7 +3,9 @@
 use axum::extract::{FromRequestParts, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use onceward::Backend;
 use serde::{Deserialize, Serialize};
+use sqlx::Pool;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -38,6 +40,14 @@ pub struct PageQuery {
 struct Raw {
     limit: Option<String>,
     before: Option<String>,
+}
+
+impl PageQuery {
+    /// The id that those of the page are below. Without `before` the highest UUID there is: every id
+    /// is below it but itself, which no generator makes.
+    pub fn below(self) -> Uuid {
+        self.before.unwrap_or(Uuid::max())
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
@@ -82,6 +92,27 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// Reads a page: `statement` takes `$1`, below which the ids must be, and `$2`, the number of rows.
+    /// It says the order, newest first.
+    ///
+    /// # Errors
+    /// The database's, and those of `row`.
+    pub async fn read<B: Backend>(
+        pool: &Pool<B>,
+        statement: &'static str,
+        query: PageQuery,
+        row: impl Fn(&B::Row) -> Result<T, sqlx::Error>,
+        id: impl Fn(&T) -> Uuid,
+    ) -> Result<Self, sqlx::Error> {
+        let rows = sqlx::query(statement)
+            .bind(query.below())
+            .bind(query.limit + 1)
+            .fetch_all(pool)
+            .await?;
+        let rows = rows.iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Self::of(rows, query, id))
+    }
+
     /// A page of `rows`, which were read with one more than `query.limit`; that one only tells
     /// that there is a next page.
     pub fn of(mut rows: Vec<T>, query: PageQuery, id: impl Fn(&T) -> Uuid) -> Self {
