@@ -9,7 +9,9 @@ use onceward_saga::inspect::{self, SagaDetail, SagaFilter, SagaSummary};
 use onceward_saga::{Operation, SagaBackend, SagaError, SagaId, SagaStatus, Sagas, Verb};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use skeleton::{ApiError, App, Body, Operator, PathId, Routes, iso_time, text_fault, write};
+use skeleton::{
+    ApiError, App, Body, Operator, Page, PageQuery, PathId, Routes, iso_time, text_fault, write,
+};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -82,18 +84,6 @@ struct Saga {
     /// When it ended.
     #[schema(required, format = DateTime)]
     ended_at: Option<String>,
-}
-
-/// A page of sagas.
-#[derive(Debug, Serialize, ToSchema)]
-struct SagaPage {
-    /// Newest first.
-    #[schema(max_items = 500)]
-    items: Vec<Saga>,
-    /// What to pass as `before` for the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Uuid, required = false)]
-    next: Option<SagaId>,
 }
 
 /// A line of a saga's log.
@@ -204,7 +194,7 @@ pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
     responses((
         status = 200,
         description = "A page of sagas.",
-        body = SagaPage,
+        body = Page<Saga>,
         links(
             ("show the newest" = (
                 operation_id = "show_saga",
@@ -220,7 +210,7 @@ pub(crate) fn routes<B: SagaBackend>(sagas: Sagas) -> Routes<B> {
 async fn list<B: SagaBackend>(
     State(app): State<App<B>>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<SagaPage>, ApiError> {
+) -> Result<Json<Page<Saga>>, ApiError> {
     let bad = |field: &'static str, detail: String| {
         ApiError::field(StatusCode::BAD_REQUEST, field, detail)
     };
@@ -237,30 +227,28 @@ async fn list<B: SagaBackend>(
         return Err(bad("order_id", fault));
     }
     let status = query.status.as_deref().map(str::parse).transpose();
-    let before = query.before.as_deref().map(str::parse).transpose();
+    let before: Option<Uuid> = query
+        .before
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| bad("before", "must be an id".to_owned()))?;
     let filter = SagaFilter {
         status: status
             .map_err(|error: onceward_saga::UnknownStatus| bad("status", error.to_string()))?,
         subject: query.order_id,
-        before: before.map_err(|_| bad("before", "must be an id".to_owned()))?,
+        before: before.map(SagaId),
         limit: limit + 1,
         ..SagaFilter::default()
     };
-    let mut rows = inspect::list(app.db().pool(), &filter)
+    let rows = inspect::list(app.db().pool(), &filter)
         .await
         .map_err(failed)?;
-    let limit = limit as usize;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = if more {
-        rows.last().map(|row| row.saga_id)
-    } else {
-        None
+    let page = PageQuery {
+        limit: limit.into(),
+        before,
     };
-    Ok(Json(SagaPage {
-        items: rows.into_iter().map(saga).collect(),
-        next,
-    }))
+    let sagas = rows.into_iter().map(saga).collect();
+    Ok(Json(Page::of(sagas, page, |saga: &Saga| saga.saga_id.0)))
 }
 
 /// Show a saga
