@@ -10,7 +10,6 @@ mod live;
 mod summary;
 
 use onceward::Backend;
-use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use skeleton::{App, Definition, Service};
 use sqlx::migrate::Migrator;
@@ -57,13 +56,10 @@ pub const TOPICS: [&str; 20] = [
 ];
 
 /// The service with its routes and handlers.
-///
-/// # Errors
-/// None so far.
-pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
+pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
     let (task, live) = live::task(app.clone());
-    let handlers: Handlers<B> = handlers(Facts::new(app.clock().clone()));
-    Ok(Service::new(http::routes(live))
+    let handlers = handlers(Facts::new(app.clock().clone()));
+    Service::new(http::routes(live))
         .consuming(&TOPICS, handlers)
-        .with_background(task))
+        .with_background(task)
 }

@@ -50,11 +50,8 @@ pub const TOPICS: [&str; 5] = [
 ];
 
 /// The service with its routes and handlers.
-///
-/// # Errors
-/// None so far.
-pub fn service<B: Backend>(app: &App<B>) -> anyhow::Result<Service<B>> {
-    Ok(Service::new(http::routes()).consuming(&TOPICS, handlers(app.outbox())))
+pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
+    Service::new(http::routes()).consuming(&TOPICS, handlers(app.outbox()))
 }
 
 /// A handler for every message type of [`TOPICS`].

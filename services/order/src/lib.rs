@@ -118,10 +118,7 @@ impl Default for Settings {
 }
 
 /// The service with its routes, handlers and the timer runner.
-///
-/// # Errors
-/// None so far.
-pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
+pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> Service<B> {
     metrics::describe();
     let choreography = choreography(app.outbox(), settings);
     let handlers = handlers(app.outbox(), &choreography);
@@ -134,9 +131,9 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
         deadlines.run(stop).await;
         Ok(())
     });
-    Ok(Service::new(api::routes(desk))
+    Service::new(api::routes(desk))
         .consuming(&TOPICS, handlers)
-        .with_background(deadlines))
+        .with_background(deadlines)
 }
 
 /// Choreographed orders, writing to `outbox`.

@@ -86,12 +86,9 @@ impl Settings {
 }
 
 /// The service with its routes and handlers.
-///
-/// # Errors
-/// None so far.
-pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<Service<B>> {
+pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> Service<B> {
     let handlers = handlers(app.outbox(), settings);
-    Ok(Service::new(http::routes()).consuming(&TOPICS, handlers))
+    Service::new(http::routes()).consuming(&TOPICS, handlers)
 }
 
 /// A handler for every message type of [`TOPICS`].

@@ -56,14 +56,14 @@ impl Member for Order {
         app: &App<B>,
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
-        order::service(app, settings)
+        Ok(order::service(app, settings))
     }
 }
 impl Member for Inventory {
     type Settings = crate::cli::NoSettings;
     const DEFINITION: &'static Definition = &inventory::DEFINITION;
     fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
-        inventory::service(app)
+        Ok(inventory::service(app))
     }
 }
 impl Member for Payment {
@@ -73,7 +73,7 @@ impl Member for Payment {
         app: &App<B>,
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
-        payment::service(app, settings)
+        Ok(payment::service(app, settings))
     }
 }
 impl Member for Delivery {
@@ -83,14 +83,14 @@ impl Member for Delivery {
         app: &App<B>,
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
-        delivery::service(app, settings)
+        Ok(delivery::service(app, settings))
     }
 }
 impl Member for Analytics {
     type Settings = crate::cli::NoSettings;
     const DEFINITION: &'static Definition = &analytics::DEFINITION;
     fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
-        analytics::service(app)
+        Ok(analytics::service(app))
     }
 }
 impl Member for Notification {

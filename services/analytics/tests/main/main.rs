@@ -38,7 +38,7 @@ impl<B: SchemaBackend> Shop<B> {
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let service = analytics::service(&self.app).unwrap();
+        let service = analytics::service(&self.app);
         let limits = skeleton::Limits::default();
         let router = skeleton::assemble(&DEFINITION, &self.app, service.routes, limits).unwrap();
         let request = Request::get(path).body(Body::empty()).unwrap();

@@ -61,7 +61,7 @@ async fn shop<B: SagaBackend>(db: Db<B>, dir: Option<TempDir>) -> Shop<B> {
 
 fn router<B: SagaBackend>(db: &Db<B>, settings: &order::Settings) -> Router {
     let app = App::new(db.clone(), order::DEFINITION.source().unwrap());
-    let service = order::service(&app, settings).unwrap();
+    let service = order::service(&app, settings);
     let limits = skeleton::Limits::default();
     skeleton::assemble(&order::DEFINITION, &app, service.routes, limits).unwrap()
 }

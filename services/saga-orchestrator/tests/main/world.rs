@@ -191,10 +191,10 @@ impl<B: SagaBackend> World<B> {
                     let handlers = saga_orchestrator::handlers(&sagas, &saga);
                     requests = Some(RequestRunner::new(db.clone(), sagas.clone()));
                     timers = Some(TimerRunner::new(db.clone(), sagas, TimerOptions::default()));
-                    (handlers, saga_orchestrator::service(&app, &settings))
+                    let service = saga_orchestrator::service(&app, &settings);
+                    (handlers, service.unwrap())
                 }
             };
-            let service = service.unwrap();
             nodes.push(Node {
                 name: definition.name,
                 db,
