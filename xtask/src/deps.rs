@@ -39,12 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("contracts", &["onceward", "onceward-saga"]),
     (
         "skeleton",
-        &[
-            "onceward",
-            "onceward-http",
-            "onceward-saga",
-            "onceward-telemetry",
-        ],
+        &["onceward", "onceward-http", "onceward-telemetry"],
     ),
     ("order", SERVICE),
     ("inventory", SERVICE),

@@ -136,24 +136,8 @@ impl From<WriteError<ApiError>> for ApiError {
                 cause,
             ),
             // Our own fault: trying again does not help.
-            WriteError::Panicked { .. } | WriteError::Nested => {
-                Self::internal(anyhow::Error::msg(chain(&error)))
-            }
-            other => Self::unavailable(
-                "nothing was saved, try again",
-                anyhow::Error::msg(chain(&other)),
-            ),
+            WriteError::Panicked { .. } | WriteError::Nested => Self::internal(error),
+            other => Self::unavailable("nothing was saved, try again", other),
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
