@@ -168,7 +168,7 @@ impl Sagas {
                 reason: error.to_string(),
             })
         })?;
-        let status = locked.state.status;
+        let before = locked.state.status;
         let mut story = locked.story.clone();
         let (log, export) = timer_spans(saga_id, timer, &mut story);
         let moved = self
@@ -176,10 +176,10 @@ impl Sagas {
             .instrument(export)
             .instrument(log)
             .await?;
-        match moved {
-            Moved::To(status) => Ok(Fired::Now(status)),
-            Moved::Nowhere => Ok(Fired::Now(status)),
-        }
+        Ok(Fired::Now(match moved {
+            Moved::To(status) => status,
+            Moved::Nowhere => before,
+        }))
     }
 
     async fn take<B: SagaBackend>(

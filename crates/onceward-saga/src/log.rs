@@ -148,10 +148,8 @@ pub(crate) async fn write<B: SagaBackend>(
     }
     for change in decision.timers {
         match change {
-            TimerChange::Arm(name, after) => {
-                let micros = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
-                let fire_at = now.saturating_add(micros);
-                rows::arm(tx, OWNER_KIND, saga_id.0, &name.to_string(), now, fire_at).await?;
+            TimerChange::Arm(name, delay) => {
+                rows::arm(tx, OWNER_KIND, saga_id.0, &name.to_string(), now, delay).await?;
             }
             TimerChange::Disarm(name) => {
                 rows::disarm(tx, OWNER_KIND, saga_id.0, &name.to_string(), now).await?;

@@ -44,9 +44,7 @@ impl Deadline {
         after: Duration,
     ) -> Result<(), SagaError> {
         let now = now(tx, clock).await?;
-        let after = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
-        let fire_at = now.saturating_add(after);
-        rows::arm(tx, self.kind, self.owner, NAME, now, fire_at).await
+        rows::arm(tx, self.kind, self.owner, NAME, now, after).await
     }
 
     /// Disarms it; one that has passed stays as it is.

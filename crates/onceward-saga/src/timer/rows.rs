@@ -1,5 +1,7 @@
 //! Rows of the `timer` table.
 
+use std::time::Duration;
+
 use onceward::{Backend, Micros, QueryResult, Tx};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
@@ -14,14 +16,16 @@ pub(crate) struct ArmedTimer {
     pub(crate) fire_at: Micros,
 }
 
+/// Arms a timer to fire `delay` from now; an owner arms a name once.
 pub(crate) async fn arm<B: Backend>(
     tx: &mut Tx<'static, B>,
     kind: &str,
     owner: Uuid,
     name: &str,
     now: Micros,
-    fire_at: Micros,
+    delay: Duration,
 ) -> Result<(), SagaError> {
+    let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
     sqlx::query(
         "insert into timer (owner_kind, owner_id, name, state, armed_at, fire_at) \
          values ($1, $2, $3, 'armed', $4, $5)",
@@ -30,7 +34,7 @@ pub(crate) async fn arm<B: Backend>(
     .bind(owner)
     .bind(name.to_owned())
     .bind(now)
-    .bind(fire_at)
+    .bind(now.saturating_add(delay))
     .execute(&mut **tx)
     .await
     .map_err(SagaError::database("timer insert"))?;
