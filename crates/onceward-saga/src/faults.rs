@@ -5,7 +5,7 @@
 //! let cast = Cast::new()
 //!     .plays::<Reserve, Reserved, Failed, Release, Released>(|reserve| Reserved { … })
 //!     .plays::<Charge, Charged, Declined, Refund, Refunded>(|charge| Charged { … })
-//!     .plays_on::<Print, Printed>(|print| Printed { … });
+//!     .plays_on::<Print, Printed, Jammed>(|print| Printed { … });
 //! compensates_from_every_step(&definition, "order-1", &an_order(), &cast);
 //! completes_past_the_pivot(&definition, "order-1", &an_order(), &cast);
 //! ```
