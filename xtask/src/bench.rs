@@ -4,22 +4,13 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::Result;
 use crate::layout::{root, target};
+use crate::{Result, cargo};
 
 /// Builds and runs `onceward-bench` with these arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let packages = ["-p", "benches", "-p", "outbox-relay", "-p", "shop"];
-    let built = Command::new(cargo)
-        .current_dir(root())
-        .args(["build", "--release", "--bins", "--locked"])
-        .args(packages)
-        .status()
-        .context("starting cargo build")?;
-    if !built.success() {
-        bail!("the release build failed");
-    }
+    cargo::build(&[&["--release", "--bins"], packages.as_slice()].concat())?;
     let program = target()?.join("release/onceward-bench");
     let ended = Command::new(&program)
         .current_dir(root())

@@ -4,13 +4,11 @@
 //! nothing but tests sees the testkit, and the auditor can't share anybody's mistakes.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::Result;
-use crate::layout::root;
+use crate::{Result, cargo};
 
 /// A crate of the workspace and the crates of the workspace that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -125,9 +123,7 @@ struct Dependency {
 
 /// What cargo knows of the workspace's own crates, as JSON.
 pub(crate) fn metadata() -> Result<String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(root())
+    let output = cargo::command()
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
         .context("starting cargo metadata")?;

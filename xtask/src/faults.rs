@@ -2,25 +2,22 @@
 
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::Result;
 use crate::layout::{root, target};
+use crate::{Result, cargo};
 
 /// Builds and runs a command of `onceward-faults` with these arguments.
 pub fn run(command: &str, arguments: &[String]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // --workspace shares the dependencies with everything else that is built.
-    let built = Command::new(cargo)
-        .current_dir(root())
-        .args(["build", "--locked", "--workspace"])
-        .args(["--bin", "onceward-faults", "--bin", "outbox-relay"])
-        .args(["--features", "outbox-relay/failpoints"])
-        .status()
-        .context("starting cargo build")?;
-    if !built.success() {
-        bail!("the build failed");
-    }
+    cargo::build(&[
+        "--workspace", // shares the dependencies with everything else that is built
+        "--bin",
+        "onceward-faults",
+        "--bin",
+        "outbox-relay",
+        "--features",
+        "outbox-relay/failpoints",
+    ])?;
     let program = target()?.join("debug/onceward-faults");
     let ended = Command::new(&program)
         .current_dir(root())

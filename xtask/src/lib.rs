@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bench;
+mod cargo;
 pub mod cli;
 pub mod control;
 pub mod databases;

@@ -6,9 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
-use crate::Result;
 use crate::deps::metadata;
-use crate::layout::root;
+use crate::{Result, cargo};
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,12 +47,9 @@ pub fn check(depth: Depth) -> Result<()> {
         .filter(|p| p.publish.is_none())
         .collect();
     ensure!(!published.is_empty(), "no crate is to be published");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo::command();
     // Together: crates.io does not have those that the others depend on.
-    command
-        .current_dir(root())
-        .args(["package", "-q", "--allow-dirty"]);
+    command.args(["package", "-q", "--allow-dirty"]);
     if depth == Depth::Contents {
         // Without a lock file nobody need be asked for the newest versions.
         command.args(["--no-verify", "--exclude-lockfile"]);

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::Result;
 use crate::layout::root;
+use crate::{Result, cargo};
 
 /// What the test is told by; see `tests/src/world.rs`.
 const BINARIES: &str = "ONCEWARD_OTHER_BINARIES";
@@ -26,11 +26,14 @@ pub fn check(revision: &str) -> Result<()> {
     println!("building {revision}");
     // Kept, so that the next time only what differs is built.
     let target = folder.join("target");
-    run(cargo(&tree).args(build).env("CARGO_TARGET_DIR", &target))?;
+    run(cargo::command()
+        .current_dir(&tree)
+        .args(build)
+        .env("CARGO_TARGET_DIR", &target))?;
     println!("building this version");
-    run(cargo(&root()).args(build))?;
+    run(cargo::command().args(build))?;
     let test = ["test", "-q", "-p", "integration-tests", "--test", "main"];
-    run(cargo(&root())
+    run(cargo::command()
         .args(test)
         .args(["--", "--ignored", "upgrade::"])
         .env(BINARIES, target.join("debug")))
@@ -39,12 +42,6 @@ pub fn check(revision: &str) -> Result<()> {
 fn git(folder: &Path) -> Command {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder);
-    command
-}
-
-fn cargo(folder: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(folder);
     command
 }
 

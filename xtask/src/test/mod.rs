@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::Result;
-use crate::layout::root;
-use crate::{api, deps, package};
+use crate::{Result, api, cargo, deps, package};
 
 mod report;
 
@@ -118,12 +116,8 @@ fn checks_failed(steps: &[Step], report: &Report) -> u64 {
 }
 
 fn cargo_command(arguments: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(root())
-        .args(arguments)
-        .stdin(Stdio::null());
+    let mut command = cargo::command();
+    command.args(arguments).stdin(Stdio::null());
     if std::env::var_os("CI").is_some() {
         command.env("CARGO_INCREMENTAL", "0");
     }

@@ -1,6 +1,5 @@
 //! `./dev up`: builds, starts everything in order, keeps it running, stops it in order.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::{self, Lock, Order};
-use crate::layout::{Data, MAIL, Ports, RELAY, SERVICES, kafka_names, root};
+use crate::layout::{Data, MAIL, Ports, RELAY, SERVICES, kafka_names};
 use crate::supervisor::{Handle, Supervisor};
 use crate::view::{self, Said, Wish};
-use crate::{Result, databases, kafka, preflight, ps};
+use crate::{Result, cargo, databases, kafka, preflight, ps};
 
 mod hints;
 mod plan;
@@ -153,20 +152,12 @@ fn check(options: &Options, data: &Data) -> Result<()> {
 }
 
 fn build(release: bool) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(cargo);
     // The selection that ./dev itself builds with: the dependencies are compiled once.
-    command
-        .current_dir(root())
-        .args(["build", "--workspace", "--bins", "--locked"]);
+    let mut arguments = vec!["--workspace", "--bins"];
     if release {
-        command.arg("--release");
+        arguments.push("--release");
     }
-    let status = command.status().context("starting cargo")?;
-    if !status.success() {
-        bail!("the build failed");
-    }
-    Ok(())
+    cargo::build(&arguments)
 }
 
 /// Starts ourselves once more in the background and shows what it says until all is ready.

@@ -1,0 +1,28 @@
+//! The cargo that builds this project.
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::Result;
+use crate::layout::root;
+
+/// Cargo in the root of the repository: the one that started us, else the one that is found.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds what the arguments say, and shows what cargo says.
+pub(crate) fn build(arguments: &[&str]) -> Result<()> {
+    let status = command()
+        .args(["build", "--locked"])
+        .args(arguments)
+        .status()
+        .context("starting cargo build")?;
+    if !status.success() {
+        bail!("the build failed, see above");
+    }
+    Ok(())
+}
