@@ -10,13 +10,13 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use onceward_telemetry::{LogFormat, Settings, init, traces_endpoint};
+//! use onceward_telemetry::{DEFAULT_LOG_FILTER, LogFormat, Settings, init, traces_endpoint};
 //!
 //! # fn demo() -> Result<(), onceward_telemetry::TelemetryError> {
 //! let telemetry = init(&Settings {
 //!     service: "billing",
 //!     instance: None,
-//!     log_filter: "info",
+//!     log_filter: DEFAULT_LOG_FILTER,
 //!     log_format: LogFormat::Auto,
 //!     traces: traces_endpoint(None),
 //! })?;

@@ -16,8 +16,9 @@ use tracing_subscriber::{Layer, registry};
 
 use crate::TelemetryError;
 
-/// What is logged unless told otherwise. librdkafka's own words are told by those who ask it.
-pub const DEFAULT_LOG_FILTER: &str = "info,rdkafka=off,librdkafka=off";
+/// What is logged unless told otherwise. librdkafka's own words are told by those who ask it, and the
+/// janitor's scheduler says at each start how it was built.
+pub const DEFAULT_LOG_FILTER: &str = "info,rdkafka=off,librdkafka=off,tokio_cron_scheduler=warn";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -106,5 +107,46 @@ where
             .with_span_list(true)
             .with_filter(wanted)
             .boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::{Layer, registry};
+
+    use super::{DEFAULT_LOG_FILTER, filter};
+
+    /// Targets of the events that come through.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Heard {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            self.0.lock().unwrap().push(event.metadata().target());
+        }
+    }
+
+    fn heard(text: &str) -> Vec<&'static str> {
+        let heard = Heard::default();
+        let layer = heard.clone().with_filter(filter(text).unwrap());
+        tracing::subscriber::with_default(registry().with(layer), || {
+            tracing::info!(target: "outbox_relay", "relay starts");
+            tracing::info!(target: "tokio_cron_scheduler::job_scheduler", "Uninited");
+            tracing::error!(target: "rdkafka::client", "Connection refused");
+        });
+        heard.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn libraries_that_talk_about_themselves_are_heard_only_if_asked_for() {
+        assert_eq!(heard(DEFAULT_LOG_FILTER), ["outbox_relay"]);
+        assert_eq!(heard("info").len(), 3);
     }
 }
