@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use crate::ports::Port;
-use crate::process::{DeathGuard, Process, tail};
+use crate::process::{OwnFolder, Process, asked_or_own, tail};
 use crate::{Result, wait};
 
 mod cluster;
@@ -70,7 +70,7 @@ pub struct Kafka {
     process: Option<Process>,
     // Dropped last: they keep the ports and remove the folder.
     _ports: Vec<Port>,
-    cleaner: Option<DeathGuard>,
+    _own: Option<OwnFolder>,
 }
 
 impl Kafka {
@@ -103,17 +103,7 @@ impl Kafka {
         };
         let port = port_or_free(options.port)?;
         let controller_port = port_or_free(options.controller_port)?;
-        let (folder, cleaner) = match &options.data_dir {
-            Some(folder) => (folder.clone(), None),
-            None => {
-                let folder = tempfile::Builder::new()
-                    .prefix("onceward-kafka-")
-                    .tempdir()?
-                    .keep();
-                let cleaner = DeathGuard::over(None, Some(&folder))?;
-                (folder, Some(cleaner))
-            }
-        };
+        let (folder, own) = asked_or_own(options.data_dir.clone(), "onceward-kafka-")?;
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {folder:?}"))?;
         let folder = folder.canonicalize()?;
         write_configuration(&folder, port, controller_port, &options)?;
@@ -125,7 +115,7 @@ impl Kafka {
             heap_mib: options.heap_mib,
             process: None,
             _ports: ports,
-            cleaner,
+            _own: own,
         };
         kafka.format(&options.format_arguments)?;
         Ok(kafka)
@@ -320,9 +310,6 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         let _ = self.kill9();
-        if let Some(cleaner) = self.cleaner.take() {
-            cleaner.dismiss();
-        }
     }
 }
 

@@ -8,12 +8,14 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | [`kafka`] | a broker of one node, and Kafka's own tools |
+//! | [`kafka`] | one broker or a cluster of several, and Kafka's own tools |
 //! | [`postgres`] | a server, and a fresh database for each test |
 //! | [`process`] | your own program as a child that never outlives the test, with its log |
 //! | [`proxy`] | a Kafka request held back, an answer lost, a connection cut |
 //! | [`cutter`] | a connection to Postgres cut exactly at COMMIT |
 //! | [`wait`] | waiting for a state, with a time-out that says what was waited for, and where |
+//! | [`secure`], [`secure_postgres`] | a Kafka and a Postgres with TLS and passwords |
+//! | [`acl`], [`certificates`] | what those need: access rules, and an authority that signs |
 //! | [`machine`] | the machine and its load, CPU and memory of a process: what a report needs beside its figures |
 //! | [`ports`] | ports that stay yours while the process behind them is down |
 //!
@@ -27,7 +29,7 @@
 //!
 //! use onceward::consumer::{Consumer, ConsumerOptions, Handler, HandlerError, Handlers};
 //! use onceward::{CancellationToken, Db, Event, MessageContext, OpenOptions, Outbox, Tx, schema};
-//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, KafkaBroker};
+//! use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 //! use onceward_testkit::{kafka::Kafka, postgres, wait};
 //! use outbox_relay::{Relay, RelayOptions};
 //! use serde::{Deserialize, Serialize};

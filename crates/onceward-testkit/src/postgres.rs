@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::kafka::cache_folder;
 use crate::ports::Port;
-use crate::process::{DeathGuard, Process, tail};
+use crate::process::{OwnFolder, Process, asked_or_own, tail};
 use crate::{Result, wait};
 
 const START_AT_MOST: Duration = Duration::from_secs(60);
@@ -186,7 +186,8 @@ pub struct Postgres {
     settings: Vec<(String, String)>,
     process: Option<Process>,
     _port: Option<Port>,
-    cleaner: Option<DeathGuard>,
+    // Removed last, when the server is gone.
+    _own: Option<OwnFolder>,
 }
 
 impl Postgres {
@@ -213,17 +214,7 @@ impl Postgres {
                 (port.number(), Some(port))
             }
         };
-        let (folder, cleaner) = match options.data_dir {
-            Some(folder) => (folder, None),
-            None => {
-                let folder = tempfile::Builder::new()
-                    .prefix("onceward-postgres-")
-                    .tempdir()?
-                    .keep();
-                let cleaner = DeathGuard::over(None, Some(&folder))?;
-                (folder, Some(cleaner))
-            }
-        };
+        let (folder, own) = asked_or_own(options.data_dir, "onceward-postgres-")?;
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {folder:?}"))?;
         let folder = folder.canonicalize()?;
         let postgres = Self {
@@ -233,7 +224,7 @@ impl Postgres {
             settings: options.settings,
             process: None,
             _port: lock,
-            cleaner,
+            _own: own,
         };
         postgres.initialise()?;
         Ok(postgres)
@@ -371,9 +362,6 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = self.stop_immediate();
-        if let Some(cleaner) = self.cleaner.take() {
-            cleaner.dismiss();
-        }
     }
 }
 

@@ -75,6 +75,18 @@ impl OwnFolder {
     }
 }
 
+/// The folder that was asked for, or one of our own, which is gone with the second value.
+pub(crate) fn asked_or_own(
+    asked: Option<PathBuf>,
+    prefix: &str,
+) -> Result<(PathBuf, Option<OwnFolder>)> {
+    if let Some(folder) = asked {
+        return Ok((folder, None));
+    }
+    let own = OwnFolder::new(prefix)?;
+    Ok((own.path.clone(), Some(own)))
+}
+
 impl Drop for OwnFolder {
     fn drop(&mut self) {
         if let Some(guard) = self.guard.take() {

@@ -16,7 +16,7 @@ use crate::process::OwnFolder;
 /// The user whose password the broker keeps in its own configuration: SASL PLAIN knows no other.
 pub const PLAIN_USER: &str = "plain";
 
-/// A broker with five doors, all on 127.0.0.1.
+/// A broker with four doors, all on 127.0.0.1.
 ///
 /// | door | who comes in |
 /// |---|---|

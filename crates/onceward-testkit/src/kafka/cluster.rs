@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use super::metadata::brokers_and_partitions;
 use super::{Kafka, KafkaOptions, cluster_id};
 use crate::ports::Port;
-use crate::process::DeathGuard;
+use crate::process::{OwnFolder, asked_or_own};
 use crate::{Result, wait};
 
 /// A broker's place in a cluster.
@@ -73,9 +73,9 @@ impl Default for ClusterOptions {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Kafka>,
-    // Dropped last: they keep the ports and remove the folder.
+    // Dropped last, when all nodes are killed: they keep the ports and remove the folder.
     _ports: Vec<Port>,
-    cleaner: Option<DeathGuard>,
+    _own: Option<OwnFolder>,
 }
 
 impl Cluster {
@@ -106,17 +106,7 @@ impl Cluster {
         while ports.len() < count {
             ports.push((free()?, free()?));
         }
-        let (folder, cleaner) = match &options.data_dir {
-            Some(folder) => (folder.clone(), None),
-            None => {
-                let folder = tempfile::Builder::new()
-                    .prefix("onceward-kafka-")
-                    .tempdir()?
-                    .keep();
-                let cleaner = DeathGuard::over(None, Some(&folder))?;
-                (folder, Some(cleaner))
-            }
-        };
+        let (folder, own) = asked_or_own(options.data_dir.clone(), "onceward-kafka-")?;
         let folders: Vec<PathBuf> = (1..=options.brokers)
             .map(|id| folder.join(format!("kafka-{id}")))
             .collect();
@@ -152,7 +142,7 @@ impl Cluster {
         Ok(Self {
             nodes,
             _ports: taken,
-            cleaner,
+            _own: own,
         })
     }
 
@@ -218,17 +208,8 @@ impl Cluster {
     }
 
     /// The brokers on their own, for a supervisor.
-    pub fn into_nodes(mut self) -> Vec<Kafka> {
-        std::mem::take(&mut self.nodes)
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.nodes.clear(); // killed
-        if let Some(cleaner) = self.cleaner.take() {
-            cleaner.dismiss();
-        }
+    pub fn into_nodes(self) -> Vec<Kafka> {
+        self.nodes
     }
 }
 
