@@ -31,13 +31,17 @@ pub(crate) struct Reading<'p> {
     pub connection: Connection,
 }
 
-/// Opens every database named, and says of each that can't be read why.
+/// Opens every database named, or only the one of this name, and says of each that can't be read why.
 pub(crate) async fn open_all<'p>(
     place: &'p Place,
     only: Option<&str>,
 ) -> Result<(Vec<Reading<'p>>, Vec<Unreadable>)> {
     let (mut open, mut failed) = (vec![], vec![]);
-    for source in place.only(only)? {
+    let wanted = match only {
+        Some(name) => std::slice::from_ref(place.source(name)?),
+        None => &place.sources,
+    };
+    for source in wanted {
         match open_for_reading(&source.url).await {
             Ok(connection) => open.push(Reading { source, connection }),
             Err(why) => failed.push(Unreadable {

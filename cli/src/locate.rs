@@ -111,21 +111,14 @@ impl Place {
         })
     }
 
-    /// Only the source of this name, if one is asked for.
-    pub fn only(&self, name: Option<&str>) -> Result<Vec<&Source>> {
-        let Some(name) = name else {
-            return Ok(self.sources.iter().collect());
-        };
-        match self.sources.iter().find(|s| s.name == name) {
-            Some(source) => Ok(vec![source]),
-            None => {
-                let known: Vec<&str> = self.sources.iter().map(|s| s.name.as_str()).collect();
-                Err(usage(format!(
-                    "no source {name:?}; there are {}",
-                    known.join(", ")
-                )))
-            }
-        }
+    /// The source of this name.
+    pub fn source(&self, name: &str) -> Result<&Source> {
+        let found = self.sources.iter().find(|s| s.name == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.sources.iter().map(|s| s.name.as_str()).collect();
+            let known = known.join(", ");
+            usage(format!("no source {name:?}; there are {known}"))
+        })
     }
 }
 

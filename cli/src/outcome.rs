@@ -87,20 +87,27 @@ impl Outcome {
         let mut data = if as_json {
             serde_json::to_string_pretty(&self.json).unwrap_or_default()
         } else {
-            self.text
+            harmless(&self.text)
         };
         if !data.is_empty() && !data.ends_with('\n') {
             data.push('\n');
         }
         let written = out.write_all(data.as_bytes()).and_then(|()| out.flush());
         for note in self.notes {
-            let _ = writeln!(err, "{note}");
+            let _ = writeln!(err, "{}", harmless(&note));
         }
         match written {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Exit::Unreachable,
             _ => self.exit,
         }
     }
+}
+
+/// Without control characters, which tell a terminal what to do: ids, keys and reasons come from
+/// whoever may write to a topic.
+fn harmless(text: &str) -> String {
+    let harm = |c: char| c.is_control() && c != '\n';
+    text.replace(harm, "\u{fffd}")
 }
 
 /// A refusal with its exit code; other errors mean that something could not be reached.
@@ -133,4 +140,20 @@ pub(crate) fn not_found(why: impl Into<String>) -> anyhow::Error {
 pub(crate) fn usage(why: impl Into<String>) -> anyhow::Error {
     let (exit, why) = (Exit::Usage, why.into());
     Refused { exit, why }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    #[test]
+    fn what_a_stranger_wrote_does_not_command_the_terminal() {
+        let key = "a\u{1b}[2Jb\r\u{9b}c\nd";
+        let outcome = Outcome::new(key, &key).unwrap();
+        let outcome = outcome.with_notes(vec!["\u{7}note".to_owned()]);
+        let (mut out, mut err) = (vec![], vec![]);
+        outcome.print(false, &mut out, &mut err);
+        let shown = String::from_utf8([out, err].concat()).unwrap();
+        assert_eq!(shown, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\nd\n\u{fffd}note\n");
+    }
 }

@@ -252,7 +252,9 @@ pub(super) async fn find(
     }
     match found.pop() {
         Some(letter) => Ok((letter, notes)),
-        None => Err(not_found(format!("no dead letter {wanted}"))),
+        None => Err(not_found(format!(
+            "no dead letter {wanted}; `onceward dead-letter list --all` shows all"
+        ))),
     }
 }
 

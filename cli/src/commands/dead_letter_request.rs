@@ -71,10 +71,7 @@ async fn ask(
             letter.message_id, letter.state
         )));
     }
-    let source = place.only(Some(&letter.source))?;
-    let Some(source) = source.first() else {
-        return Err(refused(format!("no source {:?}", letter.source)));
-    };
+    let source = place.source(&letter.source)?;
     let mut connection = database::open_for_writing(&source.url).await?;
     let (id, fresh) = write(&mut connection, world, request, kind, &letter).await?;
     let owner = match letter.side {

@@ -17,7 +17,6 @@ mod trace_tree;
 mod verify;
 
 use anyhow::Result;
-use onceward::DatabaseUrl;
 use onceward_saga::Verb;
 
 use self::source_epoch::Wish;
@@ -31,65 +30,64 @@ use crate::outcome::Outcome;
 
 /// Runs the command.
 pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
-    let command = match cli.command {
-        // May name its database itself.
-        Command::Schema(command) => {
-            let of = |source: &str| -> Result<DatabaseUrl> {
-                let place = Place::find(&cli.place, &cli.kafka, &world.folder)?;
-                let found = place.only(Some(source))?;
-                let found = found.first().map(|found| found.url.clone());
-                Ok(found.unwrap_or_else(|| DatabaseUrl::from("")))
-            };
-            return match command {
-                SchemaCommand::Migrate { url, source } => {
-                    let url = url.map_or_else(|| of(&source), Ok)?;
-                    schema::migrate(&url, &source).await
-                }
-                SchemaCommand::Check { url, source } => {
-                    let url = url.map_or_else(|| of(&source.unwrap_or_default()), Ok)?;
-                    schema::check(&url).await
-                }
-            };
-        }
-        other => other,
-    };
-    let place = Place::find(&cli.place, &cli.kafka, &world.folder)?;
-    match command {
-        Command::Status => status::status(&place, world).await,
-        Command::Message(MessageCommand::List(args)) => message::list(&place, &args).await,
-        Command::Message(MessageCommand::Show { id }) => message::show(&place, &id).await,
-        Command::Message(MessageCommand::Trace { id }) => trace::trace(&place, &id).await,
-        Command::Inbox(InboxCommand::List(args)) => inbox::list(&place, &args).await,
-        Command::DeadLetter(command) => match command {
-            DeadLetterCommand::List { source, all } => {
-                dead_letter::list(&place, source.as_deref(), all).await
-            }
-            DeadLetterCommand::Show { letter, consumer } => {
-                dead_letter::show(&place, &letter, consumer.as_deref()).await
-            }
-            DeadLetterCommand::Replay(request) => {
-                dead_letter_request::replay(&place, world, &request).await
-            }
-            DeadLetterCommand::Discard {
-                request,
-                yes_break_order,
-            } => dead_letter_request::discard(&place, world, &request, yes_break_order).await,
-            DeadLetterCommand::Requests { open } => dead_letter_request::list(&place, open).await,
-        },
-        Command::Saga(command) => saga(command, &place, world).await,
-        Command::Source(SourceCommand::List) => source::list(&place).await,
+    let place = || Place::find(&cli.place, &cli.kafka, &world.folder);
+    match cli.command {
+        Command::Status => status::status(&place()?, world).await,
+        Command::Message(MessageCommand::List(args)) => message::list(&place()?, &args).await,
+        Command::Message(MessageCommand::Show { id }) => message::show(&place()?, &id).await,
+        Command::Message(MessageCommand::Trace { id }) => trace::trace(&place()?, &id).await,
+        Command::Inbox(InboxCommand::List(args)) => inbox::list(&place()?, &args).await,
+        Command::DeadLetter(command) => dead_letter(command, &place()?, world).await,
+        Command::Saga(command) => saga(command, &place()?, world).await,
+        Command::Source(SourceCommand::List) => source::list(&place()?).await,
         Command::Source(SourceCommand::Check { source }) => {
-            source_check::check(&place, source.as_deref()).await
+            source_check::check(&place()?, source.as_deref()).await
         }
         Command::Source(SourceCommand::Reset { source, from, yes }) => {
-            source_epoch::new_epoch(&place, &source, Wish::Reset(from), yes).await
+            source_epoch::new_epoch(&place()?, &source, Wish::Reset(from), yes).await
         }
         Command::Source(SourceCommand::Adopt { source, yes }) => {
-            source_epoch::new_epoch(&place, &source, Wish::Adopt, yes).await
+            source_epoch::new_epoch(&place()?, &source, Wish::Adopt, yes).await
         }
-        Command::Verify(args) => verify::verify(&place, &args).await,
-        // Answered above.
-        Command::Schema(_) => Outcome::new("", &()),
+        // These may name their database themselves.
+        Command::Schema(SchemaCommand::Migrate { url, source }) => {
+            let url = match url {
+                Some(url) => url,
+                None => place()?.source(&source)?.url.clone(),
+            };
+            schema::migrate(&url, &source).await
+        }
+        Command::Schema(SchemaCommand::Check { url, source }) => {
+            let url = match url {
+                Some(url) => url,
+                None => place()?.source(&source.unwrap_or_default())?.url.clone(),
+            };
+            schema::check(&url).await
+        }
+        Command::Verify(args) => verify::verify(&place()?, &args).await,
+    }
+}
+
+async fn dead_letter(
+    command: DeadLetterCommand,
+    place: &Place,
+    world: &World<'_>,
+) -> Result<Outcome> {
+    match command {
+        DeadLetterCommand::List { source, all } => {
+            dead_letter::list(place, source.as_deref(), all).await
+        }
+        DeadLetterCommand::Show { letter, consumer } => {
+            dead_letter::show(place, &letter, consumer.as_deref()).await
+        }
+        DeadLetterCommand::Replay(request) => {
+            dead_letter_request::replay(place, world, &request).await
+        }
+        DeadLetterCommand::Discard {
+            request,
+            yes_break_order,
+        } => dead_letter_request::discard(place, world, &request, yes_break_order).await,
+        DeadLetterCommand::Requests { open } => dead_letter_request::list(place, open).await,
     }
 }
 

@@ -214,7 +214,9 @@ pub(super) async fn find(place: &Place, id: &str) -> Result<Found> {
             });
         }
     }
-    Err(not_found(format!("no saga {id}")))
+    Err(not_found(format!(
+        "no saga {id}; `onceward saga list` shows the newest"
+    )))
 }
 
 type EventRow = (

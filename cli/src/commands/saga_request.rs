@@ -42,14 +42,12 @@ pub(crate) async fn ask(
             saga.saga_id, saga.status
         )));
     }
-    let source = place.only(Some(&saga.source))?;
-    let Some(source) = source.first() else {
-        return Err(refused(format!("no source {:?}", saga.source)));
-    };
+    let source = place.source(&saga.source)?;
     let mut connection = database::open_for_writing(&source.url).await?;
     if !has_table(&mut connection, "saga_request").await? {
         return Err(refused(format!(
-            "the tables of {} are older than this command: bring them up to date (shop migrate)",
+            "the tables of {} are older than this command: the service that owns them brings them up to \
+             date (onceward_saga::schema::migrate; in the shop: shop migrate)",
             saga.source
         )));
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use auditor::Connection;
 use onceward::schema::SchemaBackend;
 use onceward::source::DatabaseKind;
-use onceward::{DatabaseUrl, SourceName};
+use onceward::{DatabaseUrl, SourceName, sqlite_options};
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -56,12 +56,8 @@ pub(crate) async fn migrate(url: &DatabaseUrl, source: &str) -> Result<Outcome> 
     };
     let all = match kind {
         DatabaseKind::Sqlite => {
-            let options: SqliteConnectOptions = url.reveal().parse()?;
-            let options = options
+            let options = sqlite_options(url.reveal())?
                 .create_if_missing(true)
-                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
-                .foreign_keys(true)
                 .busy_timeout(Duration::from_secs(30));
             let pool = SqlitePoolOptions::new()
                 .max_connections(1)

@@ -30,15 +30,22 @@ struct Finding {
 }
 
 /// What was found about one source.
-struct Findings<'f> {
-    source: &'f str,
-    all: &'f mut Vec<Finding>,
+struct Findings {
+    source: String,
+    all: Vec<Finding>,
 }
 
-impl Findings<'_> {
+impl Findings {
+    fn of(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            all: vec![],
+        }
+    }
+
     fn add(&mut self, level: Level, what: impl Into<String>) {
         self.all.push(Finding {
-            source: self.source.to_owned(),
+            source: self.source.clone(),
             level,
             what: what.into(),
         });
@@ -60,31 +67,17 @@ pub(crate) async fn check(place: &Place, only: Option<&str>) -> Result<Outcome> 
     for reading in &mut open {
         let name = reading.source.name.as_str();
         let progress = look.as_ref().ok().map(|l| l.progress.get(name));
-        let before = all.len();
-        one(
-            reading,
-            progress,
-            &mut Findings {
-                source: name,
-                all: &mut all,
-            },
-        )
-        .await?;
-        if all.len() == before {
-            Findings {
-                source: name,
-                all: &mut all,
-            }
-            .add(Level::Ok, "consistent");
+        let mut found = Findings::of(name);
+        one(reading, progress, &mut found).await?;
+        if found.all.is_empty() {
+            found.add(Level::Ok, "consistent");
         }
+        all.extend(found.all);
     }
     for unreadable in &failed {
-        let what = unreadable.why.clone();
-        Findings {
-            source: &unreadable.source,
-            all: &mut all,
-        }
-        .add(Level::Error, what);
+        let mut found = Findings::of(&unreadable.source);
+        found.add(Level::Error, unreadable.why.clone());
+        all.extend(found.all);
     }
     let lines = all.iter().map(|f| {
         let level = match f.level {
@@ -108,7 +101,7 @@ pub(crate) async fn check(place: &Place, only: Option<&str>) -> Result<Outcome> 
 async fn one(
     reading: &mut Reading<'_>,
     progress: Option<Option<&ProgressView>>,
-    out: &mut Findings<'_>,
+    out: &mut Findings,
 ) -> Result<()> {
     const SOURCE: &str = "select name, source_id, epoch, owner from outbox_source where id = 1";
     let connection = &mut reading.connection;
@@ -167,7 +160,7 @@ async fn one(
 }
 
 /// The outbox stays on the server and in the database where its relay found it.
-async fn moved(connection: &mut Connection, out: &mut Findings<'_>) -> Result<()> {
+async fn moved(connection: &mut Connection, out: &mut Findings) -> Result<()> {
     const STORED: &str = "select coalesce(system_identifier, ''), \
          coalesce(database_name, current_database()), current_database()::text \
          from outbox_source where id = 1";
@@ -206,7 +199,7 @@ fn against_kafka(
     epoch: i64,
     progress: &ProgressView,
     mirror: Option<&Mirror>,
-    out: &mut Findings<'_>,
+    out: &mut Findings,
 ) {
     if progress.source_id != source_id {
         out.add(
@@ -249,7 +242,7 @@ async fn same_rows(
     connection: &mut Connection,
     progress: &ProgressView,
     mirror: Option<&Mirror>,
-    out: &mut Findings<'_>,
+    out: &mut Findings,
 ) -> Result<()> {
     const LAST: &str = "select message_id from outbox where seq = $1";
     let floor = mirror.map_or(0, |m| m.floor_seq);
@@ -325,7 +318,7 @@ async fn rows_between(connection: &mut Connection, from: &Value, to: &Value) -> 
 }
 
 /// A restored database counts again from where it was.
-async fn behind(connection: &mut Connection, cursor: &Value, out: &mut Findings<'_>) -> Result<()> {
+async fn behind(connection: &mut Connection, cursor: &Value, out: &mut Findings) -> Result<()> {
     const SQLITE: &str =
         "select coalesce((select seq from sqlite_sequence where name = 'outbox'), 0)";
     const POSTGRES: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint, \
@@ -352,7 +345,7 @@ async fn behind(connection: &mut Connection, cursor: &Value, out: &mut Findings<
     Ok(())
 }
 
-async fn work_for_people(connection: &mut Connection, out: &mut Findings<'_>) -> Result<()> {
+async fn work_for_people(connection: &mut Connection, out: &mut Findings) -> Result<()> {
     const COUNTS: &str = "select (select count(*) from outbox_parked_key), \
          (select count(*) from inbox_dead_letter where state = 'dead'), \
          (select count(*) from consumer_offset where stopped is not null)";
@@ -380,7 +373,7 @@ async fn work_for_people(connection: &mut Connection, out: &mut Findings<'_>) ->
 }
 
 /// Settings under which a published row could be undone by a crash.
-async fn settings(connection: &mut Connection, out: &mut Findings<'_>) -> Result<()> {
+async fn settings(connection: &mut Connection, out: &mut Findings) -> Result<()> {
     const POSTGRES: &str = "select name, setting from pg_settings \
          where name in ('fsync', 'full_page_writes', 'synchronous_commit') order by name";
     match connection {

@@ -45,10 +45,7 @@ pub(crate) async fn new_epoch(
     wish: Wish,
     yes: bool,
 ) -> Result<Outcome> {
-    let found = place.only(Some(source))?;
-    let Some(found) = found.first() else {
-        return Err(usage(format!("no source {source:?}")));
-    };
+    let found = place.source(source)?;
     let kafka = place
         .kafka
         .clone()
