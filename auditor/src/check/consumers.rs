@@ -48,20 +48,21 @@ pub(super) fn check(
 
 /// Without Kafka the inbox alone is counted.
 fn count_states(database: &DatabaseEvidence, consumer: &str, window: &mut ConsumerWindow) {
-    let by_id = database
-        .inbox
-        .get(consumer)
-        .into_iter()
-        .flat_map(|m| m.values());
-    let by_place = database
-        .inbox_by_place
-        .get(consumer)
-        .into_iter()
-        .flat_map(|m| m.values());
-    for row in by_id.chain(by_place) {
+    for row in rows_of(database, consumer) {
         window.records += 1;
         count(row.state, window);
     }
+}
+
+/// All inbox rows of a consumer.
+fn rows_of<'d>(
+    database: &'d DatabaseEvidence,
+    consumer: &str,
+) -> impl Iterator<Item = &'d InboxState> {
+    let by_id = database.inbox.get(consumer).into_iter();
+    let by_place = database.inbox_by_place.get(consumer).into_iter();
+    let by_id = by_id.flat_map(|rows| rows.values());
+    by_id.chain(by_place.flat_map(|rows| rows.values()))
 }
 
 fn count(state: ConsumerState, window: &mut ConsumerWindow) {
@@ -163,17 +164,7 @@ fn without_record(
     offsets: &[&OffsetRow],
     out: &mut Report,
 ) {
-    let by_id = database
-        .inbox
-        .get(consumer)
-        .into_iter()
-        .flat_map(|m| m.values());
-    let by_place = database
-        .inbox_by_place
-        .get(consumer)
-        .into_iter()
-        .flat_map(|m| m.values());
-    for row in by_id.chain(by_place) {
+    for row in rows_of(database, consumer) {
         let Some(offset) = offsets
             .iter()
             .find(|o| o.topic == row.topic && o.partition == row.partition)

@@ -1,6 +1,6 @@
 //! Is each row published exactly once, in order, unchanged, and nothing else?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Evidence, SourceState, about, place};
 use crate::{
@@ -263,7 +263,7 @@ fn rows(
     let name = source.name.as_str();
     // (topic, key) with a record already: later rows of the key can't have been taken by
     // retention, because a key stays in one partition and in order.
-    let mut seen: HashMap<(Symbol, u64), ()> = HashMap::new();
+    let mut seen: HashSet<(Symbol, u64)> = HashSet::new();
     for row in &database.rows {
         if !evidence.kafka_was_read {
             match (row.passed, database.parked.contains_key(&row.uuid)) {
@@ -275,14 +275,13 @@ fn rows(
         }
         if let Some(record) = record_of(evidence, name, index, row) {
             window.published += 1;
-            seen.insert((row.topic, row.key), ());
+            seen.insert((row.topic, row.key));
             unchanged(evidence, name, row, record, out);
         } else if database.parked.contains_key(&row.uuid) {
             // Counted with the dead letters.
         } else if !row.passed {
             window.pending += 1;
-        } else if row.keyed && seen.contains_key(&(row.topic, row.key)) || untrimmed(evidence, row)
-        {
+        } else if row.keyed && seen.contains(&(row.topic, row.key)) || untrimmed(evidence, row) {
             out.find(Finding {
                 kind: FindingKind::Lost,
                 who: name.to_owned(),
@@ -336,7 +335,7 @@ fn foreign(
     out: &mut Report,
 ) {
     let name = source.name.as_str();
-    let rows: std::collections::HashSet<Identity> = database
+    let rows: HashSet<Identity> = database
         .rows
         .iter()
         .map(|row| row.uuid)
