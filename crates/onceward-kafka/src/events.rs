@@ -6,7 +6,7 @@
     reason = "calls librdkafka's C functions that the safe wrapper hides"
 )]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use rdkafka::TopicPartitionList;
 use rdkafka::bindings as c;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
+
+use crate::ffi::text;
 
 /// What a poll gave.
 #[derive(Debug)]
@@ -241,14 +243,4 @@ unsafe fn bytes(pointer: *const c_void, length: usize) -> Option<Bytes> {
     (!pointer.is_null())
         .then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
         .map(Bytes::copy_from_slice)
-}
-
-/// SAFETY: null, or a C string that lives during the call.
-unsafe fn text(pointer: *const c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: as above.
-    let text = unsafe { CStr::from_ptr(pointer) };
-    text.to_string_lossy().into_owned()
 }

@@ -1,6 +1,7 @@
 //! What librdkafka can and its Rust wrapper can't: topic ids, at which offset a partition ended, and
 //! whether a member has left its group.
-//! The only unsafe code of this crate.
+//!
+//! Unsafe code stands here and in [`crate::events`], nowhere else.
 #![expect(
     unsafe_code,
     reason = "calls librdkafka's C functions that the safe wrapper lacks"
@@ -17,7 +18,6 @@ use rdkafka::error::RDKafkaErrorCode;
 /// A topic as the cluster describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TopicDescription {
-    pub(crate) name: String,
     /// Base64, as Kafka's own tools print it.
     pub(crate) id: String,
     pub(crate) partitions: Vec<PartitionDescription>,
@@ -116,7 +116,6 @@ unsafe fn read_descriptions(
                         c::rd_kafka_TopicDescription_topic_id(topic),
                     )),
                     partitions: read_partitions(topic),
-                    name: name.clone(),
                 })
             } else {
                 Err(error)
@@ -156,7 +155,7 @@ unsafe fn read_partitions(
 }
 
 /// SAFETY: null, or a C string that lives during the call.
-unsafe fn text(pointer: *const c_char) -> String {
+pub(crate) unsafe fn text(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }
