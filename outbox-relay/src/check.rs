@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use onceward::publisher::Broker as _;
-use onceward::source::{Dialect, Loss, ProgressPlace, Severity, SourceError, SourceStore};
+use onceward::source::{
+    DatabaseKind, Dialect, Loss, ProgressPlace, Severity, SourceError, SourceStore,
+};
 use onceward_kafka::KafkaBroker;
 use sqlx::{Postgres, Sqlite};
 
@@ -32,8 +34,8 @@ pub(crate) async fn run(config: &Config, broker: &KafkaBroker) -> bool {
     let mut topics = BTreeSet::new();
     for source in &config.relay.sources {
         let found = match kind(&source.url) {
-            "sqlite" => look::<Sqlite>(source, broker).await,
-            _ => look::<Postgres>(source, broker).await,
+            DatabaseKind::Sqlite => look::<Sqlite>(source, broker).await,
+            DatabaseKind::Postgres => look::<Postgres>(source, broker).await,
         };
         if found.lines.is_empty() {
             println!("{:<8} source {}", "ok", source.name);

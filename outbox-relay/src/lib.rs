@@ -13,7 +13,7 @@
 //!
 //! ```no_run
 //! use onceward::CancellationToken;
-//! use onceward_kafka::{KafkaConfig, KafkaBroker};
+//! use onceward_kafka::{KafkaBroker, KafkaConfig};
 //! use outbox_relay::{Relay, RelayOptions};
 //!
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use onceward::DatabaseUrl;
 use onceward::publisher::Broker;
-use onceward::source::Dialect;
+use onceward::source::{DatabaseKind, Dialect};
 use sqlx::{Postgres, Sqlite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::janitor::{Appointments, Schedule};
-use crate::options::{RelayOptions, SourceOptions};
+use crate::janitor::Schedule;
+use crate::options::RelayOptions;
 use crate::phase::Phase;
 use crate::status::{Board, Handle};
 use crate::worker::{Parts, SourceWorker};
@@ -52,7 +52,7 @@ impl<Br: Broker> Relay<Br> {
         let boards = options
             .sources
             .iter()
-            .map(|source| Board::new(source.name.clone(), kind(&source.url)))
+            .map(|source| Board::new(source.name.clone(), kind(&source.url).as_str()))
             .collect();
         Ok(Self {
             handle: Handle::new(&options.instance_id, boards),
@@ -76,7 +76,8 @@ impl<Br: Broker> Relay<Br> {
         let mut workers = JoinSet::new();
         let mut boards = HashMap::new();
         for (source, board) in self.options.sources.iter().zip(self.handle.boards()) {
-            let parts = Common {
+            let parts = Parts {
+                source: source.clone(),
                 options: self.options.clone(),
                 broker: self.broker.clone(),
                 board: board.clone(),
@@ -85,8 +86,8 @@ impl<Br: Broker> Relay<Br> {
             };
             // The URL decides here, once.
             let worker = match kind(&source.url) {
-                "sqlite" => workers.spawn(boxed::<Sqlite, Br>(source.clone(), parts)),
-                _ => workers.spawn(boxed::<Postgres, Br>(source.clone(), parts)),
+                DatabaseKind::Sqlite => workers.spawn(boxed::<Sqlite, Br>(parts)),
+                DatabaseKind::Postgres => workers.spawn(boxed::<Postgres, Br>(parts)),
             };
             boards.insert(worker.id(), board);
         }
@@ -110,34 +111,16 @@ impl<Br: Broker> Relay<Br> {
     }
 }
 
-struct Common<Br> {
-    options: Arc<RelayOptions>,
-    broker: Br,
-    board: Board,
-    appointments: Appointments,
-    stop: CancellationToken,
-}
-
 /// Here, where the database is a parameter, the compiler sees that the future is `Send`; for a named
 /// one it can't follow sqlx's lifetimes.
-fn boxed<D: Dialect, Br: Broker>(
-    source: SourceOptions,
-    common: Common<Br>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(work::<D, Br>(source, common))
+fn boxed<D: Dialect, Br: Broker>(parts: Parts<Br>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(work::<D, Br>(parts))
 }
 
 /// Opens the source's database, however long that takes, and works.
-async fn work<D: Dialect, Br: Broker>(source: SourceOptions, common: Common<Br>) {
-    let stop = common.stop.clone();
-    let worker = SourceWorker::<D, Br>::new(Parts {
-        source,
-        options: common.options,
-        broker: common.broker,
-        board: common.board,
-        appointments: common.appointments,
-        stop: common.stop,
-    });
+async fn work<D: Dialect, Br: Broker>(parts: Parts<Br>) {
+    let stop = parts.stop.clone();
+    let worker = SourceWorker::<D, Br>::new(parts);
     // A stuck database or broker call must not hold the process up beyond its time.
     tokio::select! {
         () = worker.run() => {}
@@ -150,11 +133,7 @@ async fn overdue(stop: CancellationToken) {
     tokio::time::sleep(Duration::from_millis(1_900)).await;
 }
 
-/// `sqlite` or `postgres`, by the URL's scheme.
-pub(crate) fn kind(url: &DatabaseUrl) -> &'static str {
-    if url.reveal().starts_with("sqlite:") {
-        "sqlite"
-    } else {
-        "postgres"
-    }
+/// By the URL's scheme, which [`RelayOptions::validate`] has accepted.
+pub(crate) fn kind(url: &DatabaseUrl) -> DatabaseKind {
+    DatabaseKind::of(url.reveal()).unwrap_or(DatabaseKind::Postgres)
 }

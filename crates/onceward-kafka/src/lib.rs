@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-//! use onceward_kafka::{KafkaConfig, KafkaSubscriber, KafkaBroker, SaslMechanism, SecurityProtocol};
+//! use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber, SaslMechanism, SecurityProtocol};
 //!
 //! let kafka = KafkaConfig {
 //!     security_protocol: Some(SecurityProtocol::SaslSsl),

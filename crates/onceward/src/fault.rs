@@ -1,5 +1,6 @@
-//! Whose fault a database error is.
+//! Whose fault a database error is, and what a panic says.
 
+use std::any::Any;
 use std::error::Error as StdError;
 
 /// The database's error among an error and its sources.
@@ -60,4 +61,11 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// What a panic was given to say.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
 }

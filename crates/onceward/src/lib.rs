@@ -33,7 +33,7 @@
 //!
 //! ```no_run
 //! use onceward::{CancellationToken, Event, Outbox, schema};
-//! use onceward_kafka::{KafkaConfig, KafkaBroker};
+//! use onceward_kafka::{KafkaBroker, KafkaConfig};
 //! use outbox_relay::{Relay, RelayOptions};
 //! use serde::{Deserialize, Serialize};
 //! use sqlx::PgPool;

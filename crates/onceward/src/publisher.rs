@@ -1,5 +1,5 @@
-//! The seam between the relay and Kafka. rdkafka implements it for every broker; a native
-//! implementation for transactions V2 (KIP-890) may come beside it.
+//! The seam between the relay and Kafka. `onceward-kafka` implements it twice: over rdkafka for every
+//! broker, and natively for transactions V2 (KIP-890).
 //!
 //! What is published crosses the seam as [`Records`]: one arena for all records of a transaction,
 //! written once by the relay in the wire form of Kafka's records, so that a publisher that speaks the
@@ -68,8 +68,9 @@ pub enum Refusal {
 /// A transactional producer of one source. Owned by one relay worker at a time.
 pub trait Publisher: Send + 'static {
     /// Publishes `records` in this order and then `progress`, in one Kafka transaction.
-    /// Returns when the outcome is known, or known to be unknown. Never retried inside across an end
-    /// that is not known; behind a known, clean abort an implementation may begin once more by itself.
+    /// Returns when the outcome is known, or known to be unknown. After an end whose outcome is not
+    /// known an implementation sends nothing again; after a known, clean abort it may begin anew by
+    /// itself.
     ///
     /// The records are shared, not given away: the caller may publish them again after a refusal, and
     /// takes their memory back once the publisher has dropped its clones.
@@ -83,7 +84,7 @@ pub trait Publisher: Send + 'static {
 /// What stands in a source's progress topic.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommittedProgress {
-    /// The last committed record; `None` for an empty topic.
+    /// The last committed record with its offset; `None` for an empty topic.
     pub record: Option<(i64, ProgressRecord)>,
     /// Kafka's id of the progress topic; another one means it was made anew.
     pub topic_id: String,

@@ -206,11 +206,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Ok(Ready::Prepared(Box::new(prepared)))
             }
             Err(Unready::UnknownTopic { index: 0, topic }) => {
-                self.hold(
-                    &format!("topic {topic} does not exist"),
-                    "create the topic; the source goes on by itself",
-                )
-                .await?;
+                self.hold_for_topic(&topic).await?;
                 Ok(Ready::NotYet)
             }
             Err(Unready::UnknownTopic { index, .. }) => Ok(Ready::SplitAt(part.start + index)),
@@ -392,6 +388,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             tracing::error!(source = %self.name, reason = why, way_out, "source holds");
         }
         self.pause(Duration::from_secs(1)).await
+    }
+
+    /// [`Self::hold`] for a topic that does not exist.
+    pub(super) async fn hold_for_topic(&mut self, topic: &str) -> Result<(), Exit> {
+        self.hold(
+            &format!("topic {topic} does not exist"),
+            "create the topic; the source goes on by itself",
+        )
+        .await
     }
 
     /// Kafka is away: nobody's fault, uses no attempt.

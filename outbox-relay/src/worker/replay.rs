@@ -140,11 +140,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(Unready::UnknownTopic { topic, .. }) => {
-                self.hold(
-                    &format!("topic {topic} does not exist"),
-                    "create the topic; the source goes on by itself",
-                )
-                .await?;
+                self.hold_for_topic(&topic).await?;
                 return Ok(Sent::TryAgain);
             }
             Err(Unready::Repartitioned { topic, before, now }) => {

@@ -111,7 +111,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         match fetched {
             Ok(fetched) => Ok(Some(fetched)),
             Err(error) => {
-                self.read_trouble(term, reader, error).await?;
+                self.reconnect(&mut reader.store, &term.standing, error)
+                    .await?;
                 Ok(None)
             }
         }
@@ -139,7 +140,10 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 .await
             {
                 Ok(batch) => return Ok(batch),
-                Err(error) => self.read_trouble(term, reader, error).await?,
+                Err(error) => {
+                    self.reconnect(&mut reader.store, &term.standing, error)
+                        .await?;
+                }
             }
         }
     }
@@ -151,18 +155,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
     }
 
-    /// A fetch failed: a new connection, or the end of the term.
-    async fn read_trouble(
-        &mut self,
-        term: &mut Term<D, Br>,
-        reader: &mut Reader<D>,
-        error: SourceError,
-    ) -> Result<(), Exit> {
-        self.reconnect(&mut reader.store, &term.standing, error)
-            .await
-    }
-
-    /// A new connection in place of one that broke. What it leads to may be another server by now
+    /// A new connection in place of one that broke, or the end of the term. What it leads to may be another server by now
     /// (a failover), so it is held against the progress before it is read or written: a mirror
     /// written first would hide what that server has lost.
     async fn reconnect(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onceward::ProgressRecord;
-use onceward::publisher::{Broker, PublishOutcome, Publisher};
+use onceward::publisher::{Broker, BrokerError, CommittedProgress, PublishOutcome, Publisher};
 use onceward::source::{
     Claim, Dialect, Loss, Mirror, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
 };
@@ -236,33 +236,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// A producer of our own, and the progress it resumes from.
     async fn open_term(&mut self, epoch: RelayEpoch) -> Result<(Term<D, Br>, Reader<D>), Exit> {
         let mut work = self.reach().await?;
-        let too_early = match failpoint::is_broken(failpoint::FENCE_FIRST) {
-            true => self.broker.look(&self.name, None).await.ok(),
-            false => None,
-        };
-        let publisher = loop {
-            match self.broker.open(&self.name).await {
-                Ok(publisher) => break publisher,
-                Err(error) => self.broker_trouble(error).await?,
-            }
-        };
-        // CRASH: died here = older producers are fenced, their open transaction is aborted.
-        failpoint::hit(failpoint::OPENED);
-        self.step(Input::Opened)?;
-        let mirror = work.mirror().await.map_err(owned)?;
-        let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
-        let found = loop {
-            match self.broker.read_progress(&self.name, from).await {
-                Ok(found) => break too_early.unwrap_or(found),
-                Err(error) => self.broker_trouble(error).await?,
-            }
-        };
-        failpoint::hit(failpoint::PROGRESS_READ);
-        self.step(Input::ProgressRead)?;
+        let (publisher, mirror, found) = self.fence_and_read(&mut work).await?;
         let mut term = Term {
             epoch,
             work: Work::new(work),
             publisher,
+            // Until it is known: nothing.
             standing: Standing {
                 progress: ProgressRecord::genesis(
                     onceward::SourceId(uuid::Uuid::nil()),
@@ -312,13 +291,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             failpoint::hit(failpoint::GENESIS_MIRRORED);
         }
         for topic in &self.options.accept_repartitioned {
-            if term
-                .standing
-                .progress
-                .partition_counts
-                .remove(topic)
-                .is_some()
-            {
+            let counts = &mut term.standing.progress.partition_counts;
+            if counts.remove(topic).is_some() {
                 tracing::warn!(source = %self.name, topic, "its partition count now is accepted");
             }
         }
@@ -343,6 +317,37 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             passed = term.standing.progress.passed, "source taken over"
         );
         Ok((term, Reader { store, wake }))
+    }
+
+    /// Fences every older producer, and reads the progress that nobody else can change any more.
+    async fn fence_and_read(
+        &mut self,
+        store: &mut SourceStore<D>,
+    ) -> Result<(Br::Publisher, Option<Mirror>, CommittedProgress), Exit> {
+        let too_early = match failpoint::is_broken(failpoint::FENCE_FIRST) {
+            true => self.broker.look(&self.name, None).await.ok(),
+            false => None,
+        };
+        let publisher = loop {
+            match self.broker.open(&self.name).await {
+                Ok(publisher) => break publisher,
+                Err(error) => self.broker_trouble(error).await?,
+            }
+        };
+        // CRASH: died here = older producers are fenced, their open transaction is aborted.
+        failpoint::hit(failpoint::OPENED);
+        self.step(Input::Opened)?;
+        let mirror = store.mirror().await.map_err(owned)?;
+        let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
+        let found = loop {
+            match self.broker.read_progress(&self.name, from).await {
+                Ok(found) => break too_early.unwrap_or(found),
+                Err(error) => self.broker_trouble(error).await?,
+            }
+        };
+        failpoint::hit(failpoint::PROGRESS_READ);
+        self.step(Input::ProgressRead)?;
+        Ok((publisher, mirror, found))
     }
 
     /// The first start: progress in Kafka, then the mirror (by the take-over), then rows.
@@ -418,8 +423,8 @@ pub(super) fn owned(error: SourceError) -> Exit {
     }
 }
 
-fn unreachable(error: onceward::publisher::BrokerError) -> Exit {
-    use onceward::publisher::BrokerError;
+/// What Kafka's error means before anything is owned.
+fn unreachable(error: BrokerError) -> Exit {
     match error {
         BrokerError::Unavailable(_) | BrokerError::Fenced => Exit::Unreachable(error.to_string()),
         BrokerError::Configuration(_) | BrokerError::HangingTransaction { .. } => {

@@ -8,10 +8,10 @@ use futures::FutureExt;
 
 use super::claim::{Guard, Owned, Reached, advance};
 use super::entry::{Entry, Identity, later};
-use super::fault::{Logged, chain};
+use super::error_text::{Logged, chain};
 use super::inbox::{self, Claim, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
-use crate::fault::{database_error, is_transient};
+use crate::fault::{database_error, is_transient, panic_text};
 use crate::trace::{Scope, TraceParent};
 use crate::{Backend, Envelope, Error, Micros, Tx};
 
@@ -99,14 +99,14 @@ impl<B: Backend> Batch<B> {
                     leader_epoch: entry.leader_epoch,
                 });
             let idle = self.ends.iter().find(|(at, _)| *at == guard.at);
-            // CRASH: died before the commit that follows = nothing of this batch is stored: no
-            // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
-            // after it = all of that is stored, and the next claim reads on behind it. A commit
-            // without an answer is one of the two, and the next claim tells which.
             let idle = idle.map(|(_, end)| Reached {
                 next_offset: *end,
                 leader_epoch: None,
             });
+            // CRASH: died before the commit that follows = nothing of this batch is stored: no
+            // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
+            // after it = all of that is stored, and the next claim reads on behind it. A commit
+            // without an answer is one of the two, and the next claim tells which.
             if let Some(reached) = handled.or(idle) {
                 let advanced = advance(tx, &self.options.name, guard, reached, self.now).await;
                 if advanced.map_err(|error| self.whose(error))? == Owned::Fenced {
@@ -399,10 +399,4 @@ async fn call(
             limit.as_millis()
         ))),
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
-use super::fault::clean;
+use super::error_text::clean;
 use super::{Record, TopicPartition};
 use crate::{Coordinates, Envelope, Error, MessageKind, Micros, Result, header};
 

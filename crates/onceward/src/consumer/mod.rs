@@ -29,7 +29,7 @@ mod batch;
 mod claim;
 pub mod dead_letter;
 mod entry;
-mod fault;
+mod error_text;
 mod handle;
 mod handler;
 pub mod inbox;

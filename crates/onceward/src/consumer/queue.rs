@@ -117,7 +117,7 @@ impl Queues {
         self.tidy(id);
     }
 
-    /// The head of the queue is no longer waiting.
+    /// The message at `offset`, the head of its queue, waits no more.
     pub(super) fn pop(&mut self, id: &QueueId, offset: i64) {
         if let Some(queue) = self.by_id.get_mut(id) {
             queue.waiting.retain(|waiting| waiting.offset != offset);

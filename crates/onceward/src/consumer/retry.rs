@@ -8,7 +8,7 @@ use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left};
 use super::claim::{Guard, Owned, hold};
 use super::dead_letter::{self, Request, RequestKind};
 use super::entry::Entry;
-use super::fault::{Logged, chain, logged};
+use super::error_text::{Logged, chain, logged};
 use super::inbox::{InboxState, move_state};
 use super::queue::{QueueId, Waiting};
 use super::{ConsumerOptions, HandlerError, Handlers, waiting};

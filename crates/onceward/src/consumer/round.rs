@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
 use super::dead_letter::open_requests;
 use super::entry::{Entry, later};
-use super::fault::{Logged, chain};
+use super::error_text::{Logged, chain};
 use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};

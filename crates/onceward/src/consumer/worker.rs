@@ -1,4 +1,5 @@
-//! The loop's state, and one round of work.
+//! The loop's state: what is held and pending, how it is claimed, and what trouble does to it. The
+//! work itself is done by [`super::round`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Stop;
 use super::claim::{Guard, Owned, claim, hold, set_stopped};
 use super::entry::Entry;
-use super::fault::chain;
+use super::error_text::chain;
 use super::options::jittered;
 use super::queue::Queues;
 use super::subscriber::Item;
@@ -70,12 +71,26 @@ pub(super) enum Failure {
     CommitUnknown(String),
 }
 
-impl From<WriteError<Stop>> for Failure {
-    fn from(error: WriteError<Stop>) -> Self {
+impl<E: Into<Stop>> From<WriteError<E>> for Failure
+where
+    WriteError<E>: std::error::Error + 'static,
+{
+    fn from(error: WriteError<E>) -> Self {
         match error {
-            WriteError::Refused(stop) => Self::Stop(stop),
+            WriteError::Refused(stop) => Self::Stop(stop.into()),
             WriteError::CommitUnknown(error) => Self::CommitUnknown(chain(&error)),
             other => Self::Stop(Stop::Fault(chain(&other))),
+        }
+    }
+}
+
+impl Failure {
+    /// In words.
+    fn text(self) -> String {
+        match self {
+            Self::CommitUnknown(why) | Self::Stop(Stop::Fault(why)) => why,
+            Self::Stop(Stop::Fenced(at)) => format!("a newer owner has claimed {at}"),
+            Self::Stop(Stop::OneByOne) => "a message failed".to_owned(),
         }
     }
 }
@@ -145,10 +160,7 @@ impl<B: Backend> Worker<B> {
                     self.held = held;
                     break;
                 }
-                Err(Failure::CommitUnknown(why) | Failure::Stop(Stop::Fault(why))) => {
-                    self.fault(&why);
-                }
-                Err(Failure::Stop(_)) => self.fault("claim was refused"),
+                Err(failure) => self.fault(&failure.text()),
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -292,7 +304,7 @@ impl<B: Backend> Worker<B> {
             })
             .await;
         if let Err(error) = stored {
-            self.fault(&chain(&error));
+            self.fault(&Failure::from(error).text());
         }
         self.publish_status();
     }
@@ -490,15 +502,5 @@ impl<B: Backend> Worker<B> {
                 ConsumerState::Running
             };
         });
-    }
-}
-
-/// For errors that come out of a write that returns the library's own.
-impl From<WriteError<Error>> for Failure {
-    fn from(error: WriteError<Error>) -> Self {
-        match error {
-            WriteError::CommitUnknown(error) => Self::CommitUnknown(chain(&error)),
-            other => Self::Stop(Stop::Fault(chain(&other))),
-        }
     }
 }

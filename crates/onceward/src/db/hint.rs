@@ -15,6 +15,8 @@ use crate::Backend;
 
 /// Postgres channel on which hints are sent. The relay listens; the payload means nothing.
 pub const HINT_CHANNEL: &str = "onceward_outbox";
+/// Sends one.
+const NOTIFY: &str = "notify onceward_outbox";
 
 /// Least time between two hints: a relay that was just woken is polling anyway.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -41,9 +43,7 @@ impl Hint {
                 () = stop.cancelled() => break,
                 () = self.wanted.notified() => {}
             }
-            let sent = sqlx::query("notify onceward_outbox")
-                .execute(&connection)
-                .await;
+            let sent = sqlx::query(NOTIFY).execute(&connection).await;
             let pause = match sent {
                 Ok(_) => PAUSE,
                 Err(error) => {

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::WriteError;
-use crate::fault::{database_error, is_victim, is_victim_code};
+use crate::fault::{database_error, is_victim, is_victim_code, panic_text};
 use crate::{Backend, BoxError, Error, Tx, metrics};
 
 tokio::task_local! {
@@ -122,7 +122,7 @@ where
                     self.returned = Some(returned);
                     ran
                 }
-                Ok(Err(panic)) => Ran::Panicked(panic_message(&*panic)),
+                Ok(Err(panic)) => Ran::Panicked(panic_text(&*panic).to_owned()),
                 Err(_elapsed) => Ran::TimedOut(limit),
             }
         }))
@@ -146,14 +146,6 @@ where
         };
         let _gone = self.sender.send(Err(error));
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".into())
 }
 
 /// Whether the database chose this unit of work as the victim of a deadlock or of a serialization

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::{
-    Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Mirror, RelayEpoch, SourceError,
+    Backlog, Batch, DatabaseKind, FetchLimits, Finding, Identity, JanitorChunk, Mirror, RelayEpoch,
+    SourceError,
 };
 use crate::schema::SchemaBackend;
 use crate::{Cursor, IdSum, LastRow, Micros, Tx};
@@ -57,8 +58,8 @@ pub trait Dialect: SchemaBackend {
     const CLOCK: &'static str;
     /// Opens a transaction that only reads and sees one state throughout.
     const BEGIN_SNAPSHOT: &'static str;
-    /// `kind` as it stands in URLs and messages.
-    const KIND: &'static str;
+    /// Which database.
+    const KIND: DatabaseKind;
 
     /// Opens a connection of the relay's own with the session settings it needs.
     fn connect(

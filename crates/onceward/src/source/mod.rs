@@ -31,7 +31,7 @@ pub use janitor::JanitorChunk;
 pub use lease::{Claim, LEASE_RENEW, LEASE_TTL, RelayEpoch};
 pub use mirror::{Identity, Mirror, ProgressPlace};
 pub use parking::{ParkedKeys, Parking, Request, RequestKind};
-pub use postgres::{HINT_CHANNEL, PostgresLocal, PostgresWake};
+pub use postgres::{PostgresLocal, PostgresWake};
 pub use reset::{EpochPlan, ResetTo};
 pub use row::{Backlog, Batch, FetchLimits, OutboxRow};
 pub use sqlite::{SqliteLocal, SqliteWake};
@@ -62,6 +62,14 @@ impl DatabaseKind {
             }),
         }
     }
+
+    /// `postgres` or `sqlite`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+        }
+    }
 }
 
 /// One source's database, on a connection of the relay's own (never out of a shared pool).
@@ -78,7 +86,7 @@ impl<B: Dialect> std::fmt::Debug for SourceStore<B> {
     // Without the URL: it may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SourceStore")
-            .field("kind", &B::KIND)
+            .field("kind", &B::KIND.as_str())
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
@@ -89,13 +97,7 @@ impl<B: Dialect> SourceStore<B> {
     /// database is the source `name`, that it is a primary, and that it is the cluster it was.
     /// Claims nothing and writes nothing.
     pub async fn open(url: &str, name: &SourceName) -> Result<Self, SourceError> {
-        let (conn, local) = Self::connect(url, name).await?;
-        let mut store = Self {
-            conn,
-            local,
-            url: url.to_owned(),
-            name: name.clone(),
-        };
+        let mut store = Self::connect(url, name).await?;
         store.check_identity().await?;
         Ok(store)
     }
@@ -105,20 +107,24 @@ impl<B: Dialect> SourceStore<B> {
     pub async fn reconnect(&mut self) -> Result<(), SourceError> {
         // On SQLite the file must be the one that was open: compared before anything opens it.
         B::check_place(&self.local)?;
-        let (conn, local) = Self::connect(&self.url, &self.name).await?;
-        let old = std::mem::replace(&mut self.conn, conn);
-        B::adopt_local(&mut self.local, local);
+        let fresh = Self::connect(&self.url, &self.name).await?;
+        let old = std::mem::replace(&mut self.conn, fresh.conn);
+        B::adopt_local(&mut self.local, fresh.local);
         if let Err(error) = old.close_hard().await {
             tracing::debug!(source = %self.name, error = %error, "old connection not closed");
         }
         self.check_identity().await
     }
 
-    async fn connect(
-        url: &str,
-        name: &SourceName,
-    ) -> Result<(B::Connection, B::Local), SourceError> {
-        B::connect(url, &format!("outbox-relay {name}")).await
+    /// Connects and sets the session up; checks nothing.
+    async fn connect(url: &str, name: &SourceName) -> Result<Self, SourceError> {
+        let (conn, local) = B::connect(url, &format!("outbox-relay {name}")).await?;
+        Ok(Self {
+            conn,
+            local,
+            url: url.to_owned(),
+            name: name.clone(),
+        })
     }
 
     async fn check_identity(&mut self) -> Result<(), SourceError> {

@@ -20,14 +20,14 @@ use super::dialect::{Dialect, OwnerSign, Passed, PassedRows};
 use super::mirror::corrupt;
 use super::snapshot::Snapshot;
 use super::{
-    Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
-    SourceError,
+    Backlog, Batch, DatabaseKind, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror,
+    RelayEpoch, SourceError,
 };
 use crate::db::{connect_trouble, parse_postgres};
 use crate::{Cursor, LastRow, MessageId, Micros, PgCursor, Tx};
 
 pub use fetch::PostgresLocal;
-pub use wake::{HINT_CHANNEL, PostgresWake};
+pub use wake::PostgresWake;
 
 const BETWEEN: &str = include_str!("sql/postgres/between.sql");
 const BACKLOG: &str = include_str!("sql/postgres/backlog.sql");
@@ -89,7 +89,7 @@ impl Dialect for Postgres {
     type Wake = PostgresWake;
     const CLOCK: &'static str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
     const BEGIN_SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-    const KIND: &'static str = "postgres";
+    const KIND: DatabaseKind = DatabaseKind::Postgres;
 
     async fn connect(
         url: &str,

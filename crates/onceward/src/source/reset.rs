@@ -47,13 +47,7 @@ impl<B: Dialect> SourceStore<B> {
     /// for a reset or an adoption, not for publishing. Still refuses a standby, another source, and
     /// a schema that is not this version's.
     pub async fn open_moved(url: &str, name: &SourceName) -> Result<Self, SourceError> {
-        let (conn, local) = Self::connect(url, name).await?;
-        let mut store = Self {
-            conn,
-            local,
-            url: url.to_owned(),
-            name: name.clone(),
-        };
+        let mut store = Self::connect(url, name).await?;
         schema::check_connection::<B>(&mut store.conn, &store.name).await?;
         B::check_primary(&mut store.conn, &store.local).await?;
         Ok(store)
@@ -196,24 +190,4 @@ fn is_next(identity: &Identity, kafka: &ProgressRecord) -> bool {
 /// Whether an adoption wrote this progress: it passes on what it found in the mirror.
 fn adopts(mirror: Option<&Mirror>, kafka: &ProgressRecord) -> bool {
     mirror.is_some_and(|m| (m.passed, m.id_sum, m.last) == (kafka.passed, kafka.id_sum, kafka.last))
-}
-
-/// Whether this progress belongs to this database's outbox and epoch.
-pub(super) fn same_epoch(
-    identity: &super::Identity,
-    progress: &ProgressRecord,
-) -> Result<(), Loss> {
-    if progress.source_id != identity.source_id {
-        return Err(Loss::OtherSourceId {
-            expected: identity.source_id,
-            found: progress.source_id,
-        });
-    }
-    if progress.epoch != identity.epoch {
-        return Err(Loss::EpochMismatch {
-            database: identity.epoch,
-            kafka: progress.epoch,
-        });
-    }
-    Ok(())
 }

@@ -7,11 +7,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Sqlite};
 use uuid::Uuid;
 
@@ -20,10 +18,10 @@ use super::mirror::corrupt;
 use super::row::BatchEnd;
 use super::takeover::same_row;
 use super::{
-    Backlog, Batch, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror, RelayEpoch,
-    SourceError,
+    Backlog, Batch, DatabaseKind, FetchLimits, Finding, Identity, JanitorChunk, Loss, Mirror,
+    RelayEpoch, SourceError,
 };
-use crate::{Cursor, LastRow, MessageId, Micros, SqliteCursor, Tx};
+use crate::{Cursor, LastRow, MessageId, Micros, SqliteCursor, Tx, sqlite_options};
 use reader::{Read as Found, Reader};
 pub use wake::SqliteWake;
 
@@ -39,14 +37,9 @@ pub struct SqliteLocal {
 }
 
 fn options(url: &str) -> Result<SqliteConnectOptions, SourceError> {
-    Ok(SqliteConnectOptions::from_str(url)
-        .map_err(SourceError::database("connect"))?
+    Ok(sqlite_options(url)?
         .create_if_missing(false)
-        .foreign_keys(true)
         .shared_cache(false)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(5))
         .disable_statement_logging())
 }
 
@@ -112,7 +105,7 @@ impl Dialect for Sqlite {
     type Wake = SqliteWake;
     const CLOCK: &'static str = "select cast(unixepoch('subsec') * 1000000 as integer)";
     const BEGIN_SNAPSHOT: &'static str = "BEGIN";
-    const KIND: &'static str = "sqlite";
+    const KIND: DatabaseKind = DatabaseKind::Sqlite;
 
     async fn connect(
         url: &str,

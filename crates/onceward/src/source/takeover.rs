@@ -1,11 +1,13 @@
 //! The database's half of taking over: does what is there fit what was published?
 
-use super::lease::{clock, commit};
+use sqlx::Connection;
+
+use super::lease::{clock, commit, rollback};
 use super::mirror::{read_identity, read_mirror, write_mirror};
 use super::parking::{clean_up_replay, load_parked};
-use super::reset::same_epoch;
 use super::{
-    Dialect, Loss, Mirror, ParkedKeys, ProgressPlace, RelayEpoch, SourceError, SourceStore,
+    Dialect, Identity, Loss, Mirror, ParkedKeys, ProgressPlace, RelayEpoch, SourceError,
+    SourceStore,
 };
 use crate::{LastRow, MessageId, ProgressRecord, Tx};
 
@@ -24,15 +26,7 @@ impl<B: Dialect> SourceStore<B> {
         place: ProgressPlace<'_>,
     ) -> Result<ParkedKeys, SourceError> {
         let mut tx = self.begin_guarded(epoch, "take-over").await?;
-        let identity = read_identity::<B>(&mut tx).await?;
-        same_epoch(&identity, progress)?;
-        if let Some(mirror) = read_mirror::<B>(&mut tx).await? {
-            same_kafka(&mirror, place)?;
-            compare(&mut tx, &mirror, progress, place).await?;
-        }
-        if let Some(last) = progress.last {
-            last_row_is_there(&mut tx, last).await?;
-        }
+        verify(&mut tx, progress, place).await?;
         if let Some(replay) = &progress.replay {
             clean_up_replay(&mut tx, replay).await?;
         }
@@ -45,23 +39,15 @@ impl<B: Dialect> SourceStore<B> {
     }
 
     /// The check of [`Self::take_over`] alone, in one snapshot: for each new connection, and for
-    /// a look without owning the source. Kafka's place is compared if given.
+    /// a look without owning the source.
     pub async fn verify_between(
         &mut self,
         progress: &ProgressRecord,
         place: ProgressPlace<'_>,
     ) -> Result<(), SourceError> {
         let mut tx = self.begin_snapshot().await?;
-        let identity = read_identity::<B>(&mut tx).await?;
-        same_epoch(&identity, progress)?;
-        if let Some(mirror) = read_mirror::<B>(&mut tx).await? {
-            same_kafka(&mirror, place)?;
-            compare(&mut tx, &mirror, progress, place).await?;
-        }
-        if let Some(last) = progress.last {
-            last_row_is_there(&mut tx, last).await?;
-        }
-        super::lease::rollback(tx).await
+        verify(&mut tx, progress, place).await?;
+        rollback(tx).await
     }
 
     /// What to say when the progress topic is empty: fine at a first start, else a loss.
@@ -93,12 +79,46 @@ impl<B: Dialect> SourceStore<B> {
 
     /// A transaction that sees one state throughout.
     async fn begin_snapshot(&mut self) -> Result<Tx<'_, B>, SourceError> {
-        use sqlx::Connection;
         self.conn
             .begin_with(B::BEGIN_SNAPSHOT)
             .await
             .map_err(SourceError::database("verification"))
     }
+}
+
+/// Whether the rows in this database are those that `progress`, at `place` in Kafka, has passed.
+async fn verify<B: Dialect>(
+    tx: &mut Tx<'_, B>,
+    progress: &ProgressRecord,
+    place: ProgressPlace<'_>,
+) -> Result<(), SourceError> {
+    let identity = read_identity::<B>(tx).await?;
+    same_epoch(&identity, progress)?;
+    if let Some(mirror) = read_mirror::<B>(tx).await? {
+        same_kafka(&mirror, place)?;
+        compare(tx, &mirror, progress, place).await?;
+    }
+    match progress.last {
+        Some(last) => last_row_is_there(tx, last).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether this progress belongs to this database's outbox and epoch.
+fn same_epoch(identity: &Identity, progress: &ProgressRecord) -> Result<(), Loss> {
+    if progress.source_id != identity.source_id {
+        return Err(Loss::OtherSourceId {
+            expected: identity.source_id,
+            found: progress.source_id,
+        });
+    }
+    if progress.epoch != identity.epoch {
+        return Err(Loss::EpochMismatch {
+            database: identity.epoch,
+            kafka: progress.epoch,
+        });
+    }
+    Ok(())
 }
 
 fn same_kafka(mirror: &Mirror, place: ProgressPlace<'_>) -> Result<(), Loss> {

@@ -9,10 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::SourceError;
 use super::super::dialect::{Wake, Woken};
-use crate::db::parse_postgres;
-
-/// Channel of the hints. The payload means nothing.
-pub const HINT_CHANNEL: &str = "onceward_outbox";
+use crate::db::{HINT_CHANNEL, parse_postgres};
 
 /// A hint this late after its rows were found still counts as one.
 const HINT_GRACE: Duration = Duration::from_millis(200);
@@ -27,7 +24,7 @@ struct Heard {
     connected: bool,
 }
 
-/// Listens on [`HINT_CHANNEL`] on a connection of its own.
+/// Listens on [`HINT_CHANNEL`](crate::HINT_CHANNEL) on a connection of its own.
 #[derive(Debug)]
 pub struct PostgresWake {
     heard: watch::Receiver<Heard>,
