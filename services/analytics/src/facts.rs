@@ -5,6 +5,7 @@ use std::sync::Arc;
 use contracts::{choreography, delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Clock, Event, MessageContext, Micros, Routing, Tx};
+use skeleton::Money;
 use uuid::Uuid;
 
 /// Microseconds of a minute.
@@ -100,6 +101,7 @@ impl<B: Backend, M: Heard> Handler<B, M> for Facts {
         // The topics are in no order to each other: the row is made by whichever comes first.
         match message.fact() {
             Fact::Placed(amount_minor) => {
+                let amount = Money::of_message(amount_minor)?;
                 sqlx::query(
                     "insert into order_fact (order_id, created_at, amount_minor) \
                      values ($1, $2, $3) on conflict (order_id) do update \
@@ -107,7 +109,7 @@ impl<B: Backend, M: Heard> Handler<B, M> for Facts {
                 )
                 .bind(order_id)
                 .bind(at)
-                .bind(amount_minor)
+                .bind(amount.minor())
                 .execute(&mut **tx)
                 .await?;
             }

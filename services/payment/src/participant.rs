@@ -9,7 +9,7 @@ use contracts::payment::{Completed, Failed, Process, Refund, Refunded};
 use onceward::consumer::HandlerError;
 use onceward::{Backend, Clock, MessageContext, Tx};
 use onceward_saga::{Answer, Outcome, Participant, Reaction};
-use skeleton::Chance;
+use skeleton::{Chance, Money};
 use uuid::Uuid;
 
 /// Why a charge is refused.
@@ -43,7 +43,8 @@ impl Payments {
         order_id: Uuid,
         user_id: &str,
         amount_minor: i64,
-    ) -> Result<bool, sqlx::Error> {
+    ) -> Result<bool, HandlerError> {
+        let amount = Money::of_message(amount_minor)?;
         let declined = self.declines(order_id, user_id);
         let (status, reason) = if declined {
             ("failed", Some(REFUSED))
@@ -60,7 +61,7 @@ impl Payments {
         )
         .bind(order_id)
         .bind(user_id.to_owned())
-        .bind(amount_minor)
+        .bind(amount.minor())
         .bind(status.to_owned())
         .bind(reason.map(str::to_owned))
         .bind(self.clock.now())

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use onceward::consumer::HandlerError;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
@@ -40,6 +41,18 @@ impl Money {
         (0..=Self::MAX_MINOR)
             .contains(&minor)
             .then_some(Self(minor))
+    }
+
+    /// An amount that a message tells. Anybody may have written it: amounts beyond all bounds can't
+    /// be added up.
+    ///
+    /// # Errors
+    /// [`HandlerError::Reject`] if it is not in range: the message becomes a dead letter.
+    pub fn of_message(minor: i64) -> Result<Self, HandlerError> {
+        let most = Self::MAX_MINOR;
+        Self::from_minor(minor).ok_or_else(|| {
+            HandlerError::Reject(format!("an amount must be from 0 to {most}").into())
+        })
     }
 
     /// In minor units.

@@ -5,7 +5,7 @@ use analytics::{DEFINITION, Facts, handlers};
 use axum::body::Body;
 use axum::http::Request;
 use contracts::{inventory, order, payment};
-use onceward::consumer::Handlers;
+use onceward::consumer::{HandlerError, Handlers};
 use onceward::schema::SchemaBackend;
 use onceward::{Db, Envelope, Event, IdGen, MessageId, Micros, OpenOptions, UuidV7};
 use onceward_saga::{SagaId, StepRef};
@@ -130,6 +130,16 @@ async fn messages_in_any_order_add_up_to_the_same<B: SchemaBackend>(forth: Shop<
     for (field, expected) in expected.as_object().unwrap() {
         assert_eq!(&all[field], expected, "{field}");
     }
+
+    // What can't be added up is refused, and spoils nothing.
+    for minor in [i64::MAX, -1] {
+        let beyond = written(&created(UuidV7.next(), minor), from);
+        let mut tx = forth.app.db().pool().begin_with(B::BEGIN).await.unwrap();
+        let refused = forth.handlers.dispatch(&mut tx, &beyond).await;
+        assert!(matches!(refused, Err(HandlerError::Reject(_))));
+        tx.rollback().await.unwrap();
+    }
+    assert_eq!(forth.get("/analytics?window=all").await, (200, all));
 
     let (_, hour) = forth.get("/analytics").await;
     assert_eq!(
