@@ -63,6 +63,8 @@ fn its_brokers_are_those_of_dev_up() -> Result<()> {
         kafkas.map(|(name, _)| name).collect::<Vec<_>>(),
         names.iter().collect::<Vec<_>>()
     );
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    assert!(readme.contains(&format!("kafka-{VERSION}/libs/")));
     for (name, (port, _)) in names.iter().zip(Ports::new(0).kafka(BROKERS)) {
         let broker = &compose.services[name];
         assert_eq!(broker.image, format!("apache/kafka:{VERSION}"));
