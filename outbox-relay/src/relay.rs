@@ -44,6 +44,9 @@ pub struct Relay<Br: Broker> {
 
 impl<Br: Broker> Relay<Br> {
     /// Checks the options. Opens nothing yet.
+    ///
+    /// # Errors
+    /// [`RelayError::Options`] with everything that is wrong.
     pub fn new(options: RelayOptions, broker: Br) -> Result<Self, RelayError> {
         let problems = options.validate();
         if !problems.is_empty() {
@@ -69,6 +72,9 @@ impl<Br: Broker> Relay<Br> {
     /// Works until `stop` is cancelled, then finishes or aborts the open Kafka transactions, writes
     /// the mirrors and releases the leases, within 2 s. A source that needs a person stops alone;
     /// see [`Handle::status`].
+    ///
+    /// # Errors
+    /// [`RelayError::Schedule`], [`RelayError::Panicked`]; trouble with Kafka or a database is waited out.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
         let schedule = Schedule::start(&self.options.janitor_schedule)
             .await

@@ -82,6 +82,9 @@ impl KafkaBroker {
     /// Makes the data topics among `names` that are missing, with this many partitions and copies;
     /// those that exist are left as they are, whatever their settings. Tells what became of each. May
     /// be repeated.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: Kafka is not reachable, or refuses (a missing right is named).
     pub async fn make_topics(
         &self,
         names: impl IntoIterator<Item = impl Into<String>>,

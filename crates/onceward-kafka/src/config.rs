@@ -338,7 +338,10 @@ impl KafkaConfig {
         }
     }
 
-    /// Checks everything and tells all that is wrong, without connecting or reading a secret.
+    /// Checks everything, without connecting or reading a secret.
+    ///
+    /// # Errors
+    /// [`ConfigProblems`]: all that is wrong, one sentence each.
     pub fn validate(&self) -> Result<(), ConfigProblems> {
         let mut problems = Vec::new();
         let mut problem = |text: String| problems.push(text);

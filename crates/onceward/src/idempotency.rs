@@ -60,6 +60,9 @@ impl Request {
 
     /// Claims the key in this transaction. Must be its first statement: a twin waits here until
     /// this transaction ends, and must not hold locks meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Database`]; [`Error::Corrupt`] if the stored answer can't be read.
     pub async fn claim<B: Backend>(&self, tx: &mut Tx<'_, B>, now: Micros) -> Result<Claim> {
         let inserted = sqlx::query(
             "insert into idempotency_key (method, path, user_id, key, body_hash, created_at) \
@@ -109,6 +112,8 @@ impl Request {
 
     /// Stores the answer beside the claim.
     ///
+    /// # Errors
+    /// [`Error::RowCount`] without a claim of this request before it, [`Error::Database`].
     // CRASH: before COMMIT = no claim, no answer, no effect; after it = all three, and the retry
     // of a client that did not hear the answer gets it.
     pub async fn store<B: Backend>(&self, tx: &mut Tx<'_, B>, answer: &StoredAnswer) -> Result<()> {
@@ -143,6 +148,9 @@ impl Request {
 }
 
 /// Forgets at most `max_rows` answers given before `before`; returns how many.
+///
+/// # Errors
+/// [`Error::Database`].
 pub async fn purge<B: Backend>(tx: &mut Tx<'_, B>, before: Micros, max_rows: i64) -> Result<u64> {
     // Served by the index idempotency_key_age.
     let purged = sqlx::query(

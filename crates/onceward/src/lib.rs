@@ -175,6 +175,8 @@
 //! * **Sagas** over several services: [`onceward-saga`](https://docs.rs/onceward-saga).
 //! * **Tests** on real Kafka and Postgres: [`onceward-testkit`](https://docs.rs/onceward-testkit). A handler alone
 //!   is tested by [`Handlers::dispatch`](consumer::Handlers::dispatch) and [`Envelope::of`].
+//! * **Watching it**: [`metrics`] names what is counted, [`mod@trace`] shows the way of a message as one trace;
+//!   [`onceward-telemetry`](https://docs.rs/onceward-telemetry) installs both, and the log, by one call.
 //! * **The relay as a process of its own**: `outbox-relay run --source shop=postgres://… --kafka HOST:PORT`. Start
 //!   two; one works, the other takes over.
 //! * **Before production**: what is guaranteed, and what it takes from you, is one page in the repository

@@ -167,6 +167,9 @@ impl Outbox {
     }
 
     /// [`Self::append`] for a message that is already bytes.
+    ///
+    /// # Errors
+    /// As [`Self::append`], and [`Error::ReservedHeader`] for a header that takes a name of ours.
     pub async fn append_raw<B: Backend>(
         &self,
         tx: &mut impl OutboxConnection<B>,

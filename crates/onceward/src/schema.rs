@@ -75,12 +75,18 @@ impl Line {
     }
 
     /// Brings this line up to date. May run again.
+    ///
+    /// # Errors
+    /// [`Error::Migration`], [`Error::Database`], and those of [`Self::check`].
     pub async fn migrate<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
         run_line(pool, B::of_line(self), self.bookkeeping).await
     }
 
     /// Refuses a database that lacks a migration of this line, or has one that takes away what this
     /// program needs. A newer one that only adds is fine.
+    ///
+    /// # Errors
+    /// [`Error::Schema`], [`Error::SchemaTooNew`], [`Error::Database`].
     pub async fn check<B: SchemaBackend>(&self, pool: &Pool<B>) -> Result<()> {
         let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
         check_line::<B>(&mut conn, B::of_line(self), self.bookkeeping).await
@@ -90,6 +96,9 @@ impl Line {
 /// Refuses a database that is not the source `name`, lacks one of the library's migrations, or has one
 /// that takes away what this program needs. For a service at its start; the relay does the same on
 /// each connection.
+///
+/// # Errors
+/// [`Error::OtherSource`], [`Error::Schema`], [`Error::SchemaTooNew`], [`Error::Database`].
 pub async fn check<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
     let mut conn = pool.acquire().await.map_err(Error::database("connect"))?;
     check_connection::<B>(&mut conn, name).await
@@ -169,6 +178,9 @@ fn needs(description: &str) -> Option<i64> {
 ///
 /// May run again and concurrently; refuses a database that already is another source, or that a newer
 /// program has taken something away from (see [the module](self)).
+///
+/// # Errors
+/// [`Error::OtherSource`], [`Error::SchemaTooNew`], [`Error::Migration`], [`Error::Database`].
 pub async fn migrate<B: SchemaBackend>(pool: &Pool<B>, name: &SourceName) -> Result<()> {
     run_line(pool, B::outbox_migrations(), BOOKKEEPING).await?;
     let (clock, ids) = (SystemClock, UuidV7);

@@ -291,7 +291,7 @@ pub struct OrderBreakAcknowledged;
 /// with [`request`].
 ///
 /// # Errors
-/// [`Error::Corrupt`] if there is no such dead letter.
+/// [`Error::Corrupt`] if there is no such dead letter, [`Error::Database`].
 pub async fn request_replay<B: Backend>(
     pool: &sqlx::Pool<B>,
     id: &DeadLetterId,
@@ -304,7 +304,7 @@ pub async fn request_replay<B: Backend>(
 /// Asks the partition's owner to give a dead letter up.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if there is no such dead letter.
+/// [`Error::Corrupt`] if there is no such dead letter, [`Error::Database`].
 pub async fn request_discard<B: Backend>(
     pool: &sqlx::Pool<B>,
     id: &DeadLetterId,
@@ -355,6 +355,9 @@ pub struct RequestStatus {
 }
 
 /// Looks a request up; `None` if there is none of this id.
+///
+/// # Errors
+/// [`Error::Database`].
 pub async fn request<B: Backend>(pool: &sqlx::Pool<B>, id: i64) -> Result<Option<RequestStatus>> {
     let row: Option<(String, Option<String>)> =
         sqlx::query_as("select state, note from inbox_dead_letter_request where id = $1")
@@ -393,6 +396,9 @@ pub struct DeadLetter {
 }
 
 /// Lists dead letters, the oldest first, at most `limit`: those still dead, or `all` of them.
+///
+/// # Errors
+/// [`Error::Database`]; [`Error::Corrupt`] if stored headers can't be read.
 pub async fn list<B: Backend>(
     pool: &sqlx::Pool<B>,
     consumer: Option<&str>,

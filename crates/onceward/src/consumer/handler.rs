@@ -181,7 +181,11 @@ impl<B: Backend> Handlers<B> {
         self
     }
 
-    /// Runs the handler of the envelope's type; a type nobody registered is refused.
+    /// Runs the handler of the envelope's type.
+    ///
+    /// # Errors
+    /// [`HandlerError::Reject`] for a type that nobody registered or a payload that is not of it; else what
+    /// the handler returns.
     pub async fn dispatch(
         &self,
         tx: &mut Tx<'static, B>,

@@ -235,6 +235,9 @@ pub struct InboxFilter {
 }
 
 /// Lists inbox rows, the newest first, at most `limit`.
+///
+/// # Errors
+/// [`Error::Database`].
 pub async fn list<B: Backend>(
     pool: &sqlx::Pool<B>,
     filter: &InboxFilter,

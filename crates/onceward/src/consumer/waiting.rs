@@ -138,6 +138,9 @@ pub struct WaitingMessage {
 
 /// Lists waiting messages in the order of their queues, at most `limit`; of all consumers if none
 /// is given.
+///
+/// # Errors
+/// [`Error::Database`].
 pub async fn list_waiting<B: Backend>(
     pool: &sqlx::Pool<B>,
     consumer: Option<&str>,

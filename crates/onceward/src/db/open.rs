@@ -19,7 +19,11 @@ const WAIT: Duration = Duration::from_secs(5);
 
 impl Db<Sqlite> {
     /// Opens `sqlite:` URLs: WAL, `synchronous=FULL` (a lesser one lets a row be published that a
-    /// power loss then undoes), foreign keys, 5 s busy timeout. The file must exist.
+    /// power loss then undoes), foreign keys, 5 s busy timeout. The file must exist, unless the URL says
+    /// `?mode=rwc`.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if the URL is none or the file can't be opened.
     pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
         let connect = sqlite_options(url)?;
         let pool = PoolOptions::new()
@@ -35,6 +39,10 @@ impl Db<Sqlite> {
 impl Db<Postgres> {
     /// Opens `postgres:` URLs: `synchronous_commit=on`, a transaction that idles for 10 s is ended,
     /// a lock is waited for 5 s at most.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] says what to mend; [`Error::UnknownUrlSetting`], [`Error::Database`] for a URL that
+    /// is none.
     pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
         let connect = postgres_options(url)?;
         let pool = PoolOptions::new()
@@ -48,6 +56,9 @@ impl Db<Postgres> {
 }
 
 /// How this library connects to a SQLite file.
+///
+/// # Errors
+/// [`Error::Database`] if the URL is none.
 pub fn sqlite_options(url: &str) -> Result<SqliteConnectOptions> {
     Ok(SqliteConnectOptions::from_str(url)
         .map_err(Error::database("database URL"))?
@@ -64,6 +75,9 @@ pub(crate) fn parse_postgres(url: &str) -> Result<PgConnectOptions> {
 }
 
 /// How this library connects to Postgres.
+///
+/// # Errors
+/// [`Error::UnknownUrlSetting`]; [`Error::Database`] if the URL is none.
 pub fn postgres_options(url: &str) -> Result<PgConnectOptions> {
     Ok(parse_postgres(url)?.application_name("onceward").options([
         ("synchronous_commit", "on"),
