@@ -21,7 +21,7 @@ use std::time::Duration;
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Outbox, RawMessage, Tx};
 
-use crate::step_row::{Claim, Stored, claim, mark_cancelled, store};
+use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, unwritable};
 use crate::{Refusal, SagaMessage};
 
 /// Why a command that is too old is refused.
@@ -173,26 +173,21 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Command> for OnCommand<P> {
             }
         }
         let oldest = now.saturating_sub(micros(side.options.expire_after));
-        let answer = if context.caused_at.is_some_and(|written| written < oldest) {
+        let came_to = if context.caused_at.is_some_and(|written| written < oldest) {
             Answer::Refused(EXPIRED.to_owned())
         } else {
             side.participant.perform(tx, context, &command).await?
         };
-        let (state, reply) = match &answer {
-            Answer::Done(done) => ("done", RawMessage::of(done).map_err(unwritable)?),
+        let (state, reply) = match &came_to {
+            Answer::Done(done) => ("done", RawMessage::of(done)),
             Answer::Refused(reason) => {
                 let refused = P::Refused::refuse(&command, reason.clone());
-                ("refused", RawMessage::of(&refused).map_err(unwritable)?)
+                ("refused", RawMessage::of(&refused))
             }
         };
-        let stored = Stored {
-            state,
-            command: serde_json::to_string(&command).map_err(unwritable)?,
-            reply: &reply,
-        };
-        store(tx, at, &stored, now).await?;
-        side.outbox.append_raw(tx, context, reply).await?;
-        Ok(())
+        let reply = reply.map_err(unwritable)?;
+        let answered = Answered { state, reply };
+        answer(tx, (&side.outbox, context), at, &command, answered).await
     }
 }
 
@@ -207,23 +202,13 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Cancel> for OnCancel<P> {
         let now = side.outbox.clock().now();
         let at = cancel.step_ref();
         let subject = cancel.aggregate_id();
-        if let Some(row) = claim(tx, at, &subject, Claim::Cancel, now).await? {
-            if row.state == "done" {
-                let command: P::Command = row.command()?;
-                side.participant.undo(tx, context, &command).await?;
-            }
-            if row.state != CANCELLED {
-                mark_cancelled(tx, at, now).await?;
-            }
+        if let Cancel::Undo(command) = cancel_step(tx, at, &subject, now).await? {
+            side.participant.undo(tx, context, &command).await?;
         }
         let reply = P::Cancelled::confirm(&cancel);
         side.outbox.append(tx, context, &reply).await?;
         Ok(())
     }
-}
-
-pub(crate) fn unwritable(source: serde_json::Error) -> HandlerError {
-    HandlerError::Reject(Box::new(source))
 }
 
 fn micros(duration: Duration) -> i64 {

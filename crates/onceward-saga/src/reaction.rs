@@ -20,8 +20,7 @@ use std::sync::Arc;
 use onceward::consumer::{Handler, HandlerError};
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, RawMessage, Tx};
 
-use crate::participant::{CANCELLED, unwritable};
-use crate::step_row::{Claim, Stored, claim, mark_cancelled, store};
+use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, unwritable};
 use crate::{SagaId, StepRef};
 
 /// What a reaction came to.
@@ -202,19 +201,12 @@ impl<B: Backend, R: Reaction<B>> Handler<B, R::Fact> for Reacting<R> {
             return Ok(());
         }
         let (state, said) = match self.reaction.react(tx, context, &fact).await? {
-            Outcome::Done(done) => ("done", RawMessage::of(&done).map_err(unwritable)?),
-            Outcome::Refused(refused) => ("refused", RawMessage::of(&refused).map_err(unwritable)?),
+            Outcome::Done(done) => ("done", RawMessage::of(&done)),
+            Outcome::Refused(refused) => ("refused", RawMessage::of(&refused)),
         };
-        let stored = Stored {
-            state,
-            command: serde_json::to_string(&fact).map_err(unwritable)?,
-            reply: &said,
-        };
-        // CRASH: died before the consumer's commit = no row, nothing done, nothing said, and the fact
-        // comes again. After it = all three, and a fact that comes again finds the row.
-        store(tx, &at, &stored, now).await?;
-        self.outbox.append_raw(tx, context, said).await?;
-        Ok(())
+        let reply = said.map_err(unwritable)?;
+        let said = Answered { state, reply };
+        answer(tx, (&self.outbox, context), &at, &fact, said).await
     }
 }
 
@@ -233,16 +225,10 @@ where
     ) -> Result<(), HandlerError> {
         let Self(side) = self;
         let (at, subject) = step_of::<B, R>(&void);
-        let now = side.now();
-        if let Some(found) = claim(tx, &at, &subject, Claim::Cancel, now).await? {
-            if found.state == CANCELLED {
-                return Ok(());
-            }
-            if found.state == "done" {
-                let fact: R::Fact = found.command()?;
-                side.reaction.undo(tx, context, &fact).await?;
-            }
-            mark_cancelled(tx, &at, now).await?;
+        match cancel_step(tx, &at, &subject, side.now()).await? {
+            Cancel::Again => return Ok(()),
+            Cancel::Nothing => {}
+            Cancel::Undo(fact) => side.reaction.undo(tx, context, &fact).await?,
         }
         let undone = R::Undone::from(&void);
         side.outbox.append(tx, context, &undone).await?;

@@ -1,7 +1,7 @@
 //! The row of one step at the one who carries it out: reservation record and tombstone in one.
 
 use onceward::consumer::HandlerError;
-use onceward::{Backend, Event, Micros, QueryResult, RawMessage, Tx};
+use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
 use sqlx::Row;
 
 use crate::participant::CANCELLED;
@@ -73,7 +73,7 @@ pub(crate) async fn claim<B: Backend>(
 }
 
 impl FoundStep {
-    pub(crate) fn command<C: Event>(&self) -> Result<C, HandlerError> {
+    fn command<C: Event>(&self) -> Result<C, HandlerError> {
         let stored = self.command.as_deref().unwrap_or("null");
         serde_json::from_str(stored).map_err(|e| HandlerError::Reject(Box::new(e)))
     }
@@ -101,21 +101,23 @@ impl FoundStep {
     }
 }
 
-pub(crate) struct Stored<'a> {
+/// What a step came to.
+pub(crate) struct Answered {
     pub(crate) state: &'static str,
-    pub(crate) command: String,
-    pub(crate) reply: &'a RawMessage,
+    pub(crate) reply: RawMessage,
 }
 
-/// CRASH: died before the consumer's commit = no row, nothing done, no reply, and the command
-/// comes again. After it = all three, and the command that comes again finds the row.
-pub(crate) async fn store<B: Backend>(
+/// Stores what was asked and what it came to in the claimed row, and says it.
+///
+/// CRASH: died before the consumer's commit = no row, nothing done, no reply, and what was asked
+/// comes again. After it = all three, and what is asked again finds the row.
+pub(crate) async fn answer<B: Backend>(
     tx: &mut Tx<'static, B>,
+    (outbox, context): (&Outbox, &MessageContext),
     at: &StepRef,
-    stored: &Stored<'_>,
-    now: Micros,
+    asked: &impl Event,
+    Answered { state, reply }: Answered,
 ) -> Result<(), HandlerError> {
-    let reply = String::from_utf8_lossy(&stored.reply.payload).into_owned();
     sqlx::query(
         "update saga_step set state = $4, attempt = $5, command = $6, reply_type = $7, reply = $8, \
          updated_at = $9 where saga_id = $1 and step = $2 and branch = $3",
@@ -123,22 +125,43 @@ pub(crate) async fn store<B: Backend>(
     .bind(at.saga_id.0)
     .bind(at.step.clone())
     .bind(at.branch)
-    .bind(stored.state)
+    .bind(state)
     .bind(at.attempt)
-    .bind(stored.command.clone())
-    .bind(stored.reply.message_type.clone())
-    .bind(reply)
-    .bind(now)
+    .bind(serde_json::to_string(asked).map_err(unwritable)?)
+    .bind(reply.message_type.clone())
+    .bind(String::from_utf8_lossy(&reply.payload).into_owned())
+    .bind(outbox.clock().now())
     .execute(&mut **tx)
     .await?;
+    outbox.append_raw(tx, context, reply).await?;
     Ok(())
 }
 
-pub(crate) async fn mark_cancelled<B: Backend>(
+/// What a cancel finds.
+pub(crate) enum Cancel<C> {
+    /// It was cancelled before.
+    Again,
+    /// Nothing was done, nor will it be.
+    Nothing,
+    /// This was done, and has to be undone in this transaction.
+    Undo(C),
+}
+
+/// Marks the step as cancelled, whether or not it has begun.
+pub(crate) async fn cancel_step<B: Backend, C: Event>(
     tx: &mut Tx<'static, B>,
     at: &StepRef,
+    subject: &str,
     now: Micros,
-) -> Result<(), HandlerError> {
+) -> Result<Cancel<C>, HandlerError> {
+    let Some(found) = claim(tx, at, subject, Claim::Cancel, now).await? else {
+        return Ok(Cancel::Nothing);
+    };
+    let what = match found.state.as_str() {
+        CANCELLED => return Ok(Cancel::Again),
+        "done" => Cancel::Undo(found.command()?),
+        _ => Cancel::Nothing,
+    };
     sqlx::query(
         "update saga_step set state = 'cancelled', updated_at = $4 \
          where saga_id = $1 and step = $2 and branch = $3",
@@ -149,5 +172,10 @@ pub(crate) async fn mark_cancelled<B: Backend>(
     .bind(now)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(what)
+}
+
+/// A message that can't be written as JSON will never be.
+pub(crate) fn unwritable(source: serde_json::Error) -> HandlerError {
+    HandlerError::Reject(Box::new(source))
 }

@@ -110,10 +110,7 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<
         None => settings.smtp.clone(),
     };
     let sender = Sender::new(app, &url, settings).context("--smtp")?;
-    let sending = Background::new("mail", move |stop| async move {
-        sender.run(stop).await;
-        Ok(())
-    });
+    let sending = Background::unfailing("mail", |stop| sender.run(stop));
     Ok(Service::new(http::routes())
         .consuming(&TOPICS, handlers(Reactions::new(app.clock().clone())))
         .with_background(sending))

@@ -127,10 +127,7 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> Service<B> 
         choreography: choreography.clone(),
     };
     let deadlines = TimerRunner::new(app.db().clone(), choreography, TimerOptions::default());
-    let deadlines = Background::new("deadlines", move |stop| async move {
-        deadlines.run(stop).await;
-        Ok(())
-    });
+    let deadlines = Background::unfailing("deadlines", |stop| deadlines.run(stop));
     Service::new(api::routes(desk))
         .consuming(&TOPICS, handlers)
         .with_background(deadlines)

@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Counts open sagas for `/metrics`.
 pub(crate) fn task<B: SagaBackend>(db: Db<B>) -> Background {
-    Background::new("saga-gauges", move |stop| async move {
+    Background::unfailing("saga-gauges", move |stop| async move {
         metrics::describe_gauge!(OPEN_SAGAS, "Sagas that have not ended");
         while !stop.is_cancelled() {
             match inspect::count_open(db.pool()).await {
@@ -34,6 +34,5 @@ pub(crate) fn task<B: SagaBackend>(db: Db<B>) -> Background {
             }
             let _stopped = tokio::time::timeout(INTERVAL, stop.cancelled()).await;
         }
-        Ok(())
     })
 }

@@ -80,15 +80,9 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
     let handlers = handlers(&sagas, &definition);
     let routes = http::routes(sagas.clone());
     let requests = RequestRunner::new(app.db().clone(), sagas.clone());
-    let requests = Background::new("saga-requests", move |stop| async move {
-        requests.run(stop).await;
-        Ok(())
-    });
+    let requests = Background::unfailing("saga-requests", |stop| requests.run(stop));
     let timers = TimerRunner::new(app.db().clone(), sagas, TimerOptions::default());
-    let timers = Background::new("timers", move |stop| async move {
-        timers.run(stop).await;
-        Ok(())
-    });
+    let timers = Background::unfailing("timers", |stop| timers.run(stop));
     Ok(Service::new(routes)
         .consuming(&TOPICS, handlers)
         .with_background(timers)

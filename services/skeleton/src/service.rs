@@ -60,6 +60,20 @@ impl Background {
             run: Box::new(move |stop| Box::pin(run(stop))),
         }
     }
+
+    /// Names a task that meets no error it can't outlive.
+    pub fn unfailing<F>(
+        name: &'static str,
+        run: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::new(name, async move |stop| {
+            run(stop).await;
+            Ok(())
+        })
+    }
 }
 
 impl std::fmt::Debug for Background {
