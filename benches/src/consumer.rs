@@ -70,7 +70,7 @@ struct Of<'a> {
 async fn fill(stage: &mut Stage, messages: u32) -> Result<String> {
     let source = Source::make(stage, Kind::Postgres).await?;
     source.fill(messages).await?;
-    let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, true)?;
+    let reader = Reader::counting(&stage.kafka.bootstrap(), &source.topic)?;
     let mut relay = stage.relay(&[source.option()])?;
     reader.wait_for(u64::from(messages), AT_MOST).await?;
     reader.stop()?;

@@ -8,6 +8,7 @@ mod checks;
 mod cli;
 mod client;
 mod consumer;
+mod counter;
 mod drain;
 mod http;
 mod idle;

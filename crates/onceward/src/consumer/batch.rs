@@ -39,7 +39,7 @@ pub(super) struct Batch<B: Backend> {
     pub options: Arc<ConsumerOptions>,
     pub mode: Mode,
     pub now: Micros,
-    pub entries: Arc<Vec<Entry>>,
+    pub entries: Arc<Vec<Arc<Entry>>>,
     /// Per entry: its key waits or is dead, so it must queue.
     pub blocked: Vec<bool>,
     /// Claims of the partitions the entries and `ends` belong to.
@@ -145,7 +145,7 @@ impl<B: Backend> Batch<B> {
                     twins.insert(index, Outcome::Duplicate { reused_id });
                 } else {
                     seen.insert(&entry.identity, entry);
-                    to_claim.push((entry, self.claimed_state(index)));
+                    to_claim.push((&**entry, self.claimed_state(index)));
                 }
             }
             let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await;

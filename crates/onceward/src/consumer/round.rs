@@ -1,6 +1,6 @@
 //! One round of the loop's work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,9 @@ use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
 use super::{Command, TopicPartition, janitor};
 use crate::{Backend, Tx, WriteError, metrics, trace};
+
+/// How often each metric is to be counted for each topic.
+type Counts = BTreeMap<(&'static str, Arc<str>), u64>;
 
 /// Between two bites of the janitor while there is more to purge.
 const PURGE_PAUSE: Duration = Duration::from_millis(200);
@@ -68,7 +71,7 @@ impl<B: Backend> Worker<B> {
             if bytes > self.options.max_batch_bytes && !entries.is_empty() {
                 break;
             }
-            entries.push(entry.clone());
+            entries.push(Arc::clone(entry));
         }
         let blocked = entries.iter().map(|entry| {
             let key = entry.envelope.message_key.as_ref();
@@ -114,9 +117,13 @@ impl<B: Backend> Worker<B> {
         ::metrics::histogram!(metrics::BATCH_SECONDS, &labels).record(begun.elapsed());
         self.recovered();
         self.careful = self.careful.saturating_sub(outcomes.len());
+        let mut counts = Counts::new();
         for (entry, outcome) in entries.iter().zip(outcomes) {
             self.pending.pop_front();
-            self.apply(entry, outcome);
+            self.apply(entry, outcome, &mut counts);
+        }
+        for ((metric, topic), count) in counts {
+            self.count_many(metric, &topic, count);
         }
         for (at, end) in ends {
             if let Some(held) = self.held.get_mut(&at) {
@@ -146,7 +153,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// The batch has committed: memory follows the database.
-    fn apply(&mut self, entry: &Entry, outcome: Outcome) {
+    fn apply(&mut self, entry: &Entry, outcome: Outcome, counts: &mut Counts) {
         let Some(held) = self.held.get_mut(&entry.at) else {
             return;
         };
@@ -154,17 +161,20 @@ impl<B: Backend> Worker<B> {
         held.advanced = Instant::now();
         self.uncommitted.insert(entry.at.clone());
         let id = QueueId::of(entry.envelope.message_key.as_ref(), entry.offset);
-        let at = format!("{}@{}", entry.at, entry.offset);
         let waiting = |attempts, due_at| Waiting {
             offset: entry.offset,
             attempts,
             due_at,
         };
+        let mut count = |metric| {
+            *counts.entry((metric, entry.at.topic.clone())).or_default() += 1;
+        };
         match outcome {
-            Outcome::Handled => self.count(metrics::HANDLED, &entry.at),
+            Outcome::Handled => count(metrics::HANDLED),
             Outcome::Duplicate { reused_id } => {
-                self.count(metrics::DUPLICATES, &entry.at);
+                count(metrics::DUPLICATES);
                 if reused_id {
+                    let at = format!("{}@{}", entry.at, entry.offset);
                     tracing::warn!(consumer = %self.options.name, record = at,
                         message.id = entry.identity.ce_id, source = entry.identity.ce_source,
                         "id was used before, by another record: this record is skipped");

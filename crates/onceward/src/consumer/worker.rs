@@ -51,7 +51,7 @@ pub(super) struct Worker<B: Backend> {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) generation: u64,
     pub(super) held: BTreeMap<TopicPartition, Held>,
-    pub(super) pending: VecDeque<Entry>,
+    pub(super) pending: VecDeque<Arc<Entry>>,
     /// How many of `pending` are run one by one, after a failure.
     pub(super) careful: usize,
     /// Database trouble: no work before this.
@@ -136,7 +136,7 @@ impl<B: Backend> Worker<B> {
 
     /// How many records may be taken now.
     pub(super) fn room(&self) -> usize {
-        let bytes: usize = self.pending.iter().map(Entry::bytes).sum();
+        let bytes: usize = self.pending.iter().map(|entry| entry.bytes()).sum();
         if bytes >= self.options.max_batch_bytes.max(1) {
             return 0;
         }
@@ -323,7 +323,8 @@ impl<B: Backend> Worker<B> {
                     held.position = record.offset + 1;
                     held.log_end = held.log_end.max(Some(held.position));
                     held.end = None;
-                    self.pending.push_back(Entry::new(record, &held.topic_id));
+                    let entry = Entry::new(record, &held.topic_id);
+                    self.pending.push_back(Arc::new(entry));
                 }
                 Item::End {
                     generation,
@@ -454,11 +455,15 @@ impl<B: Backend> Worker<B> {
     }
 
     pub(super) fn count(&self, metric: &'static str, at: &TopicPartition) {
+        self.count_many(metric, &at.topic, 1);
+    }
+
+    pub(super) fn count_many(&self, metric: &'static str, topic: &str, count: u64) {
         let labels = [
             ("consumer", self.options.name.to_string()),
-            ("topic", at.topic.to_string()),
+            ("topic", topic.to_owned()),
         ];
-        ::metrics::counter!(metric, &labels).increment(1);
+        ::metrics::counter!(metric, &labels).increment(count);
     }
 
     pub(super) fn publish_status(&mut self) {
