@@ -70,7 +70,7 @@ struct Of<'a> {
 async fn fill(stage: &mut Stage, messages: u32) -> Result<String> {
     let source = Source::make(stage, Kind::Postgres).await?;
     source.fill(messages).await?;
-    let reader = Reader::counting(&stage.kafka.bootstrap(), &source.topic)?;
+    let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, true)?;
     let mut relay = stage.relay(&[source.option()])?;
     reader.wait_for(u64::from(messages), AT_MOST).await?;
     reader.stop()?;
@@ -156,7 +156,7 @@ async fn measure<B: Opened>(
         case,
         "consumer CPU, µs/message",
         Better::Lower,
-        cpu.relay * each,
+        cpu.bench * each,
     );
     report.add(
         case,

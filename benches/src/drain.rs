@@ -29,7 +29,7 @@ pub(crate) async fn warm_up(stage: &mut Stage) -> Result<()> {
     println!("warming up");
     let source = Source::make(stage, Kind::Sqlite).await?;
     source.fill(ROWS).await?;
-    let reader = Reader::counting(&stage.kafka.bootstrap(), &source.topic)?;
+    let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, true)?;
     let mut relay = stage.relay(&[source.option()])?;
     reader
         .wait_for(u64::from(ROWS), Duration::from_secs(300))
@@ -50,7 +50,7 @@ async fn drain(
     let source = Source::make(stage, kind).await?;
     source.fill(rows).await?;
     let kafka = stage.kafka.bootstrap();
-    let reader = Reader::counting(&kafka, &source.topic)?;
+    let reader = Reader::start(&kafka, &source.topic, 0, true)?;
     // Connected and waiting before the relay is there.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let started = Instant::now();

@@ -49,7 +49,7 @@ async fn idle(
     let mut writers = Vec::new();
     // One row each, so that the relay knows whether hints come.
     for source in &sources {
-        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0)?;
+        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, false)?;
         let writer = source.writer().await?;
         if hints {
             writer.write(0).await?;

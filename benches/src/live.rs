@@ -80,7 +80,7 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
 async fn measure(stage: &mut Stage, report: &mut Report, load: &Load) -> Result<()> {
     let source = Source::make(stage, load.kind).await?;
     let kafka = stage.kafka.bootstrap();
-    let reader = Reader::start(&kafka, &source.topic, load.rows)?;
+    let reader = Reader::start(&kafka, &source.topic, load.rows, false)?;
     let mut relay = stage.relay(&[source.option()])?;
     relay.wait_ready().await?;
     let before = stage.cpu(relay.pid())?;

@@ -8,7 +8,6 @@ mod checks;
 mod cli;
 mod client;
 mod consumer;
-mod counter;
 mod drain;
 mod http;
 mod idle;

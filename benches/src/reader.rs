@@ -1,5 +1,4 @@
 //! A plain `read_committed` consumer on a thread of its own: it says what is visible, and when.
-//! For backlogs it is one that only counts ([`Counter`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -12,7 +11,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::counter::Counter;
 use crate::source::number_of;
 use crate::stage::PARTITIONS;
 
@@ -67,21 +65,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Reads `topic`. Rows with a number below `numbered` have their time kept.
-    pub(crate) fn start(kafka: &str, topic: &str, numbered: usize) -> Result<Self> {
-        let consumer = consumer(kafka, topic, false)?;
-        Self::spawn(numbered, move |shared| read(&consumer, shared))
-    }
-
-    /// Counts the rows of `topic`, which costs next to nothing.
-    pub(crate) fn counting(kafka: &str, topic: &str) -> Result<Self> {
-        let counter = Counter::connect(kafka, topic)?;
-        Self::spawn(0, move |shared| count(counter, shared))
-    }
-
-    fn spawn(
-        numbered: usize,
-        read: impl FnOnce(&Shared) -> Result<Timeline> + Send + 'static,
-    ) -> Result<Self> {
+    pub(crate) fn start(kafka: &str, topic: &str, numbered: usize, bulk: bool) -> Result<Self> {
+        let consumer = consumer(kafka, topic, bulk)?;
         let shared = Arc::new(Shared {
             begun: Instant::now(),
             stop: AtomicBool::new(false),
@@ -91,7 +76,7 @@ impl Reader {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("reader".into())
-            .spawn(move || read(&theirs))?;
+            .spawn(move || read(&consumer, &theirs))?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -171,29 +156,12 @@ fn read(consumer: &BaseConsumer, shared: &Shared) -> Result<Timeline> {
         {
             slot.store(i64::try_from(now.as_nanos())?, Ordering::Relaxed);
         }
-        note(&mut timeline, now.as_secs_f64(), count);
-    }
-    Ok(timeline)
-}
-
-fn count(mut counter: Counter, shared: &Shared) -> Result<Timeline> {
-    let mut timeline = Timeline::new();
-    let mut count = 0;
-    while !shared.stop.load(Ordering::Relaxed) {
-        let more = counter.poll()?;
-        if more > 0 {
-            count += more;
-            note(&mut timeline, shared.begun.elapsed().as_secs_f64(), count);
-            shared.count.store(count, Ordering::Relaxed);
+        let seconds = now.as_secs_f64();
+        match timeline.last_mut() {
+            // One point a millisecond.
+            Some(last) if seconds - last.0 < 0.001 => last.1 = count,
+            _ => timeline.push((seconds, count)),
         }
     }
     Ok(timeline)
-}
-
-/// One point a millisecond.
-fn note(timeline: &mut Timeline, seconds: f64, count: u64) {
-    match timeline.last_mut() {
-        Some(last) if seconds - last.0 < 0.001 => last.1 = count,
-        _ => timeline.push((seconds, count)),
-    }
 }

@@ -80,7 +80,7 @@ struct Scene {
 impl Scene {
     async fn set(stage: &mut Stage, kind: Kind) -> Result<Self> {
         let source = Source::make(stage, kind).await?;
-        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, MOST_ROWS)?;
+        let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, MOST_ROWS, false)?;
         let mut relay = stage.relay(&[source.option()])?;
         relay.wait_ready().await?;
         let writer = Arc::new(source.writer().await?);

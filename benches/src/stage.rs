@@ -39,7 +39,7 @@ pub(crate) struct Cpu {
     pub(crate) relay: f64,
     pub(crate) database: f64,
     pub(crate) broker: f64,
-    /// This program: writers and readers.
+    /// This program: writers and readers, without the programs it started.
     pub(crate) bench: f64,
 }
 
@@ -141,7 +141,7 @@ impl Stage {
             relay: machine::cpu_seconds(relay)?,
             database: machine::cpu_seconds(self.postgres.pid().context("Postgres does not run")?)?,
             broker: machine::cpu_seconds(self.kafka.pid().context("Kafka does not run")?)?,
-            bench: machine::cpu_seconds(std::process::id())?,
+            bench: machine::own_cpu_seconds(std::process::id())?,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use onceward::error_chain;
 use onceward::publisher::Broker as _;
 use onceward::source::{
     DatabaseKind, Dialect, Loss, ProgressPlace, Severity, SourceError, SourceStore,
@@ -13,7 +14,6 @@ use sqlx::{Postgres, Sqlite};
 use crate::config::Config;
 use crate::options::SourceOptions;
 use crate::relay::kind;
-use crate::worker::chain;
 
 /// What was found, and the topics met on the way.
 #[derive(Default)]
@@ -68,7 +68,7 @@ async fn look<D: Dialect>(source: &SourceOptions, broker: &KafkaBroker) -> Findi
     let mut store = match SourceStore::<D>::open(source.url.reveal(), &source.name).await {
         Ok(store) => store,
         Err(error) => {
-            found.mend(chain(&error));
+            found.mend(error_chain(&error));
             return found;
         }
     };
@@ -78,7 +78,7 @@ async fn look<D: Dialect>(source: &SourceOptions, broker: &KafkaBroker) -> Findi
                 .into_iter()
                 .map(|f| (f.severity, format!("{}; {}", f.what, f.remedy))),
         ),
-        Err(error) => found.mend(chain(&error)),
+        Err(error) => found.mend(error_chain(&error)),
     }
     if let Err(reason) = look_at_progress(source, &mut store, broker, &mut found).await {
         found.mend(reason);
@@ -98,7 +98,7 @@ async fn look_at_progress<D: Dialect>(
         .topic_ids(vec![topic])
         .await
         .map_err(|error| error.to_string())?;
-    let mirror = store.mirror().await.map_err(|error| chain(&error))?;
+    let mirror = store.mirror().await.map_err(|error| error_chain(&error))?;
     let from = mirror.as_ref().map(|mirror| mirror.progress_offset);
     let mut attempts = 0;
     let progress = loop {
@@ -111,7 +111,7 @@ async fn look_at_progress<D: Dialect>(
         let found = committed.and_then(|c| Some((c.record?, c.topic_id, c.cluster_id)));
         let Some(((offset, progress), topic_id, cluster_id)) = found else {
             let fine = store.progress_may_be_missing().await;
-            return fine.map_err(|error| chain(&error));
+            return fine.map_err(|error| error_chain(&error));
         };
         let place = ProgressPlace {
             offset,
@@ -123,7 +123,7 @@ async fn look_at_progress<D: Dialect>(
             Ok(()) => break progress,
             // A running relay wrote the mirror after we looked: look again.
             Err(SourceError::Lost(Loss::KafkaBehindMirror { .. })) if attempts < 4 => {}
-            Err(error) => return Err(chain(&error)),
+            Err(error) => return Err(error_chain(&error)),
         }
     };
     found.topics.extend(progress.partitions.keys().cloned());

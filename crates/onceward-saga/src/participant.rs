@@ -187,7 +187,7 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Command> for OnCommand<P> {
         };
         let reply = reply.map_err(unwritable)?;
         let answered = Answered { state, reply };
-        answer(tx, (&side.outbox, context), at, &command, answered).await
+        answer(tx, (&side.outbox, context), at, &command, answered, now).await
     }
 }
 

@@ -206,7 +206,7 @@ impl<B: Backend, R: Reaction<B>> Handler<B, R::Fact> for Reacting<R> {
         };
         let reply = said.map_err(unwritable)?;
         let said = Answered { state, reply };
-        answer(tx, (&self.outbox, context), &at, &fact, said).await
+        answer(tx, (&self.outbox, context), &at, &fact, said, now).await
     }
 }
 

@@ -9,12 +9,11 @@
 
 use std::time::Duration;
 
-use onceward::{Db, Micros, Tx, Write, WriteError};
+use onceward::{Db, Micros, Tx, Write, WriteError, error_chain};
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::timer::chain;
 use crate::{Operation, SagaBackend, SagaError, SagaId, Sagas};
 
 /// How often it looks for wishes.
@@ -40,7 +39,7 @@ impl<B: SagaBackend> RequestRunner<B> {
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Err(error) = self.carry_out_all().await {
-                let error = chain(&error);
+                let error = error_chain(&error);
                 tracing::warn!(error, "requests of operators could not be carried out");
             }
             let _stopped = tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await;

@@ -117,6 +117,7 @@ pub(crate) async fn answer<B: Backend>(
     at: &StepRef,
     asked: &impl Event,
     Answered { state, reply }: Answered,
+    now: Micros,
 ) -> Result<(), HandlerError> {
     sqlx::query(
         "update saga_step set state = $4, attempt = $5, command = $6, reply_type = $7, reply = $8, \
@@ -130,7 +131,7 @@ pub(crate) async fn answer<B: Backend>(
     .bind(serde_json::to_string(asked).map_err(unwritable)?)
     .bind(reply.message_type.clone())
     .bind(String::from_utf8_lossy(&reply.payload).into_owned())
-    .bind(outbox.clock().now())
+    .bind(now)
     .execute(&mut **tx)
     .await?;
     outbox.append_raw(tx, context, reply).await?;

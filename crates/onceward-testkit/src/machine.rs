@@ -69,6 +69,11 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks as f64 / ticks_a_second())
 }
 
+/// CPU time of a process without its children, in seconds.
+pub fn own_cpu_seconds(pid: u32) -> Result<f64> {
+    Ok(own_ticks(pid)? as f64 / ticks_a_second())
+}
+
 /// Resident memory of a process and its peak so far, in MiB.
 pub fn memory_mib(pid: u32) -> Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

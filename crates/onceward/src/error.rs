@@ -5,6 +5,13 @@ use crate::{InvalidName, SourceName};
 /// Any error of a user's own making, as handlers and units of work return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
+/// An error and its causes in one line, outermost first: `append failed: connection reset`.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 /// What went wrong in outbox, inbox, unit of work or migration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

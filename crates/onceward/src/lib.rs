@@ -213,7 +213,7 @@ pub use db::{
     Db, HINT_CHANNEL, OpenOptions, WRITE_TIME_LIMIT, Write, WriteError, connect_trouble,
     postgres_options, sqlite_options,
 };
-pub use error::{BoxError, Error, Result};
+pub use error::{BoxError, Error, Result, error_chain};
 pub use fault::{is_transient, is_victim};
 pub use ids::{
     CausationId, ConsumerName, CorrelationId, InvalidName, MessageId, SourceId, SourceName,

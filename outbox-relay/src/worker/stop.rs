@@ -1,5 +1,6 @@
 //! Loud stops: what happened, and what a person can do.
 
+use onceward::error_chain;
 use onceward::publisher::BrokerError;
 use onceward::source::SourceError;
 
@@ -71,7 +72,7 @@ impl Stop {
                 format!("{}; then restart the relay", loss.way_out()),
             ),
             other => Self::new(
-                super::chain(other),
+                error_chain(other),
                 "mend what `outbox-relay check` shows, then restart the relay",
             ),
         }

@@ -7,7 +7,7 @@ use onceward::publisher::Broker;
 use onceward::source::{
     Batch, Dialect, FetchLimits, Remedy, SourceError, SourceStore, Wake, Woken,
 };
-use onceward::{Clock, LastRow, SystemClock};
+use onceward::{Clock, LastRow, SystemClock, error_chain};
 
 use super::records::Ahead;
 use super::take_over::owned;
@@ -155,9 +155,9 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
     }
 
-    /// A new connection in place of one that broke, or the end of the term. What it leads to may be another server by now
-    /// (a failover), so it is held against the progress before it is read or written: a mirror
-    /// written first would hide what that server has lost.
+    /// A new connection in place of one that broke, or the end of the term. What it leads to may be
+    /// another server by now (a failover), so it is held against the progress before it is read or
+    /// written: a mirror written first would hide what that server has lost.
     async fn reconnect(
         &mut self,
         store: &mut SourceStore<D>,
@@ -339,7 +339,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
 
     /// The database did not answer: says so and waits a little.
     pub(super) async fn database_trouble(&mut self, error: &SourceError) -> Result<(), Exit> {
-        let text = super::chain(error);
+        let text = error_chain(error);
         self.board.write(|status| {
             if status.last_error.as_ref() != Some(&text) {
                 tracing::warn!(source = %self.name, error = text, "database trouble; trying again");

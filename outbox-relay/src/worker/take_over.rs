@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onceward::ProgressRecord;
 use onceward::publisher::{Broker, BrokerError, CommittedProgress, PublishOutcome, Publisher};
 use onceward::source::{
     Claim, Dialect, Loss, Mirror, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
 };
+use onceward::{ProgressRecord, error_chain};
 
 use super::lease::Lease;
 use super::topics::Topics;
@@ -408,7 +408,7 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, SourceError>>) -> Resu
 /// What a database error means before anything is owned.
 fn unowned(error: SourceError) -> Exit {
     match error.remedy() {
-        Remedy::Reconnect => Exit::Unreachable(super::chain(&error)),
+        Remedy::Reconnect => Exit::Unreachable(error_chain(&error)),
         Remedy::StandBy => Exit::Unreachable(error.to_string()),
         Remedy::Halt => Exit::Broken(Stop::source(&error)),
     }
@@ -417,7 +417,7 @@ fn unowned(error: SourceError) -> Exit {
 /// What it means while the source is owned.
 pub(super) fn owned(error: SourceError) -> Exit {
     match error.remedy() {
-        Remedy::Reconnect => Exit::Anew(super::chain(&error)),
+        Remedy::Reconnect => Exit::Anew(error_chain(&error)),
         Remedy::StandBy => Exit::Lost(error.to_string()),
         Remedy::Halt => Exit::Broken(Stop::source(&error)),
     }

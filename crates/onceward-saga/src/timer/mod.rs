@@ -7,5 +7,4 @@ mod runner;
 
 pub use deadline::{Deadline, Passed};
 pub use name::{InvalidTimerName, TimerName};
-pub(crate) use runner::chain;
 pub use runner::{TimerOptions, TimerOwner, TimerRunner};

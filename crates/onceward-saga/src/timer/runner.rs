@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use onceward::{Clock, Db, Tx, Write, WriteError};
+use onceward::{Clock, Db, Tx, Write, WriteError, error_chain};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -108,7 +108,7 @@ impl<B: SagaBackend, O: TimerOwner<B>> TimerRunner<B, O> {
                 let pause = match self.look().await {
                     Ok(pause) => pause,
                     Err(error) => {
-                        tracing::warn!(error = %chain(&error), "timers could not be read");
+                        tracing::warn!(error = error_chain(&error), "timers could not be read");
                         self.options.retry_delay
                     }
                 };
@@ -190,7 +190,7 @@ impl<B: SagaBackend, O: TimerOwner<B>> TimerRunner<B, O> {
         self.taken.remove(&timer);
         if let Err(error) = fired {
             tracing::error!(
-                owner.kind = O::KIND, owner.id = %timer.owner, timer = timer.name, error = %chain(&error),
+                owner.kind = O::KIND, owner.id = %timer.owner, timer = timer.name, error = error_chain(&error),
                 "a timer could not be fired"
             );
             self.held
@@ -219,16 +219,4 @@ impl<B: SagaBackend, O: TimerOwner<B>> TimerRunner<B, O> {
             owner.fire(tx, timer.owner, &timer.name).await
         })
     }
-}
-
-/// The error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -2,7 +2,7 @@
 
 use super::HandlerError;
 use super::entry::Entry;
-use crate::MessageContext;
+use crate::{MessageContext, error_chain};
 
 /// A failed attempt as log lines tell it.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,14 +55,7 @@ pub(super) fn logged(error: &HandlerError) -> String {
 
 /// The error with its sources in one line.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    clean(&text, 4_000)
+    clean(&error_chain(error), 4_000)
 }
 
 /// Text that both databases can store: no NUL, at most `limit` bytes.
