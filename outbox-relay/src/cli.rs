@@ -106,7 +106,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// How long the collector may take for the last spans: what is left of the stop's two seconds.
+/// How long the collector may take for the last spans: what is left of the two seconds of a stop by default.
 fn last_spans(stopping: Option<&Instant>) -> Duration {
     let used = stopping.map(Instant::elapsed).unwrap_or_default();
     let left = Duration::from_millis(1_950).saturating_sub(used);

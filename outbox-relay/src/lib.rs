@@ -34,7 +34,7 @@
 //! axum::serve(listener, app)
 //!     .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
 //!     .await?;
-//! stop.cancel(); // ends the open Kafka transaction and gives the lease back, within 2 s
+//! stop.cancel(); // ends the open Kafka transaction and gives the lease back, within 2 s by default
 //! relaying.await??;
 //! # Ok(())
 //! # }

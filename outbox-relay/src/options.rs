@@ -68,7 +68,8 @@ pub struct RelayOptions {
     pub janitor_chunk_rows: u32,
     /// Keyed topics whose changed partition count is accepted once, after they were drained.
     pub accept_repartitioned: Vec<String>,
-    /// Time for a graceful stop to finish the open Kafka transaction, in milliseconds.
+    /// Time for a graceful stop to finish the open Kafka transaction, in milliseconds; 0.7 s more are for
+    /// mirror and lease.
     pub stop_ms: u64,
 }
 

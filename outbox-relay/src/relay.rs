@@ -70,7 +70,7 @@ impl<Br: Broker> Relay<Br> {
     }
 
     /// Works until `stop` is cancelled, then finishes or aborts the open Kafka transactions, writes
-    /// the mirrors and releases the leases, within 2 s. A source that needs a person stops alone;
+    /// the mirrors and releases the leases, within [`RelayOptions::stop_ms`] and 0.7 s. A source that needs a person stops alone;
     /// see [`Handle::status`].
     ///
     /// # Errors
@@ -125,18 +125,21 @@ fn boxed<D: Dialect, Br: Broker>(parts: Parts<Br>) -> Pin<Box<dyn Future<Output 
 
 /// Opens the source's database, however long that takes, and works.
 async fn work<D: Dialect, Br: Broker>(parts: Parts<Br>) {
-    let stop = parts.stop.clone();
+    let (stop, finishing) = (parts.stop.clone(), parts.options.stop_ms);
     let worker = SourceWorker::<D, Br>::new(parts);
     // A stuck database or broker call must not hold the process up beyond its time.
     tokio::select! {
         () = worker.run() => {}
-        () = overdue(stop) => tracing::warn!("a source did not stop in time; its lease runs out by itself"),
+        () = overdue(stop, Duration::from_millis(finishing)) => tracing::warn!("a source did not stop in time; its lease runs out by itself"),
     }
 }
 
-async fn overdue(stop: CancellationToken) {
+/// For what follows the end of the open Kafka transaction: mirror and lease.
+const LAST_WRITES: Duration = Duration::from_millis(700);
+
+async fn overdue(stop: CancellationToken, finishing: Duration) {
     stop.cancelled_owned().await;
-    tokio::time::sleep(Duration::from_millis(1_900)).await;
+    tokio::time::sleep(finishing + LAST_WRITES).await;
 }
 
 /// By the URL's scheme, which [`RelayOptions::validate`] has accepted.

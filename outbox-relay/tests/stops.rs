@@ -1,6 +1,9 @@
 //! Loud stops: one source stops and says what a person can do; the others go on.
 
+use std::time::Duration;
+
 use onceward_testkit::kafka;
+use onceward_testkit::proxy::{Fault, ProxiedKafka, api};
 use outbox_relay::Phase;
 use sqlx::{Postgres, Sqlite};
 
@@ -52,6 +55,32 @@ fn a_keyed_topic_that_grows_stops_its_source_until_a_person_accepts_and_others_g
     relay.stop();
     let relay = start().arg("--accept-repartitioned", &topic.name).go();
     topic.wait_for(8, || relay.process.log_tail(30));
+}
+
+/// Kafka takes longer for the open transaction than a stop may last by default.
+#[test]
+fn a_stop_takes_the_time_that_it_is_given() {
+    let both = ProxiedKafka::start().unwrap();
+    let source = Source::<Postgres>::new("unhurried");
+    let topic = Topic::new(&both.kafka.bootstrap(), "unhurried", 1);
+    let mut relay = Start::new(&both.proxy.address(), &[source.option()])
+        .arg("--stop-ms", "15000")
+        .go();
+    relay.wait_for_state(Phase::Tail);
+    let slow = Fault::Delay(Duration::from_secs(4));
+    let commit = both.proxy.on(api::END_TXN, slow);
+    source.write_key(&topic.name, "a", 0..3);
+    commit.wait(Duration::from_secs(30)).unwrap();
+    assert!(relay.stop() < Duration::from_secs(15));
+    let log = relay.process.log_tail(30);
+    assert!(!log.contains("did not stop in time"), "{log}");
+    assert_exactly_once(&topic.read(), &[("a", 3)]);
+    assert_eq!(
+        source.text("select owner from outbox_source"),
+        None,
+        "{log}"
+    );
+    assert_eq!(source.number("select passed from outbox_progress"), 3);
 }
 
 #[test]
