@@ -12,7 +12,7 @@ fn migrates(url: &str) {
     assert_eq!(first.exit.code(), 0, "{}", first.err);
     assert_eq!(
         first.out,
-        "source order\napplied 0001 outbox\napplied 0002 inbox\n"
+        "source order\napplied 0001 outbox\napplied 0002 inbox\napplied 0003 dead letters\n"
     );
     let second = run(&["schema", "migrate", url, "--source", "order"]);
     assert_eq!(second.out, "source order\nnothing to apply\n");
@@ -25,7 +25,7 @@ fn migrates(url: &str) {
     );
     let check = run(&["schema", "check", url]);
     assert_eq!(check.exit.code(), 0);
-    assert_eq!(check.out, "0001 outbox: applied\n0002 inbox: applied\n");
+    assert_eq!(check.out, "0001 outbox: applied\n0002 inbox: applied\n0003 dead letters: applied\n");
 }
 
 #[test]

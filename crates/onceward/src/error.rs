@@ -39,6 +39,16 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The key is over the limit.
+    #[error("{message_type} has a key of {size} bytes, the limit is {limit}")]
+    KeyTooLong {
+        /// Type of the message.
+        message_type: String,
+        /// Size of the key in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The message would go to a topic that Kafka can't have.
     #[error(
         "{message_type} would go to topic {topic:?}, a name Kafka does not allow: use 1 to 249 letters, \

@@ -14,6 +14,18 @@ use crate::{Backend, Error, Micros, QueryResult, Result, Tx};
 /// How long answers are kept, in microseconds: 24 hours.
 pub const KEEP_ANSWERS_MICROS: Micros = 24 * 60 * 60 * 1_000_000;
 
+/// Longest part of a request's identity that is stored as it is, in bytes: Postgres refuses long index
+/// entries.
+const MAX_INDEXED_BYTES: usize = 500;
+
+fn indexed(part: &str) -> String {
+    if part.len() <= MAX_INDEXED_BYTES {
+        part.to_owned()
+    } else {
+        format!("sha256:{:x}", Sha256::digest(part))
+    }
+}
+
 /// A request with an `Idempotency-Key`. The key is scoped to method, path and user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -47,13 +59,13 @@ pub struct StoredAnswer {
 }
 
 impl Request {
-    /// A request; of the body only its SHA-256 is kept.
+    /// A request; of the body, and of a long path, user or key, only the SHA-256 is kept.
     pub fn new(method: &str, path: &str, user_id: &str, key: &str, body: &[u8]) -> Self {
         Self {
-            method: method.into(),
-            path: path.into(),
-            user_id: user_id.into(),
-            key: key.into(),
+            method: indexed(method),
+            path: indexed(path),
+            user_id: indexed(user_id),
+            key: indexed(key),
             body_hash: Sha256::digest(body).to_vec(),
         }
     }

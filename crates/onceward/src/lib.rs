@@ -200,6 +200,7 @@ mod outbox;
 mod partition;
 mod progress;
 pub mod publisher;
+mod request;
 mod routing;
 pub mod schema;
 pub mod secret;
@@ -224,11 +225,12 @@ pub use onceward_macros::Event;
 pub use tokio_util::sync::CancellationToken;
 
 pub use message::{Coordinates, DecodeError, Envelope, Event, MessageKind};
-pub use outbox::{MAX_PAYLOAD_BYTES, Outbox, RawMessage};
+pub use outbox::{MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Outbox, RawMessage};
 pub use partition::partition_for;
 pub use progress::{
     Cursor, IdSum, LastRow, PROGRESS_FORMAT, PartitionPositions, PgCursor, PgPage, ProgressRecord,
     ReplayProgress, SqliteCursor,
 };
+pub use request::RequestKind;
 pub use routing::{Routing, is_topic_name};
 pub use secret::{DatabaseUrl, Secret};

@@ -15,6 +15,10 @@ use crate::{
 /// `max.message.bytes` (1,048,588) with room for headers.
 pub const MAX_PAYLOAD_BYTES: usize = 900_000;
 
+/// Longest key `append` accepts, in bytes. A key is hashed, compared and held in memory with each row: one
+/// that is longer is rather a payload in the wrong place.
+pub const MAX_KEY_BYTES: usize = 8_192;
+
 /// Writes messages into the `outbox` table of one source. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Outbox {
@@ -151,7 +155,7 @@ impl Outbox {
     /// **before** calling this where two transactions can write the same key.
     ///
     /// # Errors
-    /// [`Error::NoTransaction`] outside a transaction, [`Error::PayloadTooLarge`],
+    /// [`Error::NoTransaction`] outside a transaction, [`Error::PayloadTooLarge`], [`Error::KeyTooLong`],
     /// [`Error::InvalidTopic`], [`Error::Encode`], [`Error::Database`]. On an error nothing was written.
     pub async fn append<B: Backend, E: Event>(
         &self,
@@ -181,6 +185,15 @@ impl Outbox {
                 message_type: message.message_type,
                 size: message.payload.len(),
                 limit: self.max_payload_bytes,
+            });
+        }
+        if let Some(key) = &message.message_key
+            && key.len() > MAX_KEY_BYTES
+        {
+            return Err(Error::KeyTooLong {
+                message_type: message.message_type,
+                size: key.len(),
+                limit: MAX_KEY_BYTES,
             });
         }
         if let Some(name) = reserved(&message.headers) {

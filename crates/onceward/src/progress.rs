@@ -154,7 +154,8 @@ pub struct ReplayProgress {
     pub number: i64,
     /// Topic of the key.
     pub topic: String,
-    /// The key; `None` for a row without one, replayed alone.
+    /// The key; `None` for a row without one, replayed alone, and for a very long key. The request
+    /// of this number has it.
     pub message_key: Option<String>,
     /// Copies up to this `seq` are published.
     pub last_seq: i64,

@@ -5,8 +5,8 @@
 //! deleted. While it runs no batch is published, so the key's later rows can't overtake.
 
 use onceward::publisher::Broker;
-use onceward::source::{Dialect, FetchLimits, OutboxRow, Request, RequestKind};
-use onceward::{Clock, ReplayProgress, SystemClock};
+use onceward::source::{Dialect, FetchLimits, OutboxRow, Request};
+use onceward::{Clock, ReplayProgress, RequestKind, SystemClock};
 
 use super::publish::Sent;
 use super::records::{self, Unready};
@@ -75,13 +75,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             let Some(more) = self.stored(term, more).await? else {
                 continue;
             };
-            let replay = ReplayProgress {
-                number: request.number,
-                topic: request.topic.clone(),
-                message_key: request.message_key.clone(),
-                last_seq,
-                done: more.is_empty(),
-            };
+            let replay = request.replayed(last_seq, more.is_empty());
             match self.replay_some(term, &copies, &replay).await? {
                 Sent::Committed => {
                     // CRASH: died here = the copies are published and still stored; take-over

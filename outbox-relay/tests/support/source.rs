@@ -5,7 +5,9 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use onceward::schema::{SchemaBackend, migrate, run_line};
-use onceward::{MessageContext, MessageKind, Outbox, RawMessage, SourceName, UuidV7};
+use onceward::{
+    IdGen, MAX_KEY_BYTES, MessageContext, MessageKind, Outbox, RawMessage, SourceName, Tx, UuidV7,
+};
 use onceward_testkit::postgres;
 use sqlx::migrate::Migrator;
 use sqlx::{Pool, Postgres, Sqlite};
@@ -149,30 +151,50 @@ impl<B: Database> Source<B> {
         self.runtime.block_on(async {
             let mut tx = self.pool.begin_with(B::BEGIN).await?;
             for row in rows {
-                // `append` refuses it; who writes rows by hand can do it.
-                let named = onceward::is_topic_name(row.topic);
                 let message = RawMessage {
                     message_type: "test.happened.v1".into(),
                     kind: MessageKind::Event,
                     aggregate_type: "test".into(),
                     aggregate_id: row.key.unwrap_or("none").into(),
                     message_key: row.key.map(str::to_owned),
-                    topic: Some(if named { row.topic } else { "placeholder" }.into()),
+                    topic: Some(row.topic.into()),
                     payload: row.payload.clone().into_bytes(),
                     headers: BTreeMap::new(),
                 };
+                // `append` refuses these; who writes rows by hand can do it.
+                let named = onceward::is_topic_name(row.topic);
+                if !named || row.key.is_some_and(|key| key.len() > MAX_KEY_BYTES) {
+                    self.insert_by_hand(&mut tx, message).await?;
+                    continue;
+                }
                 let context = MessageContext::start(&UuidV7);
                 self.outbox
                     .append_raw::<B>(&mut tx, &context, message)
                     .await?;
-                if !named {
-                    let rename = "update outbox set topic = $1 where topic = 'placeholder'";
-                    let rename = sqlx::query(rename).bind(row.topic);
-                    rename.execute(&mut *tx).await?;
-                }
             }
             Ok(tx.commit().await?)
         })
+    }
+
+    async fn insert_by_hand(
+        &self,
+        tx: &mut Tx<'static, B>,
+        message: RawMessage,
+    ) -> onceward_testkit::Result<()> {
+        sqlx::query(
+            "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, \
+             message_key, payload, headers, occurred_at) values ($1, $2, $3, $4, $5, $6, $7, '{}', 0)",
+        )
+        .bind(UuidV7.next())
+        .bind(message.aggregate_type)
+        .bind(message.aggregate_id)
+        .bind(message.message_type)
+        .bind(message.topic)
+        .bind(message.message_key)
+        .bind(message.payload)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
     }
 
     /// Commits rows of one key in one transaction, or says why not.

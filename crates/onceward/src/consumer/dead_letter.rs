@@ -9,7 +9,8 @@ use sqlx::Row;
 use super::entry::{Entry, HeaderList, Identity, decode_headers};
 use super::{ConsumerOptions, DeadLetterTopic, TopicPartition};
 use crate::{
-    Backend, ConsumerName, Error, MessageContext, MessageKind, Micros, RawMessage, Result, Tx,
+    Backend, ConsumerName, Error, MessageContext, MessageKind, Micros, RawMessage, RequestKind,
+    Result, Tx,
 };
 
 /// Versioned type of the copies in the dead-letter topic.
@@ -192,26 +193,6 @@ pub(super) async fn still_dead<B: Backend>(
     Ok(())
 }
 
-/// What an operator wants done with a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Handle it now, then what waits behind it.
-    Replay,
-    /// Give it up; what waits behind it goes on. This **breaks the order** of its key: later
-    /// messages take effect without it.
-    Discard,
-}
-
-impl RequestKind {
-    /// As stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Replay => "replay",
-            Self::Discard => "discard",
-        }
-    }
-}
-
 /// A request that was not carried out yet.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
@@ -221,35 +202,52 @@ pub(super) struct Request {
     pub offset: i64,
 }
 
-/// Open requests of a consumer, the oldest first.
-pub(super) async fn open_requests<B: Backend>(
+/// Partitions of a consumer about which there are open requests.
+pub(super) async fn asked_about<B: Backend>(
     pool: &sqlx::Pool<B>,
     consumer: &ConsumerName,
-) -> Result<Vec<Request>> {
-    let rows: Vec<(i64, String, String, i32, i64)> = sqlx::query_as(
-        "select id, kind, topic, partition, record_offset from inbox_dead_letter_request \
-         where consumer = $1 and state = 'requested' order by id limit 1000",
+) -> Result<Vec<TopicPartition>> {
+    let partitions: Vec<(String, i32)> = sqlx::query_as(
+        "select distinct topic, partition from inbox_dead_letter_request \
+         where consumer = $1 and state = 'requested'",
     )
     .bind(consumer.as_str())
     .fetch_all(pool)
     .await
     .map_err(Error::database("dead letter requests"))?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, kind, topic, partition, offset)| Request {
-            id,
-            kind: if kind == "discard" {
-                RequestKind::Discard
-            } else {
-                RequestKind::Replay
-            },
-            at: TopicPartition {
-                topic: topic.into(),
-                partition,
-            },
-            offset,
+    let partitions = partitions.into_iter();
+    Ok(partitions
+        .map(|(topic, partition)| TopicPartition {
+            topic: topic.into(),
+            partition,
         })
         .collect())
+}
+
+/// Open requests about one partition, the oldest first; the rest after these are closed.
+pub(super) async fn open_requests<B: Backend>(
+    pool: &sqlx::Pool<B>,
+    consumer: &ConsumerName,
+    at: &TopicPartition,
+) -> Result<Vec<Request>> {
+    let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+        "select id, kind, record_offset from inbox_dead_letter_request \
+         where consumer = $1 and topic = $2 and partition = $3 and state = 'requested' \
+         order by id limit 100",
+    )
+    .bind(consumer.as_str())
+    .bind(&*at.topic)
+    .bind(at.partition)
+    .fetch_all(pool)
+    .await
+    .map_err(Error::database("dead letter requests"))?;
+    let requests = rows.into_iter().map(|(id, kind, offset)| Request {
+        id,
+        kind: RequestKind::stored(&kind),
+        at: at.clone(),
+        offset,
+    });
+    Ok(requests.collect())
 }
 
 /// Answers a request: `done`, or `refused` with a note.

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left};
 use super::claim::{Guard, Owned, hold};
-use super::dead_letter::{self, Request, RequestKind};
+use super::dead_letter::{self, Request};
 use super::entry::Entry;
 use super::error_text::{Logged, chain, logged};
 use super::inbox::{InboxState, move_state};
 use super::queue::{QueueId, Waiting};
 use super::{ConsumerOptions, HandlerError, Handlers, waiting};
 use crate::trace::Scope;
-use crate::{Backend, Micros, Tx};
+use crate::{Backend, Micros, RequestKind, Tx};
 
 /// One queue's due messages, in order.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::Instrument;
 
 use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
-use super::dead_letter::open_requests;
+use super::dead_letter::{self, asked_about, open_requests};
 use super::entry::{Entry, later};
 use super::error_text::{Logged, chain};
 use super::queue::{QueueId, Waiting};
@@ -62,7 +62,7 @@ impl<B: Backend> Worker<B> {
             return Ok(());
         }
         let (mode, limit) = match self.careful {
-            0 => (Mode::Together, self.options.max_batch_records.max(1)),
+            0 => (Mode::Together, self.options.max_batch_records),
             left => (Mode::OneByOne, left.min(MAX_SAVEPOINTS)),
         };
         let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -271,8 +271,20 @@ impl<B: Backend> Worker<B> {
         if self.held.is_empty() {
             return Ok(());
         }
-        let open = open_requests(self.db.pool(), &self.options.name).await;
-        let open = open.map_err(|error| Failure::Stop(error.into()))?;
+        let (pool, name) = (self.db.pool().clone(), self.options.name.clone());
+        let asked = asked_about(&pool, &name).await;
+        // Those about other partitions are for their owners, however many they are.
+        for at in asked.map_err(|error| Failure::Stop(error.into()))? {
+            if self.held.contains_key(&at) {
+                let open = open_requests(&pool, &name, &at).await;
+                self.carry_out(open.map_err(|error| Failure::Stop(error.into()))?)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, open: Vec<dead_letter::Request>) -> Result<(), Failure> {
         for request in open {
             let Some(held) = self.held.get(&request.at) else {
                 continue;

@@ -30,7 +30,7 @@ pub use error::{Loss, Remedy, SourceError};
 pub use janitor::JanitorChunk;
 pub use lease::{Claim, LEASE_RENEW, LEASE_TTL, RelayEpoch};
 pub use mirror::{Identity, Mirror, ProgressPlace};
-pub use parking::{ParkedKeys, Parking, Request, RequestKind};
+pub use parking::{ParkedKeys, Parking, Request};
 pub use postgres::{PostgresLocal, PostgresWake};
 pub use reset::{EpochPlan, ResetTo};
 pub use row::{Backlog, Batch, FetchLimits, OutboxRow};

@@ -15,7 +15,7 @@ use super::lease::{clock, commit, rollback};
 use super::mirror::corrupt;
 use super::row::{RawRow, RowCollector};
 use super::{Dialect, FetchLimits, OutboxRow, RelayEpoch, SourceError, SourceStore};
-use crate::{Cursor, MessageId, QueryResult, ReplayProgress, Tx};
+use crate::{Cursor, MessageId, QueryResult, ReplayProgress, RequestKind, Tx};
 
 /// What publishing must skip.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,15 +62,6 @@ pub struct Parking<'a> {
     pub reason: &'a str,
 }
 
-/// What an operator wants done with a parked key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Publish the copies in order, then the key is free again.
-    Replay,
-    /// Keep the copies as `discarded`, publish none, free the key.
-    Discard,
-}
-
 /// A request the owner has taken and numbered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -86,6 +77,26 @@ pub struct Request {
     pub message_key: Option<String>,
     /// Which row, if it has no key.
     pub message_id: Option<MessageId>,
+}
+
+/// Longest key that a progress record names, in bytes: JSON may write six for one, and the record must
+/// stay below what the progress topic takes.
+const MAX_NAMED_KEY_BYTES: usize = 16_384;
+
+impl Request {
+    /// That its copies up to `last_seq` are published, all of them if `done`: for the progress.
+    pub fn replayed(&self, last_seq: i64, done: bool) -> ReplayProgress {
+        ReplayProgress {
+            number: self.number,
+            topic: self.topic.clone(),
+            message_key: self
+                .message_key
+                .clone()
+                .filter(|key| key.len() <= MAX_NAMED_KEY_BYTES),
+            last_seq,
+            done,
+        }
+    }
 }
 
 const COPY_COLUMNS: &str = "seq, message_id, aggregate_type, aggregate_id, message_type, topic, \
@@ -105,7 +116,7 @@ impl<B: Dialect> SourceStore<B> {
             if let Some(key) = row.message_key() {
                 sqlx::query(
                     "insert into outbox_parked_key (topic, message_key, reason, parked_at) \
-                     values ($1, $2, $3, $4) on conflict (topic, message_key) do nothing",
+                     values ($1, $2, $3, $4) on conflict do nothing",
                 )
                 .bind(row.topic())
                 .bind(key)
@@ -200,11 +211,7 @@ impl<B: Dialect> SourceStore<B> {
         Ok(Some(Request {
             id,
             number,
-            kind: if kind == "discard" {
-                RequestKind::Discard
-            } else {
-                RequestKind::Replay
-            },
+            kind: RequestKind::stored(&kind),
             topic,
             message_key,
             message_id: message_id.map(MessageId),
@@ -321,30 +328,36 @@ pub(super) async fn clean_up_replay<B: Dialect>(
     tx: &mut Tx<'_, B>,
     replay: &ReplayProgress,
 ) -> Result<(), SourceError> {
-    let state: Option<String> =
-        sqlx::query_scalar("select state from outbox_dead_letter_request where number = $1")
-            .bind(replay.number)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(SourceError::database("replay clean-up"))?;
+    // The request knows the key, which is left out of the progress where it is long.
+    type Row = (String, String, Option<String>);
+    let request: Option<Row> = sqlx::query_as(
+        "select state, topic, message_key from outbox_dead_letter_request where number = $1",
+    )
+    .bind(replay.number)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(SourceError::database("replay clean-up"))?;
     // Progress keeps the replay until the next transaction, which may be a long time. Once its
     // clean-up is done it must not be done again: the key may have been parked anew since.
-    if state.as_deref() != Some("running") {
+    let Some((topic, message_key)) = request
+        .filter(|(state, ..)| state == "running")
+        .map(|(_, topic, message_key)| (topic, message_key))
+    else {
         return Ok(());
-    }
+    };
     sqlx::query(
         "delete from outbox_dead_letter where state = 'parked' and topic = $1 \
          and ((message_key is null and $2 is null and seq = $3) \
               or (message_key = $2 and seq <= $3))",
     )
-    .bind(replay.topic.as_str())
-    .bind(replay.message_key.as_deref())
+    .bind(topic.as_str())
+    .bind(message_key.as_deref())
     .bind(replay.last_seq)
     .execute(&mut **tx)
     .await
     .map_err(SourceError::database("replay clean-up"))?;
     if replay.done {
-        unpark(tx, &replay.topic, replay.message_key.as_deref()).await?;
+        unpark(tx, &topic, message_key.as_deref()).await?;
         end_request(tx, replay.number, "done", None).await?;
     }
     Ok(())

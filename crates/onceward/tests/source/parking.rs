@@ -1,7 +1,7 @@
 //! Parked keys: stored before the cursor passes, replayed in order, discarded visibly.
 
-use onceward::source::{FetchLimits, Parking, Request, RequestKind, SourceError};
-use onceward::{Cursor, MessageId, ReplayProgress};
+use onceward::source::{FetchLimits, Parking, SourceError};
+use onceward::{Cursor, MessageId, RequestKind};
 
 use super::support::*;
 
@@ -14,6 +14,7 @@ conformance!(
     a_finished_replay_is_not_cleaned_up_twice,
     a_discarded_key_is_free_and_its_copies_stay_visible,
     a_stale_claimer_neither_parks_nor_replays,
+    a_huge_key_is_parked_once_and_told_from_another,
 );
 
 async fn request<B: Fixture>(db: &TestDb<B>, kind: &'static str, key: &'static str) {
@@ -26,16 +27,6 @@ async fn request<B: Fixture>(db: &TestDb<B>, kind: &'static str, key: &'static s
     .execute(&db.pool)
     .await
     .unwrap();
-}
-
-fn replayed(request: &Request, last_seq: i64, done: bool) -> ReplayProgress {
-    ReplayProgress {
-        number: request.number,
-        topic: request.topic.clone(),
-        message_key: request.message_key.clone(),
-        last_seq,
-        done,
-    }
 }
 
 /// Five rows: 1, 3 and 5 of the key "bad", the others of "good"; the bad ones are parked.
@@ -134,7 +125,7 @@ async fn a_row_without_a_key_is_parked_alone<B: Fixture>() {
         .await
         .unwrap();
     assert_eq!(copies, batch.rows[..1]);
-    let done = replayed(&wish, copies[0].seq, true);
+    let done = wish.replayed(copies[0].seq, true);
     follower
         .store
         .finish_replay(follower.epoch, &done)
@@ -224,7 +215,7 @@ async fn a_replay_killed_in_the_middle_goes_on_where_it_was<B: Fixture>() {
     let copies = follower.store.copies(&wish, 0, two).await.unwrap();
     assert_eq!(copies.iter().map(payload).collect::<Vec<_>>(), ["1", "3"]);
     // CRASH: the Kafka transaction with these two is committed, the clean-up is not done.
-    follower.progress.replay = Some(replayed(&wish, copies[1].seq, false));
+    follower.progress.replay = Some(wish.replayed(copies[1].seq, false));
     let mut successor = db.store().await;
     let epoch = owned(successor.claim("a", true).await.unwrap());
     let keys = successor
@@ -244,7 +235,7 @@ async fn a_replay_killed_in_the_middle_goes_on_where_it_was<B: Fixture>() {
     assert_eq!(same, wish);
     let rest = successor.copies(&same, 0, two).await.unwrap();
     assert_eq!(rest.iter().map(payload).collect::<Vec<_>>(), ["5"]);
-    let done = replayed(&same, rest[0].seq, true);
+    let done = same.replayed(rest[0].seq, true);
     successor.finish_replay(epoch, &done).await.unwrap();
     assert!(successor.parked_keys().await.unwrap().is_empty());
     assert_eq!(
@@ -266,7 +257,7 @@ async fn a_finished_replay_is_not_cleaned_up_twice<B: Fixture>() {
         .await
         .unwrap()
         .unwrap();
-    let done = replayed(&wish, 5, true);
+    let done = wish.replayed(5, true);
     follower
         .store
         .finish_replay(follower.epoch, &done)
@@ -330,7 +321,7 @@ async fn a_stale_claimer_neither_parks_nor_replays<B: Fixture>() {
     expire_lease(&db).await;
     let mut successor = db.store().await;
     owned(successor.claim("b", true).await.unwrap());
-    let done = replayed(&wish, 5, true);
+    let done = wish.replayed(5, true);
     for refused in [
         stale.store.finish_replay(stale.epoch, &done).await,
         stale.store.discard(stale.epoch, &wish).await.map(|_| ()),
@@ -344,4 +335,49 @@ async fn a_stale_claimer_neither_parks_nor_replays<B: Fixture>() {
             .await,
         3
     );
+}
+
+async fn a_huge_key_is_parked_once_and_told_from_another<B: Fixture>() {
+    let db = B::database().await;
+    let mut follower = Follower::start(&db).await;
+    let noise = (0_u64..2_000).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let huge: String = noise.collect();
+    for key in ["1", "1", "2"] {
+        db.append(key, key).await;
+    }
+    // `append` refuses it; who writes rows by hand can do it.
+    sqlx::query("update outbox set message_key = $1 || message_key")
+        .bind(huge.as_str())
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let batch = follower.fetch(10).await.unwrap();
+    let reason = "too large";
+    let of_huge = batch.rows[..2].iter();
+    let parked: Vec<_> = of_huge.map(|row| Parking { row, reason }).collect();
+    for _ in 0..2 {
+        follower.store.park(follower.epoch, &parked).await.unwrap();
+    }
+    assert_eq!(db.count("select count(*) from outbox_parked_key").await, 1);
+    let keys = follower.store.parked_keys().await.unwrap();
+    let withheld = |at: usize| keys.contains(&batch.rows[at]);
+    assert_eq!((withheld(0), withheld(1), withheld(2)), (true, true, false));
+    follower.pass(&batch, 3);
+
+    sqlx::query(
+        "insert into outbox_dead_letter_request (kind, topic, message_key, requested_by, requested_at) \
+         values ('replay', 'order.created', $1 || '1', 'test', 1)",
+    )
+    .bind(huge.as_str())
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let (epoch, store) = (follower.epoch, &mut follower.store);
+    let wish = store.next_request(epoch, 0).await.unwrap().unwrap();
+    let done = wish.replayed(batch.rows[1].seq, true);
+    let written = serde_json::to_string(&done).unwrap();
+    assert!(written.len() < 200, "{} bytes of progress", written.len());
+    store.finish_replay(epoch, &done).await.unwrap();
+    assert!(store.parked_keys().await.unwrap().is_empty());
+    assert_eq!(db.count("select count(*) from outbox_dead_letter").await, 0);
 }

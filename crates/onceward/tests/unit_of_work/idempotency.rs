@@ -76,14 +76,38 @@ async fn twins_get_one_answer<B: SchemaBackend>(db: &Db<B>) {
     assert_eq!(forget(1_001).await, 1);
 }
 
+/// Longer than an index of Postgres takes, however it is compressed.
+async fn long_parts_are_told_apart<B: SchemaBackend>(db: &Db<B>) {
+    let noise = (0_u64..2_000).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let long: String = noise.collect();
+    let claim = async |end: &str| {
+        let part = format!("{long}{end}");
+        let request = Request::new("POST", &part, &part, &part, b"");
+        db.write(async move |tx: &mut Tx<'static, B>| {
+            let claim = request.claim(tx, 1_000).await?;
+            if claim == Claim::First {
+                request.store(tx, &StoredAnswer::default()).await?;
+            }
+            Ok::<_, Error>(claim)
+        })
+        .await
+        .unwrap()
+    };
+    assert_eq!(claim("1").await, Claim::First);
+    assert!(matches!(claim("1").await, Claim::Answered(_)));
+    assert_eq!(claim("2").await, Claim::First);
+}
+
 #[tokio::test]
 async fn concurrent_twins_get_one_answer_on_sqlite() {
     let (_dir, _url, db) = on_sqlite().await;
     twins_get_one_answer(&db).await;
+    long_parts_are_told_apart(&db).await;
 }
 
 #[tokio::test]
 async fn concurrent_twins_get_one_answer_on_postgres() {
     let (_url, db) = on_postgres().await;
     twins_get_one_answer(&db).await;
+    long_parts_are_told_apart(&db).await;
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use onceward::schema::SchemaBackend;
 use onceward::{
-    Db, Error, Event, HINT_CHANNEL, MessageContext, MessageKind, Outbox, RawMessage, SourceName,
-    Tx, UuidV7, WriteError,
+    Db, Error, Event, HINT_CHANNEL, MAX_KEY_BYTES, MessageContext, MessageKind, Outbox, RawMessage,
+    SourceName, Tx, UuidV7, WriteError,
 };
 use sqlx::Postgres;
 use sqlx::postgres::PgListener;
@@ -166,29 +166,37 @@ async fn a_hint_follows_a_commit_that_appended_and_no_other_on_postgres() {
 }
 
 #[tokio::test]
-async fn a_topic_that_kafka_can_not_have_is_refused_and_nothing_is_written() {
+async fn an_impossible_topic_or_a_huge_key_is_refused_and_nothing_is_written() {
     let (_dir, _url, db) = on_sqlite().await;
     let outbox = Outbox::new(SourceName::new("test").unwrap());
     let context = MessageContext::start(&UuidV7);
+    let message = |topic: &str, key: Option<String>| RawMessage {
+        message_type: "a.v1".into(),
+        kind: MessageKind::Event,
+        aggregate_type: "a".into(),
+        aggregate_id: "1".into(),
+        message_key: key,
+        topic: Some(topic.to_owned()),
+        payload: Vec::new(),
+        headers: Default::default(),
+    };
     for topic in ["", "..", "with space", "ö", &"x".repeat(250)] {
-        let message = RawMessage {
-            message_type: "a.v1".into(),
-            kind: MessageKind::Event,
-            aggregate_type: "a".into(),
-            aggregate_id: "1".into(),
-            message_key: None,
-            topic: Some(topic.to_owned()),
-            payload: Vec::new(),
-            headers: Default::default(),
-        };
         let mut tx = db.pool().begin().await.unwrap();
-        let refused = outbox.append_raw(&mut tx, &context, message);
+        let refused = outbox.append_raw(&mut tx, &context, message(topic, None));
         assert!(
             matches!(refused.await, Err(Error::InvalidTopic { .. })),
             "{topic}"
         );
         tx.commit().await.unwrap();
     }
+    let mut tx = db.pool().begin().await.unwrap();
+    let huge = message("a", Some("k".repeat(MAX_KEY_BYTES + 1)));
+    let refused = outbox.append_raw(&mut tx, &context, huge).await;
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "a.v1 has a key of 8193 bytes, the limit is 8192"
+    );
+    tx.commit().await.unwrap();
     let rows: i64 = sqlx::query_scalar("select count(*) from outbox")
         .fetch_one(db.pool())
         .await

@@ -1,0 +1,12 @@
+-- A key, or the name of a topic, may be as long as whoever writes rows by hand makes it, and Postgres
+-- refuses long entries of a btree: such a row could not be parked, and held its source for ever. A hash
+-- index keeps four bytes of each and compares the texts themselves. SQLite has no such limit.
+alter table outbox_parked_key drop constraint outbox_parked_key_pkey;
+alter table outbox_parked_key add constraint outbox_parked_key_once
+    exclude using hash ((topic || ' ' || message_key) with =);
+
+drop index outbox_dead_letter_key;
+create index outbox_dead_letter_message_key on outbox_dead_letter using hash (message_key);
+
+create index inbox_dead_letter_request_open
+    on inbox_dead_letter_request (consumer, topic, partition, id) where state = 'requested';
