@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{
     ConsumerOptions, ConsumerState, Handle, Handlers, Subscriber, SubscriberError, Subscription,
 };
-use crate::{Backend, Clock, Db, Error, SourceId, SystemClock, is_topic_name, metrics};
+use crate::{Backend, Clock, Db, Error, SourceId, SystemClock, metrics};
 
 /// Handles the records of some topics exactly once in effect.
 ///
@@ -42,8 +42,15 @@ impl std::fmt::Debug for dyn Subscriber {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// The database's identity could not be read (not reachable, or not migrated), or the dead
-    /// letter topic has an impossible name.
+    /// The options don't fit; every problem is named.
+    #[error("invalid options of consumer {name}: {}", .problems.join("; "))]
+    Options {
+        /// The consumer.
+        name: String,
+        /// What [`ConsumerOptions::validate`] told.
+        problems: Vec<String>,
+    },
+    /// The database's identity could not be read (not reachable, or not migrated).
     #[error("consumer {name} can't start")]
     Start {
         /// The consumer.
@@ -91,22 +98,18 @@ impl<B: Backend> Consumer<B> {
     /// returns. Trouble with Kafka or the database is waited out.
     ///
     /// # Errors
-    /// [`ConsumerError::Start`] if the database can't be read at the start.
+    /// [`ConsumerError::Options`] with everything that is wrong with them, [`ConsumerError::Start`] if
+    /// the database can't be read at the start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConsumerError> {
         let ended = Ended(self.handle.clone());
-        let source_id = source_id(&self.db, &self.options).await?;
-        // Noticed now, not at the first dead letter.
-        if let Some(to) = &self.options.dead_letter_topic
-            && !is_topic_name(&to.topic)
-        {
-            return Err(ConsumerError::Start {
+        let problems = self.options.validate(self.db.write_time_limit());
+        if !problems.is_empty() {
+            return Err(ConsumerError::Options {
                 name: self.options.name.to_string(),
-                source: Error::InvalidTopic {
-                    message_type: "a dead letter".to_owned(),
-                    topic: to.topic.clone(),
-                },
+                problems,
             });
         }
+        let source_id = source_id(&self.db, &self.options).await?;
         let subscription = Subscription {
             group: self.options.name.clone(),
             instance_id: self.options.instance_id.clone(),
@@ -146,7 +149,7 @@ impl<B: Backend> Consumer<B> {
         let _leave_when_dropped = leave.clone().drop_guard();
         let (mut link, end) = line(
             2 * self.options.max_batch_records,
-            2 * self.options.max_batch_bytes.max(1),
+            2 * self.options.max_batch_bytes,
             leave.clone(),
         );
         let (done, ended) = oneshot::channel();

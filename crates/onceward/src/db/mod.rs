@@ -44,6 +44,7 @@ pub struct Db<B: Backend> {
     pool: Pool<B>,
     writer: Writer<B>,
     hint: hint::Hint,
+    write_time_limit: Duration,
 }
 
 /// Limits of a [`Db`].
@@ -67,6 +68,7 @@ impl<B: Backend> Clone for Db<B> {
             pool: self.pool.clone(),
             writer: self.writer.clone(),
             hint: self.hint.clone(),
+            write_time_limit: self.write_time_limit,
         }
     }
 }
@@ -150,8 +152,19 @@ impl<B: Backend> Db<B> {
     pub fn with_options(pool: Pool<B>, options: OpenOptions) -> Self {
         let connect = (*pool.connect_options()).clone();
         let hint = hint::Hint::default();
-        let writer = Writer::start(connect, options.write_time_limit, hint.clone());
-        Self { pool, writer, hint }
+        let write_time_limit = options.write_time_limit;
+        let writer = Writer::start(connect, write_time_limit, hint.clone());
+        Self {
+            pool,
+            writer,
+            hint,
+            write_time_limit,
+        }
+    }
+
+    /// Longest time a unit of work may take.
+    pub fn write_time_limit(&self) -> Duration {
+        self.write_time_limit
     }
 
     /// Tells the relay that there is something to publish. [`Self::write`] does it by itself; for

@@ -19,6 +19,8 @@ on_both_databases!(
     a_discarded_message_lets_its_key_go_on_without_it,
     used_up_attempts_make_a_dead_letter_and_a_copy_in_its_topic,
     too_many_waiting_messages_pause_their_partition,
+    requests_about_partitions_that_nobody_holds_hold_no_other_up,
+    impossible_options_are_refused_at_the_start,
 );
 
 async fn a_retried_message_holds_its_key_up_and_nobody_else<B: TestBackend>() {
@@ -204,6 +206,45 @@ async fn used_up_attempts_make_a_dead_letter_and_a_copy_in_its_topic<B: TestBack
         .await;
     assert_eq!(copies, i64::try_from(dead).unwrap());
     running.stop().await;
+}
+
+async fn requests_about_partitions_that_nobody_holds_hold_no_other_up<B: TestBackend>() {
+    let world = World::<B>::new(1).await;
+    world.faults.set(1, Fault::Reject);
+    world.log.ping(0, "a", 1);
+    let running = world.start();
+    world
+        .count_reaches(1, "select count(*) from inbox_dead_letter")
+        .await;
+    running.stop().await;
+    world.faults.clear(1);
+    world
+        .execute(
+            "insert into inbox_dead_letter_request (kind, consumer, topic, partition, \
+             record_offset, requested_by, requested_at) \
+             with recursive many(n) as (select 0 union all select n + 1 from many where n < 1500) \
+             select 'replay', 'group', 'ping', 7 + n % 3, n, 'somebody', 1 from many",
+        )
+        .await;
+    request_replay(world.db.pool(), &letter(0), "somebody", 1)
+        .await
+        .unwrap();
+    let running = world.start();
+    world.all_once([1]).await;
+    running.stop().await;
+}
+
+async fn impossible_options_are_refused_at_the_start<B: TestBackend>() {
+    let world = World::<B>::new(1).await;
+    let mut options = world.options();
+    options.max_batch_records = 0;
+    options.retry.max_delay = Duration::MAX;
+    let refused = world.start_with(options).ended().await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "invalid options of consumer group: max_batch_records must be 1 to 10000; \
+         retry.max_delay must be at most 365 days"
+    );
 }
 
 async fn too_many_waiting_messages_pause_their_partition<B: TestBackend>() {

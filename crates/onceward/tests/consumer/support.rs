@@ -280,6 +280,11 @@ impl Running {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Result<(), ConsumerError> {
+        self.task.await.unwrap()
+    }
+
     /// Dies in the middle of whatever it does.
     pub async fn kill(self) {
         self.task.abort();
