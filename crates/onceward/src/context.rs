@@ -15,6 +15,8 @@ pub struct MessageContext {
     pub causation_id: Option<CausationId>,
     /// When that message was written (its `ce_time`): lets a handler refuse what is too old.
     pub caused_at: Option<Micros>,
+    /// The source which that message was written in (its `ce_source`).
+    pub caused_in: Option<String>,
     /// W3C `traceparent` header.
     pub traceparent: Option<String>,
     /// W3C `tracestate` header.
@@ -59,6 +61,7 @@ impl MessageContext {
             correlation_id,
             causation_id: None,
             caused_at: None,
+            caused_in: None,
             traceparent: None,
             tracestate: None,
             spans: Spans::default(),
@@ -74,6 +77,7 @@ impl MessageContext {
             )),
             causation_id: envelope.message_id,
             caused_at: envelope.occurred_at,
+            caused_in: envelope.source.clone(),
             traceparent: envelope.traceparent.clone(),
             tracestate: envelope.tracestate.clone(),
             spans: Spans::default(),

@@ -3,8 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use contracts::choreography::OrderCreated;
-use contracts::order::Created;
 use onceward::{Backend, Tx};
 use onceward_saga::{SagaBackend, SagaError};
 use serde::Serialize;
@@ -16,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::choreography::Choreography;
-use crate::domain::{NewOrder, Order, OrderStatus, SagaStyle};
+use crate::domain::{NewOrder, Order, OrderEvents, OrderStatus, SagaStyle};
 use crate::{metrics, sql};
 
 /// What new orders need to know.
@@ -36,6 +34,7 @@ pub(crate) fn routes<B: SagaBackend>(desk: Desk) -> Routes<B> {
         .with(__path_place, place)
         .with(__path_list, list::<B>)
         .with(__path_show, show::<B>)
+        .with(__path_events, events::<B>)
 }
 
 /// An order that was taken.
@@ -98,6 +97,9 @@ struct Placed {
             operation_id = "show_order",
             parameters(("id" = "$response.body#/order_id")),
             description = "How far it is."
+        )), ("show its events" = (
+            operation_id = "show_order_events",
+            parameters(("id" = "$response.body#/order_id"))
         ))),
         example = json!({"order_id": "0194227a-0000-7000-8000-000000000001", "status": "pending"})
     ))
@@ -128,33 +130,21 @@ async fn place<B: SagaBackend>(
             ));
         }
         let saga = order.saga.unwrap_or(desk.default);
-        sql::insert(tx, order_id, &order, saga, context.correlation_id, now).await?;
-        let (user_id, product_id) = (order.user_id.clone(), order.product_id.clone());
-        let (quantity, amount_minor) = (order.quantity, order.amount.minor());
-        match saga {
-            SagaStyle::Orchestration => {
-                let created = Created {
-                    order_id,
-                    user_id,
-                    product_id,
-                    quantity,
-                    amount_minor,
-                };
-                outbox.append::<B, _>(tx, &context, &created).await?;
-            }
-            SagaStyle::Choreography => {
-                let created = OrderCreated {
-                    order_id,
-                    user_id,
-                    product_id,
-                    quantity,
-                    amount_minor,
-                };
-                outbox.append::<B, _>(tx, &context, &created).await?;
-                match desk.choreography.begin(tx, order_id).await {
-                    Err(SagaError::Storage(error)) => return Err(error.into()),
-                    begun => begun.map_err(ApiError::internal)?,
-                }
+        let created = saga
+            .created(
+                order_id,
+                &order.user_id,
+                &order.product_id,
+                order.quantity,
+                order.amount,
+            )
+            .map_err(ApiError::internal)?;
+        let message_id = outbox.append_raw::<B>(tx, &context, created).await?;
+        sql::insert(tx, order_id, &order, saga, &context, message_id, now).await?;
+        if saga == SagaStyle::Choreography {
+            match desk.choreography.begin(tx, order_id).await {
+                Err(SagaError::Storage(error)) => return Err(error.into()),
+                begun => begun.map_err(ApiError::internal)?,
             }
         }
         let placed = Placed {
@@ -221,6 +211,71 @@ async fn show<B: Backend>(
     let order = sql::find(app.db().pool(), id).await?;
     order
         .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("order {id}")))
+}
+
+/// Show an order's events
+///
+/// Every message about it that this service wrote or heard, oldest first, with what it said. They are
+/// kept as long as the order is, whatever became of them in Kafka. There is no order across topics, so two
+/// may be listed the other way round than they happened in their services. Of a message that was sent
+/// again (a command that was not answered in time) only the first is listed.
+///
+/// The same story as the operator sees it, over all databases: `onceward message trace ID`.
+#[utoipa::path(
+    get,
+    path = "/orders/{id}/events",
+    operation_id = "show_order_events",
+    tag = "orders",
+    params(("id" = Uuid, Path, description = "`order_id` of the order.")),
+    responses(
+        (
+            status = 200,
+            description = "Its events.",
+            body = OrderEvents,
+            example = json!({"items": [
+                {
+                    "message_id": "0194227a-0000-7000-8000-000000000065",
+                    "type": "order.created.v1",
+                    "topic": "order.created",
+                    "source": "order",
+                    "at": "2026-01-02T03:04:05.000000Z",
+                    "payload": {
+                        "order_id": "0194227a-0000-7000-8000-000000000001",
+                        "user_id": "user_declined",
+                        "product_id": "product_1",
+                        "quantity": 1,
+                        "amount_minor": 550
+                    }
+                },
+                {
+                    "message_id": "0194227a-0000-7000-8000-000000000066",
+                    "type": "payment.failed.v1",
+                    "topic": "payment.failed",
+                    "source": "payment",
+                    "at": "2026-01-02T03:04:05.080000Z",
+                    "payload": {
+                        "order_id": "0194227a-0000-7000-8000-000000000001",
+                        "reason": "payment declined"
+                    }
+                }
+            ]})
+        ),
+        (
+            status = 404,
+            description = "There is no such order.",
+            body = skeleton::Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
+async fn events<B: Backend>(
+    State(app): State<App<B>>,
+    PathId(id): PathId,
+) -> Result<Json<OrderEvents>, ApiError> {
+    let events = sql::events(app.db().pool(), app.outbox().source(), id).await?;
+    events
+        .map(|items| Json(OrderEvents { items }))
         .ok_or_else(|| ApiError::not_found(format!("order {id}")))
 }
 

@@ -25,7 +25,7 @@ use onceward_saga::{
 use uuid::Uuid;
 
 use crate::domain::OrderStatus;
-use crate::sql::{self, Locked};
+use crate::sql::{self, Locked, Said};
 
 /// `owner_kind` of the orders' deadlines.
 const OWNER_KIND: &str = "order";
@@ -168,8 +168,10 @@ impl<B: SagaBackend, M: Fact> Handler<B, M> for Choreography {
                 format!("there is no order {order_id}").into(),
             ));
         };
-        let at = context.caused_at.unwrap_or(self.outbox.clock().now());
-        sql::note_step(tx, order_id, self.routing.topic(M::TYPE), at).await?;
+        let (topic, now) = (self.routing.topic(M::TYPE), self.outbox.clock().now());
+        Said::handled(order_id, topic, now, context, &message)
+            .note(tx)
+            .await?;
         self.move_on(tx, context, order_id, order, message.reason())
             .await?;
         Ok(())
@@ -202,13 +204,19 @@ impl<B: SagaBackend> TimerOwner<B> for Choreography {
             return Ok(());
         }
         // No message causes it: it goes on in the story the order was placed in.
-        let context = MessageContext::correlated(order.correlation_id);
+        let context = order.story.clone();
         let timed_out = OrderTimedOut { order_id };
-        self.outbox.append(tx, &context, &timed_out).await?;
-        let topic = self.routing.topic(OrderTimedOut::TYPE);
-        sql::note_step(tx, order_id, topic, clock.now())
-            .await
-            .map_err(storage("order step"))?;
+        let message_id = self.outbox.append(tx, &context, &timed_out).await?;
+        Said {
+            order_id,
+            topic: self.routing.topic(OrderTimedOut::TYPE),
+            at: clock.now(),
+            message_id: Some(message_id.0),
+            source: Some(self.outbox.source().as_str()),
+            event: &timed_out,
+        }
+        .note(tx)
+        .await?;
         self.move_on(tx, &context, order_id, order, Some(TIMED_OUT))
             .await
     }

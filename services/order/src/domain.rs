@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use contracts::choreography::OrderCreated;
 use contracts::order::Created;
-use onceward::{CorrelationId, Event, Micros};
+use onceward::{CorrelationId, Event, Micros, RawMessage};
 use serde::{Serialize, Serializer};
 use skeleton::{ApiError, Body, Money};
 use utoipa::ToSchema;
@@ -72,7 +72,36 @@ impl SagaStyle {
         all.find(|style| style.as_str() == text)
     }
 
-    /// Type of the message such an order begins with.
+    /// The message in which such an order says that it was taken.
+    pub(crate) fn created(
+        self,
+        order_id: Uuid,
+        user_id: &str,
+        product_id: &str,
+        quantity: i64,
+        amount: Money,
+    ) -> Result<RawMessage, serde_json::Error> {
+        let (user_id, product_id) = (user_id.to_owned(), product_id.to_owned());
+        let amount_minor = amount.minor();
+        match self {
+            Self::Orchestration => RawMessage::of(&Created {
+                order_id,
+                user_id,
+                product_id,
+                quantity,
+                amount_minor,
+            }),
+            Self::Choreography => RawMessage::of(&OrderCreated {
+                order_id,
+                user_id,
+                product_id,
+                quantity,
+                amount_minor,
+            }),
+        }
+    }
+
+    /// Type of that message.
     pub(crate) fn created_type(self) -> &'static str {
         match self {
             Self::Orchestration => Created::TYPE,
@@ -203,6 +232,38 @@ pub struct Step {
     #[schema(value_type = String, format = DateTime)]
     #[serde(serialize_with = "rfc3339")]
     pub at: Micros,
+}
+
+/// A message about an order.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct OrderEvent {
+    /// Its id; like `type`, `source` and `payload` `null` for one that an older version noted.
+    #[schema(required)]
+    pub message_id: Option<Uuid>,
+    /// Its versioned type.
+    #[serde(rename = "type")]
+    #[schema(required, example = "payment.completed.v1")]
+    pub message_type: Option<String>,
+    /// The topic it was said on.
+    #[schema(example = "payment.completed")]
+    pub topic: String,
+    /// Who said it: the name of the source, most often the service's.
+    #[schema(required, example = "payment")]
+    pub source: Option<String>,
+    /// When it was said.
+    #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "rfc3339")]
+    pub at: Micros,
+    /// What it said; its fields depend on `type`.
+    #[schema(required, value_type = Option<Object>)]
+    pub payload: Option<serde_json::Value>,
+}
+
+/// The events of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct OrderEvents {
+    /// Oldest first.
+    pub items: Vec<OrderEvent>,
 }
 
 fn rfc3339<S: Serializer>(at: &Micros, serializer: S) -> Result<S::Ok, S::Error> {

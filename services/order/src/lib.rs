@@ -35,7 +35,7 @@ use skeleton::{App, Background, Definition, Service};
 use sqlx::migrate::Migrator;
 
 pub use choreography::Choreography;
-pub use domain::{NewOrder, Order, OrderStatus, SagaStyle, Step};
+pub use domain::{NewOrder, Order, OrderEvent, OrderEvents, OrderStatus, SagaStyle, Step};
 pub use reactions::Projection;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

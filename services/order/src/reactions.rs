@@ -8,7 +8,7 @@ use onceward::{Backend, Clock, Event, MessageContext, Routing, Tx};
 use uuid::Uuid;
 
 use crate::domain::OrderStatus;
-use crate::sql;
+use crate::sql::{self, Said};
 
 /// What a message means to an order's status.
 enum Meaning<'a> {
@@ -23,14 +23,14 @@ enum Meaning<'a> {
 }
 
 /// A message about an order, as the projection reads it.
-trait Said: Event {
+trait Told: Event {
     fn order_id(&self) -> Uuid;
     fn meaning(&self) -> Meaning<'_>;
 }
 
 macro_rules! said {
     ($($message:ty => $meaning:expr;)*) => {
-        $(impl Said for $message {
+        $(impl Told for $message {
             fn order_id(&self) -> Uuid {
                 self.order_id
             }
@@ -84,7 +84,7 @@ impl Projection {
     }
 }
 
-impl<B: Backend, M: Said> Handler<B, M> for Projection {
+impl<B: Backend, M: Told> Handler<B, M> for Projection {
     async fn handle(
         &self,
         tx: &mut Tx<'static, B>,
@@ -92,7 +92,6 @@ impl<B: Backend, M: Said> Handler<B, M> for Projection {
         message: M,
     ) -> Result<(), HandlerError> {
         let now = self.clock.now();
-        let at = context.caused_at.unwrap_or(now);
         let order_id = message.order_id();
         // The status first: on Postgres it locks the order's row, and the step's foreign key then
         // needs no second lock.
@@ -105,7 +104,10 @@ impl<B: Backend, M: Said> Handler<B, M> for Projection {
         if let Some(status) = status {
             sql::move_to(tx, order_id, status, reason, now).await?;
         }
-        sql::note_step(tx, order_id, self.routing.topic(M::TYPE), at).await?;
+        let topic = self.routing.topic(M::TYPE);
+        Said::handled(order_id, topic, now, context, &message)
+            .note(tx)
+            .await?;
         Ok(())
     }
 }

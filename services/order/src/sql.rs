@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 
-use onceward::{Backend, CorrelationId, Error, Micros, QueryResult, Result, Routing, Tx};
+use onceward::{
+    Backend, CorrelationId, Error, Event, MessageContext, MessageId, Micros, QueryResult, Result,
+    Routing, SourceName, Tx,
+};
 use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
 
-use crate::domain::{NewOrder, Order, OrderStatus, SagaStyle, Step};
+use crate::domain::{NewOrder, Order, OrderEvent, OrderStatus, SagaStyle, Step};
 
 const COLUMNS: &str = "order_id, status, reason, user_id, product_id, quantity, amount_minor, \
                        correlation_id, saga, created_at, updated_at";
@@ -24,28 +27,31 @@ pub(crate) async fn is_product<B: Backend>(
     Ok(known > 0)
 }
 
-/// Inserts a pending order.
+/// Inserts a pending order, which began in this context by this message.
 pub(crate) async fn insert<B: Backend>(
     tx: &mut Tx<'_, B>,
     order_id: Uuid,
     order: &NewOrder,
     saga: SagaStyle,
-    correlation_id: CorrelationId,
+    context: &MessageContext,
+    message_id: MessageId,
     now: Micros,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into orders (order_id, user_id, product_id, quantity, amount_minor, status, \
-         correlation_id, saga, created_at, updated_at) \
-         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $8)",
+         correlation_id, saga, created_at, updated_at, message_id, traceparent) \
+         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $8, $9, $10)",
     )
     .bind(order_id)
     .bind(&*order.user_id)
     .bind(&*order.product_id)
     .bind(order.quantity)
     .bind(order.amount.minor())
-    .bind(correlation_id.0)
+    .bind(context.correlation_id.0)
     .bind(saga.as_str())
     .bind(now)
+    .bind(message_id.0)
+    .bind(context.traceparent.as_deref())
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -55,7 +61,8 @@ pub(crate) async fn insert<B: Backend>(
 pub(crate) struct Locked {
     pub(crate) status: OrderStatus,
     pub(crate) reason: Option<String>,
-    pub(crate) correlation_id: CorrelationId,
+    /// The story it was placed in.
+    pub(crate) story: MessageContext,
 }
 
 /// Locks a choreographed order's row. **First**, by facts and deadline alike: what one of them commits is
@@ -67,7 +74,7 @@ pub(crate) async fn lock<B: Backend>(
     // An update that changes nothing locks on both databases; `for update` does not exist on one.
     let row = sqlx::query(
         "update orders set updated_at = updated_at where order_id = $1 and saga = 'choreography' \
-         returning status, reason, correlation_id",
+         returning status, reason, correlation_id, traceparent",
     )
     .bind(order_id)
     .fetch_optional(&mut **tx)
@@ -78,7 +85,8 @@ pub(crate) async fn lock<B: Backend>(
         Ok(Locked {
             status: OrderStatus::parse(&status).ok_or_else(unknown)?,
             reason: row.try_get("reason")?,
-            correlation_id: CorrelationId(row.try_get("correlation_id")?),
+            story: MessageContext::correlated(CorrelationId(row.try_get("correlation_id")?))
+                .traced(row.try_get("traceparent")?),
         })
     })
     .transpose()
@@ -97,22 +105,57 @@ pub(crate) async fn heard<B: Backend>(
     Ok(topics.into_iter().collect())
 }
 
-/// Notes that something was said about an order; the first time counts.
-pub(crate) async fn note_step<B: Backend>(
-    tx: &mut Tx<'_, B>,
-    order_id: Uuid,
-    topic: &str,
-    at: Micros,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "insert into order_step (order_id, topic, at) values ($1, $2, $3) on conflict do nothing",
-    )
-    .bind(order_id)
-    .bind(topic)
-    .bind(at)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+/// A message about an order, as it is noted.
+pub(crate) struct Said<'a, E> {
+    pub(crate) order_id: Uuid,
+    pub(crate) topic: &'a str,
+    pub(crate) at: Micros,
+    pub(crate) message_id: Option<Uuid>,
+    pub(crate) source: Option<&'a str>,
+    pub(crate) event: &'a E,
+}
+
+impl<'a, E: Event> Said<'a, E> {
+    /// A message that is being handled in this context.
+    pub(crate) fn handled(
+        order_id: Uuid,
+        topic: &'a str,
+        now: Micros,
+        context: &'a MessageContext,
+        event: &'a E,
+    ) -> Self {
+        Self {
+            order_id,
+            topic,
+            at: context.caused_at.unwrap_or(now),
+            message_id: context.causation_id.map(|id| id.0),
+            source: context.caused_in.as_deref(),
+            event,
+        }
+    }
+
+    /// Notes that it was said; of a topic the first time counts.
+    pub(crate) async fn note<B: Backend>(self, tx: &mut Tx<'_, B>) -> Result<()> {
+        let payload = serde_json::to_string(self.event).map_err(|source| Error::Encode {
+            message_type: E::TYPE,
+            source,
+        })?;
+        sqlx::query(
+            "insert into order_step (order_id, topic, at, message_id, message_type, source, payload) \
+             values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+        )
+        .bind(self.order_id)
+        .bind(self.topic)
+        .bind(self.at)
+        .bind(self.message_id)
+        .bind(E::TYPE)
+        .bind(self.source)
+        .bind(payload)
+        .execute(&mut **tx)
+        .await
+        .map_err(Error::database("order step"))?;
+        Ok(())
+    }
 }
 
 /// Moves an order to `status`, unless it has come as far or farther. `true` if it moved.
@@ -170,6 +213,78 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
     steps.extend(said.into_iter().map(|(step, at)| Step { step, at }));
     order.steps = Some(steps);
     Ok(Some(order))
+}
+
+/// The messages about an order, oldest first; its own first one is made of the order again.
+pub(crate) async fn events<B: Backend>(
+    pool: &Pool<B>,
+    source: &SourceName,
+    order_id: Uuid,
+) -> Result<Option<Vec<OrderEvent>>> {
+    let statement = format!("select message_id, {COLUMNS} from orders where order_id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(order_id)
+        .fetch_optional(pool)
+        .await
+        .map_err(Error::database("order lookup"))?;
+    let Some(row) = row else { return Ok(None) };
+    let order = read::<B>(&row)?;
+    let created = order
+        .saga
+        .created(
+            order_id,
+            &order.user_id,
+            &order.product_id,
+            order.quantity,
+            order.amount,
+        )
+        .map_err(|source| Error::Encode {
+            message_type: order.saga.created_type(),
+            source,
+        })?;
+    let failed = || Error::database("order events");
+    let mut events = vec![OrderEvent {
+        message_id: row.try_get("message_id").map_err(failed())?,
+        topic: Routing::default().topic(&created.message_type).to_owned(),
+        message_type: Some(created.message_type),
+        source: Some(source.to_string()),
+        at: order.created_at,
+        payload: Some(json(&created.payload)?),
+    }];
+    type Row = (
+        String,
+        i64,
+        Option<Uuid>,
+        Option<String>,
+        Option<String>,
+        Option<String>,
+    );
+    let said: Vec<Row> = sqlx::query_as(
+        "select topic, at, message_id, message_type, source, payload from order_step \
+         where order_id = $1 order by at, topic",
+    )
+    .bind(order_id)
+    .fetch_all(pool)
+    .await
+    .map_err(failed())?;
+    for (topic, at, message_id, message_type, source, payload) in said {
+        events.push(OrderEvent {
+            message_id,
+            message_type,
+            topic,
+            source,
+            at,
+            payload: payload.map(|text| json(text.as_bytes())).transpose()?,
+        });
+    }
+    Ok(Some(events))
+}
+
+fn json(text: &[u8]) -> Result<serde_json::Value> {
+    serde_json::from_slice(text).map_err(|error| Error::Corrupt {
+        what: "order event",
+        reason: error.to_string(),
+    })
 }
 
 /// Orders newest first, one more than the page holds. Served by the primary key.

@@ -2,11 +2,11 @@
 
 use contracts::{inventory, order as orders, payment};
 use onceward::consumer::Handler;
-use onceward::{Event, MessageContext, SystemClock, Tx, UuidV7};
+use onceward::{Event, MessageContext, MessageId, SystemClock, Tx, UuidV7};
 use onceward_saga::SagaBackend;
 use onceward_saga::{SagaId, StepRef};
 use order::Projection;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -30,6 +30,8 @@ impl<B: SagaBackend> Shop<B> {
             let projection = Projection::new(Arc::new(SystemClock));
             let mut context = MessageContext::start(&UuidV7);
             context.caused_at = Some(at);
+            context.causation_id = Some(MessageId(Uuid::from_u128(at.try_into().unwrap())));
+            context.caused_in = Some("elsewhere".into());
             let message: E = serde_json::from_slice(&payload).unwrap();
             projection.handle(tx, &context, message).await
         });
@@ -131,4 +133,64 @@ async fn a_status_never_moves_back_on_sqlite() {
 #[tokio::test]
 async fn a_status_never_moves_back_on_postgres() {
     a_status_never_moves_back(&on_postgres().await).await;
+}
+
+async fn the_events_of_an_order_tell_what_was_said<B: SagaBackend>(shop: &Shop<B>) {
+    let id = shop.placed().await;
+    let at = 4_000_000_000_000_000;
+    shop.hear(at, release(id)).await;
+    shop.hear(at + 1, release(id)).await; // sent again
+    let (status, _, events) = shop.get(&format!("/orders/{id}/events")).await;
+    assert_eq!(status, 200);
+    assert_eq!(events["items"].as_array().unwrap().len(), 2, "{events}");
+    let (created, released) = (&events["items"][0], &events["items"][1]);
+    let row: (Uuid, String, Vec<u8>) =
+        sqlx::query_as("select message_id, topic, payload from outbox")
+            .fetch_one(shop.db.pool())
+            .await
+            .unwrap();
+    assert_eq!(created["message_id"], row.0.to_string());
+    assert_eq!(created["topic"], row.1);
+    assert_eq!(created["source"], "order");
+    let payload: Value = serde_json::from_slice(&row.2).unwrap();
+    assert_eq!(created["payload"], payload);
+    assert_eq!(
+        released,
+        &json!({
+            "message_id": Uuid::from_u128(at.try_into().unwrap()),
+            "type": "inventory.release.v1",
+            "topic": "inventory.release",
+            "source": "elsewhere",
+            "at": "2096-10-02T07:06:40.000000Z",
+            "payload": release(id),
+        })
+    );
+
+    // What an older version noted.
+    sqlx::query(
+        "update order_step set message_id = null, message_type = null, source = null, payload = null",
+    )
+    .execute(shop.db.pool())
+    .await
+    .unwrap();
+    let (_, _, events) = shop.get(&format!("/orders/{id}/events")).await;
+    let old = &events["items"][1];
+    assert_eq!(old["topic"], "inventory.release");
+    assert_eq!(
+        (&old["type"], &old["payload"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let (status, _, _) = shop.get(&format!("/orders/{}/events", Uuid::nil())).await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn the_events_of_an_order_tell_what_was_said_on_sqlite() {
+    the_events_of_an_order_tell_what_was_said(&on_sqlite().await).await;
+}
+
+#[tokio::test]
+async fn the_events_of_an_order_tell_what_was_said_on_postgres() {
+    the_events_of_an_order_tell_what_was_said(&on_postgres().await).await;
 }

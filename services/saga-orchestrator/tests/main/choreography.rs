@@ -112,15 +112,28 @@ async fn one_order<B: SagaBackend>(world: &mut World<B>, fault: Fault, case: &st
 async fn one_story_with_one_end<B: SagaBackend>(world: &World<B>, order: uuid::Uuid, case: &str) {
     let said = world.said(order).await;
     let ends = ["order.completed.v1", "order.cancelled.v1"];
-    let end = said.iter().filter(|said| ends.contains(&said.1.as_str()));
+    let end = said.iter().filter(|said| ends.contains(&&*said.event.1));
     assert_eq!(end.count(), 1, "{case}: {said:?}");
     let uncaused = ["order-created.v1", "order-timed-out.v1"];
-    for (_, message_type, story, cause) in &said {
-        assert_eq!(*story, said[0].2, "{case}: {message_type}");
-        let led_to = cause.is_some_and(|cause| said.iter().any(|other| other.0 == cause));
-        let is_caused = !uncaused.contains(&message_type.as_str());
-        assert_eq!(led_to, is_caused, "{case}: {message_type} {cause:?}");
+    for one in &said {
+        assert_eq!(one.story, said[0].story, "{case}: {one:?}");
+        assert!(one.is_traced, "{case}: {one:?}");
+        let led_to = one
+            .cause
+            .is_some_and(|cause| said.iter().any(|other| other.event.0 == cause));
+        assert_eq!(
+            led_to,
+            !uncaused.contains(&&*one.event.1),
+            "{case}: {one:?}"
+        );
     }
+    // Nothing is said twice in a choreography, and its desk hears all of it.
+    let mut all: Vec<_> = said.into_iter().map(|said| said.event).collect();
+    let mut shown = world.events(order).await;
+    assert_eq!(shown[0].1, "order-created.v1", "{case}: {shown:?}");
+    all.sort();
+    shown.sort();
+    assert_eq!(shown, all, "{case}");
 }
 
 async fn a_deadline_at_any_moment_undoes_all_or_nothing<B: SagaBackend>(mut world: World<B>) {

@@ -446,6 +446,8 @@ impl<B: SagaBackend> World<B> {
                 let mut envelope = envelope(id, &message_type, &topic, payload);
                 let headers: String = row.try_get("headers").unwrap();
                 envelope.correlation_id = id_of(&headers, "correlation-id").map(CorrelationId);
+                envelope.traceparent = text_of(&headers, "traceparent");
+                envelope.source = Some(name.to_owned());
                 self.enqueue(name, envelope);
             }
         }
@@ -558,10 +560,15 @@ impl<B: SagaBackend> World<B> {
     }
 }
 
-/// An id among the headers of an outbox row.
-fn id_of(headers: &str, name: &str) -> Option<Uuid> {
+/// One of the headers of an outbox row.
+fn text_of(headers: &str, name: &str) -> Option<String> {
     let headers: Value = serde_json::from_str(headers).unwrap();
-    headers[name].as_str().map(|id| id.parse().unwrap())
+    headers[name].as_str().map(str::to_owned)
+}
+
+/// An id among them.
+fn id_of(headers: &str, name: &str) -> Option<Uuid> {
+    text_of(headers, name).map(|id| id.parse().unwrap())
 }
 
 fn envelope(id: Uuid, message_type: &str, topic: &str, payload: Vec<u8>) -> Envelope {

@@ -23,7 +23,8 @@ impl<B: SagaBackend> World<B> {
             "user_id": user, "product_id": product, "quantity": quantity, "amount": 199.99,
             "saga": saga,
         });
-        let request = Request::post("/orders").body(Body::from(order.to_string()));
+        let request = Request::post("/orders").header("traceparent", TRACE);
+        let request = request.body(Body::from(order.to_string()));
         let (status, placed) = self.ask("order", request.unwrap()).await;
         assert_eq!(status, 201, "{placed}");
         placed["order_id"].as_str().unwrap().parse().unwrap()
@@ -34,6 +35,20 @@ impl<B: SagaBackend> World<B> {
         let (_, shown) = self.get("order", &format!("/orders/{order}")).await;
         let text = |name: &str| shown[name].as_str().map(str::to_owned);
         (text("status").unwrap(), text("reason"))
+    }
+
+    /// An order's events, as the desk shows them.
+    pub async fn events(&self, order: Uuid) -> Vec<Event> {
+        let (_, events) = self.get("order", &format!("/orders/{order}/events")).await;
+        let items = events["items"].as_array().unwrap().iter();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        items
+            .map(|event| {
+                assert_eq!(event["payload"]["order_id"], order.to_string());
+                let id = text(&event["message_id"]).parse().unwrap();
+                (id, text(&event["type"]), text(&event["source"]))
+            })
+            .collect()
     }
 
     /// Waits until the deadlines of all choreographed orders have passed, and fires them.
@@ -56,8 +71,8 @@ impl<B: SagaBackend> World<B> {
             .unwrap();
     }
 
-    /// What was said about an order by all services: id, type, correlation and causation.
-    pub async fn said(&self, order: Uuid) -> Vec<(Uuid, String, Uuid, Option<Uuid>)> {
+    /// What was said about an order by all services.
+    pub async fn said(&self, order: Uuid) -> Vec<Said> {
         let mut said = Vec::new();
         for node in &self.nodes {
             let rows = sqlx::query(
@@ -70,14 +85,34 @@ impl<B: SagaBackend> World<B> {
             .unwrap();
             said.extend(rows.iter().map(|row| {
                 let headers: String = row.try_get("headers").unwrap();
-                (
-                    row.try_get("message_id").unwrap(),
-                    row.try_get("message_type").unwrap(),
-                    id_of(&headers, "correlation-id").unwrap(),
-                    id_of(&headers, "causation-id"),
-                )
+                Said {
+                    event: (
+                        row.try_get("message_id").unwrap(),
+                        row.try_get("message_type").unwrap(),
+                        node.name.to_owned(),
+                    ),
+                    story: id_of(&headers, "correlation-id").unwrap(),
+                    cause: id_of(&headers, "causation-id"),
+                    is_traced: headers.contains(TRACE),
+                }
             }));
         }
         said
     }
+}
+
+/// What an order is placed with.
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// Id, type and source of a message.
+pub type Event = (Uuid, String, String);
+
+/// A message about an order.
+#[derive(Debug)]
+pub struct Said {
+    pub event: Event,
+    pub story: Uuid,
+    pub cause: Option<Uuid>,
+    /// Whether it belongs to the trace the order was placed in.
+    pub is_traced: bool,
 }
