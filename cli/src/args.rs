@@ -278,6 +278,10 @@ pub(crate) struct LetterRequest {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SagaCommand {
     /// Newest sagas
+    #[command(after_help = "\
+An order without a coordinator (choreography) is no saga and has no log: it stands in no list here.
+The service that began it knows where it stands, GET /orders/ID in the shop; what was said about it:
+  onceward message trace ID")]
     List {
         /// Only this status
         #[arg(long)]

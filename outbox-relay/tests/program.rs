@@ -215,6 +215,8 @@ fn no_client_can_exhaust_the_http_server() {
     until("a place again", lives);
     drop(silent);
     let metrics = relay.get("/metrics").unwrap().1;
+    let help = "# HELP onceward_http_refused_total Requests and connections that went over a limit";
+    assert!(metrics.contains(help), "{metrics}");
     for reason in ["body", "connections"] {
         let counted = format!("onceward_http_refused_total{{reason=\"{reason}\"}}");
         assert!(metrics.contains(&counted), "{counted} not in\n{metrics}");

@@ -39,9 +39,6 @@ impl Default for Order {
     }
 }
 
-/// What [`Order`]s cost, in minor units.
-const AMOUNT_MINOR: i64 = 19_999;
-
 impl Client {
     pub(crate) fn new(urls: BTreeMap<&'static str, String>) -> Self {
         Self {
@@ -176,10 +173,5 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    /// The amount every order of [`Self::post_order`] costs, in minor units.
-    pub fn amount_minor(&self) -> i64 {
-        AMOUNT_MINOR
     }
 }

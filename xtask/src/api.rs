@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::layout::{Ports, SERVICES, root, target};
+use crate::tool::{curl, text};
 
 /// All packages with their versions, schemathesis among them.
 const REQUIREMENTS: &str = include_str!("../schemathesis/requirements.txt");
@@ -266,19 +267,4 @@ impl Drop for Shop {
         // The logs stay, the data is of no use to anybody.
         let _none_there = std::fs::remove_dir_all(self.data());
     }
-}
-
-fn curl(arguments: &[&str]) -> Result<Value> {
-    let output = Command::new("curl")
-        .args(["-sS", "--fail-with-body", "--max-time", "10"])
-        .args(arguments)
-        .output()
-        .context("starting curl")?;
-    ensure!(output.status.success(), "{}", text(&output));
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn text(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).trim().to_owned()
 }

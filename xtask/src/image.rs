@@ -17,9 +17,9 @@ use onceward_testkit::ports::Port;
 use onceward_testkit::postgres::{Postgres, create_database};
 use onceward_testkit::process::{Process, tail};
 use onceward_testkit::wait;
-use serde_json::Value;
 
 use crate::Result;
+use crate::tool::{curl, text};
 
 pub mod compose;
 pub mod dockerfile;
@@ -342,10 +342,7 @@ impl Shop {
             "onceward verify: {}",
             text(&output)
         );
-        Ok(format!(
-            "onceward verify: {}",
-            tail(text(&output).trim(), 1)
-        ))
+        Ok(format!("onceward verify: {}", tail(&text(&output), 1)))
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -359,19 +356,4 @@ impl Shop {
         }
         Ok(())
     }
-}
-
-fn curl(arguments: &[&str]) -> Result<Value> {
-    let mut command = Command::new("curl");
-    let output = command
-        .args(["-sS", "--max-time", "10"])
-        .args(arguments)
-        .output()?;
-    ensure!(output.status.success(), "{}", text(&output));
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn text(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).into_owned()
 }

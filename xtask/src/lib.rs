@@ -20,6 +20,7 @@ pub mod probe;
 pub mod ps;
 pub mod supervisor;
 pub mod test;
+mod tool;
 pub mod up;
 pub mod upgrade;
 pub mod view;

@@ -119,6 +119,7 @@ fn the_help_texts_are_these() {
         "dead-letter -h",
         "dead-letter discard -h",
         "saga -h",
+        "saga list -h",
         "saga skip -h",
         "source -h",
         "schema migrate -h",

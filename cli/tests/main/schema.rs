@@ -25,7 +25,10 @@ fn migrates(url: &str) {
     );
     let check = run(&["schema", "check", url]);
     assert_eq!(check.exit.code(), 0);
-    assert_eq!(check.out, "0001 outbox: applied\n0002 inbox: applied\n0003 dead letters: applied\n");
+    assert_eq!(
+        check.out,
+        "0001 outbox: applied\n0002 inbox: applied\n0003 dead letters: applied\n"
+    );
 }
 
 #[test]

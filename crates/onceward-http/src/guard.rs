@@ -37,6 +37,7 @@ pub struct Guard {
 impl Guard {
     /// A guard with nothing under way yet.
     pub fn new(limits: Limits) -> Self {
+        metrics::describe();
         Self {
             requests: Arc::new(Semaphore::new(size(limits.max_requests))),
             vital: Arc::new(Semaphore::new(VITAL_REQUESTS)),

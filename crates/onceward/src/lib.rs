@@ -90,11 +90,12 @@
 //!
 //! The first build takes some minutes. `RUST_LOG=info cargo run` prints
 //! `order 1 placed`, says what the relay does up to `source taken over`, and goes on until Ctrl-C. The event is in
-//! the topic a moment later:
+//! the topic a moment later; any tool shows it that reads `read_committed`, for one Kafka's own (it stands in
+//! `/opt/kafka/bin` of the container: `docker exec kafka …`, and in `bin` of an unpacked Kafka):
 //!
 //! ```console
-//! $ docker exec kafka /opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server localhost:9092 \
-//!     --topic order.placed --from-beginning --formatter-property print.headers=true
+//! $ kafka-console-consumer.sh --bootstrap-server localhost:9092 --topic order.placed --from-beginning \
+//!     --isolation-level read_committed --formatter-property print.headers=true
 //! ce_specversion:1.0,ce_source:shop,…,ce_id:0194…,ce_type:order.placed.v1,…  {"order_id":1,"amount_minor":19999}
 //! ```
 //!

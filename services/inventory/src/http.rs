@@ -175,7 +175,7 @@ async fn set_stock<B: Backend>(
     .await?;
     product
         .map(Json)
-        .ok_or_else(|| ApiError::not_found("this product"))
+        .ok_or_else(|| ApiError::not_found(format!("product {product_id}")))
 }
 
 fn product<B: Backend>(row: &B::Row) -> Result<Product, sqlx::Error> {

@@ -73,7 +73,7 @@ pub fn assemble<B: Backend>(
         (health_paths, health_components),
     );
     let router = router
-        .fallback(async || ApiError::not_found("this path"))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(other_method)
         .layer(CatchPanicLayer::custom(on_panic));
     // Outside of the context: probes and readers are nobody's story.
