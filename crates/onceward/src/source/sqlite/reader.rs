@@ -20,6 +20,9 @@ const FETCH: &str = "select seq, message_id, aggregate_type, aggregate_id, messa
      message_key, case when seq > ?2 then payload end, headers, occurred_at \
      from outbox where seq >= ?1 order by seq limit ?3";
 
+/// Names the operation in errors.
+const FETCHING: &str = "outbox fetch";
+
 /// A connection of its own, opened when first used.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -52,27 +55,36 @@ impl Reader {
             .take();
         let path = path.to_owned();
         // Given up half-way, the thread closes the connection; the next fetch opens one.
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = blocking(FETCHING, move || {
             let conn = match kept {
                 Some(conn) => conn,
-                None => open(&path).map_err(failed)?,
+                None => open(&path).map_err(failed(FETCHING))?,
             };
             let read = read(&conn, from, last, limits)?;
-            Ok::<_, SourceError>((conn, read))
+            Ok((conn, read))
         });
-        let (conn, read) = reading.await.map_err(|error| {
-            SourceError::database("outbox fetch")(sqlx::Error::Io(error.into()))
-        })??;
+        let (conn, read) = reading.await?;
         *self.conn.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(conn);
         Ok(read)
     }
 }
 
-fn failed(error: rusqlite::Error) -> SourceError {
-    SourceError::database("outbox fetch")(sqlx::Error::Io(std::io::Error::other(error)))
+/// For `map_err`: names the operation that failed.
+pub(super) fn failed(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> SourceError {
+    move |error| SourceError::database(doing)(sqlx::Error::Io(std::io::Error::other(error)))
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+/// Runs `work` on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| SourceError::database(doing)(sqlx::Error::Io(error.into())))?
+}
+
+/// A connection that only reads.
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(5))?;
@@ -89,12 +101,14 @@ fn read(
     let max_rows = usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX);
     let start = last.unwrap_or(from.saturating_add(1));
     let most = i64::from(limits.max_rows.max(1)).saturating_add(2);
-    let mut statement = conn.prepare_cached(FETCH).map_err(failed)?;
-    let mut found = statement.query((start, from, most)).map_err(failed)?;
+    let mut statement = conn.prepare_cached(FETCH).map_err(failed(FETCHING))?;
+    let mut found = statement
+        .query((start, from, most))
+        .map_err(failed(FETCHING))?;
     let mut rows = RowCollector::default();
     let (mut bytes, mut more, mut last_found) = (0_u64, false, None);
-    while let Some(row) = found.next().map_err(failed)? {
-        let seq: i64 = row.get(0).map_err(failed)?;
+    while let Some(row) = found.next().map_err(failed(FETCHING))? {
+        let seq: i64 = row.get(0).map_err(failed(FETCHING))?;
         if seq <= from {
             if last == Some(seq) {
                 last_found = Some(message_id(row)?);
@@ -127,7 +141,7 @@ fn raw<'a>(row: &'a Row<'_>, seq: i64) -> Result<RawRow<'a>, SourceError> {
         message_key: nullable(row, 6)?,
         payload: bytes(row, 7)?,
         headers: bytes(row, 8)?,
-        occurred_at: row.get(9).map_err(failed)?,
+        occurred_at: row.get(9).map_err(failed(FETCHING))?,
     })
 }
 
@@ -141,7 +155,7 @@ fn bytes<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], SourceError> {
 }
 
 fn nullable<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a [u8]>, SourceError> {
-    match row.get_ref(column).map_err(failed)? {
+    match row.get_ref(column).map_err(failed(FETCHING))? {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(Some(bytes)),
         ValueRef::Null => Ok(None),
         other => Err(corrupt(
