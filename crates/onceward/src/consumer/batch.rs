@@ -9,7 +9,7 @@ use futures::FutureExt;
 use super::claim::{Guard, Owned, Reached, advance};
 use super::entry::{Entry, Identity, later};
 use super::error_text::{Logged, chain};
-use super::inbox::{self, Claim, InboxState};
+use super::inbox::{self, Claim, ClaimError, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
 use crate::fault::{database_error, is_transient, panic_text};
 use crate::trace::{Scope, TraceParent};
@@ -38,6 +38,8 @@ pub(super) struct Batch<B: Backend> {
     pub handlers: Arc<Handlers<B>>,
     pub options: Arc<ConsumerOptions>,
     pub mode: Mode,
+    /// Some messages are known: it is asked which before they are claimed.
+    pub look_first: bool,
     pub now: Micros,
     pub entries: Arc<Vec<Arc<Entry>>>,
     /// Per entry: its key waits or is dead, so it must queue.
@@ -65,6 +67,8 @@ pub(super) enum Outcome {
 pub(super) enum Stop {
     /// A message failed in [`Mode::Together`]: run again one by one.
     OneByOne,
+    /// Some messages are known: run again, looking first.
+    LookFirst,
     /// A newer owner has claimed this partition.
     Fenced(TopicPartition),
     /// Nobody's fault: run the same again later.
@@ -126,6 +130,21 @@ impl<B: Backend> Batch<B> {
         }
     }
 
+    async fn claim(
+        &self,
+        tx: &mut Tx<'static, B>,
+        entries: &[(&Entry, InboxState)],
+    ) -> Result<Vec<Claim>, Stop> {
+        let (name, look_first) = (&self.options.name, self.look_first);
+        let claims = inbox::claim(tx, name, entries, look_first, self.now).await;
+        claims.map_err(|error| match error {
+            ClaimError::Database(error) => self.whose(error),
+            // Again although it has looked: not in a circle without a pause.
+            known if look_first => Stop::Fault(known.to_string()),
+            ClaimError::SomeKnown => Stop::LookFirst,
+        })
+    }
+
     async fn together(&self, tx: &mut Tx<'static, B>) -> Result<Vec<Outcome>, Stop> {
         let begun = Instant::now();
         let mut outcomes = Vec::with_capacity(self.entries.len());
@@ -148,8 +167,7 @@ impl<B: Backend> Batch<B> {
                     to_claim.push((&**entry, self.claimed_state(index)));
                 }
             }
-            let claims = inbox::claim(tx, &self.options.name, &to_claim, self.now).await;
-            let mut claims = claims.map_err(|error| self.whose(error))?.into_iter();
+            let mut claims = self.claim(tx, &to_claim).await?.into_iter();
             // Of one type, one behind the other: handled together.
             let mut run: Vec<&Envelope> = Vec::new();
             for index in chunk {
@@ -228,7 +246,7 @@ impl<B: Backend> Batch<B> {
             } else {
                 InboxState::Handled
             };
-            let claims = inbox::claim(tx, &self.options.name, &[(entry, state)], self.now).await?;
+            let claims = self.claim(tx, &[(entry, state)]).await?;
             let outcome = match claims.first() {
                 Some(Claim::First) if blocked => self.queue(tx, entry).await?,
                 Some(Claim::First) => self.handle_alone(tx, entry, begun).await?,

@@ -1,6 +1,5 @@
 //! The inbox: which messages were handled. Its insert is the claim of a message.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use sqlx::Row;
@@ -46,23 +45,30 @@ pub(super) enum Claim {
 }
 
 /// Claims messages; the answers are in their order. `entries` have distinct identities.
+///
+/// The insert is the claim. It is not asked for the rows it took, which would cost more than the insert;
+/// nearly always it takes all. Several that are not all new say [`ClaimError::SomeKnown`]: then the batch
+/// is run again with `look_first`, which finds out which before it inserts the rest.
 pub(super) async fn claim<B: Backend>(
     tx: &mut Tx<'_, B>,
     consumer: &ConsumerName,
     entries: &[(&Entry, InboxState)],
+    look_first: bool,
     now: Micros,
-) -> Result<Vec<Claim>, sqlx::Error> {
-    let mut places = HashMap::with_capacity(entries.len());
-    for (place, (entry, _)) in entries.iter().enumerate() {
-        let Identity { ce_source, ce_id } = &entry.identity;
-        places.insert((ce_source.as_str(), ce_id.as_str()), place);
-    }
-    let mut claims = vec![Claim::Duplicate; entries.len()];
-    for chunk in chunks(entries) {
-        let mut query = sqlx::query::<B>(INSERTS.of(chunk.len()));
-        for (entry, state) in chunk {
+) -> Result<Vec<Claim>, ClaimError> {
+    let mut claims = match look_first {
+        true => known(tx, consumer, entries).await?,
+        false => vec![Claim::First; entries.len()],
+    };
+    let new: Vec<_> = (0..entries.len())
+        .filter(|place| claims[*place] == Claim::First)
+        .collect();
+    for chunk in chunks(&new) {
+        let mut query = sqlx::query::<B>(INSERTS.of(chunk.len()))
+            .bind(consumer.as_str())
+            .bind(now);
+        for (entry, state) in chunk.iter().map(|place| entries[*place]) {
             query = query
-                .bind(consumer.as_str())
                 .bind(entry.identity.ce_source.as_str())
                 .bind(entry.identity.ce_id.as_str())
                 .bind(&*entry.at.topic)
@@ -71,47 +77,59 @@ pub(super) async fn claim<B: Backend>(
                 .bind(entry.stored_type())
                 .bind(entry.key())
                 .bind(state.as_str())
-                .bind(now)
-                .bind((*state == InboxState::Handled).then_some(now));
+                .bind((state == InboxState::Handled).then_some(now));
         }
-        for row in query.fetch_all(&mut **tx).await? {
-            let (ce_source, ce_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            if let Some(place) = places.get(&(&*ce_source, &*ce_id)) {
-                claims[*place] = Claim::First;
-            }
+        let inserted = query.execute(&mut **tx).await?.rows_affected();
+        match *chunk {
+            _ if inserted == u64::try_from(chunk.len()).unwrap_or(u64::MAX) => {}
+            [alone] => claims[alone] = known(tx, consumer, &entries[alone..=alone]).await?[0],
+            _ => return Err(ClaimError::SomeKnown),
         }
     }
-    let known: Vec<&Entry> = entries
-        .iter()
-        .zip(&claims)
-        .filter(|(_, claim)| **claim != Claim::First)
-        .map(|((entry, _), _)| *entry)
-        .collect();
-    // After an offset was set back all are: they are looked up together too.
-    for chunk in chunks(&known) {
+    Ok(claims)
+}
+
+/// Which of these were seen before: [`Claim::First`] if not.
+async fn known<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    consumer: &ConsumerName,
+    entries: &[(&Entry, InboxState)],
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let mut claims = Vec::with_capacity(entries.len());
+    for chunk in chunks(entries) {
         let mut query = sqlx::query::<B>(LOOKUPS.of(chunk.len())).bind(consumer.as_str());
-        for entry in chunk {
+        for (entry, _) in chunk {
             query = query
                 .bind(entry.identity.ce_source.as_str())
                 .bind(entry.identity.ce_id.as_str());
         }
+        let first = claims.len();
+        claims.resize(first + chunk.len(), Claim::First);
         for row in query.fetch_all(&mut **tx).await? {
-            let (ce_source, ce_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            let Some(place) = places.get(&(&*ce_source, &*ce_id)) else {
-                continue;
-            };
-            let (entry, _) = entries[*place];
-            let at = &entry.at;
-            let here = format!("{}/{}/{}", at.topic, at.partition, entry.offset);
-            if row
-                .try_get::<Option<String>, _>(2)?
-                .is_some_and(|seen| seen != here)
-            {
-                claims[*place] = Claim::ReusedId;
+            let (place, seen): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+            let place = usize::try_from(place).unwrap_or(usize::MAX);
+            if let Some((entry, _)) = chunk.get(place) {
+                let at = &entry.at;
+                let here = format!("{}/{}/{}", at.topic, at.partition, entry.offset);
+                claims[first + place] = match seen == here {
+                    true => Claim::Duplicate,
+                    false => Claim::ReusedId,
+                };
             }
         }
     }
     Ok(claims)
+}
+
+/// Why messages could not be claimed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClaimError {
+    /// Some were known, and nobody knows which; or, after looking, an older owner of the partition that has
+    /// not noticed yet has committed one of them meanwhile.
+    #[error("some of the messages are known")]
+    SomeKnown,
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
 }
 
 /// How many rows a statement may be about. Few sizes, so that the statement cache holds all texts.
@@ -137,41 +155,40 @@ impl Texts {
     }
 }
 
+/// $1 consumer, $2 now; then nine of each row.
 static INSERTS: Texts = Texts(LazyLock::new(|| {
     SIZES.map(|rows| {
+        let row = |first: usize| {
+            let own: Vec<String> = (first..first + 8).map(|n| format!("${n}")).collect();
+            format!("($1, {}, $2, ${})", own.join(", "), first + 8)
+        };
+        let all: Vec<String> = (0..rows).map(|place| row(3 + 9 * place)).collect();
         format!(
             "insert into inbox (consumer, ce_source, ce_id, topic, partition, record_offset, \
              message_type, message_key, state, received_at, handled_at) values {} \
-             on conflict (consumer, ce_source, ce_id) do nothing returning ce_source, ce_id",
-            holders(rows, 11, 0)
+             on conflict (consumer, ce_source, ce_id) do nothing",
+            all.join(", ")
         )
     })
 }));
 
-/// Where messages were seen first. Served by the primary key: as `(ce_source, ce_id) in (…)` SQLite would
-/// walk through the whole inbox of the consumer, and so would Postgres in a join that was planned while
-/// the table was empty.
+/// Which of these messages were seen before, by place, and where. $1 consumer; then source and id of each.
+/// Served by the primary key, if Postgres does not plan it while the table is empty, which is why it is not
+/// asked before there was a duplicate: as `(ce_source, ce_id) in (…)` SQLite would walk through the whole inbox of
+/// the consumer, and so would Postgres in a join that was planned while the table was empty.
 static LOOKUPS: Texts = Texts(LazyLock::new(|| {
     SIZES.map(|rows| {
+        let row = |place: usize| format!("({place}, ${}, ${})", 2 + 2 * place, 3 + 2 * place);
+        let all: Vec<String> = (0..rows).map(row).collect();
         format!(
-            "with known (source, id) as (values {}) \
-             select source, id, (select i.topic || '/' || i.partition || '/' || i.record_offset \
-             from inbox i where i.consumer = $1 and i.ce_source = source and i.ce_id = id) from known",
-            holders(rows, 2, 1)
+            "with known (place, source, id) as (values {}) select place, seen from (\
+             select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
+             from inbox i where i.consumer = $1 and i.ce_source = source and i.ce_id = id) as seen \
+             from known) found where seen is not null",
+            all.join(", ")
         )
     })
 }));
-
-/// `($1, $2), ($3, $4)`, behind the first `before` parameters.
-fn holders(rows: usize, columns: usize, before: usize) -> String {
-    let row = |row: usize| {
-        let first = before + row * columns + 1;
-        let names: Vec<String> = (first..first + columns).map(|n| format!("${n}")).collect();
-        format!("({})", names.join(", "))
-    };
-    let all: Vec<String> = (0..rows).map(row).collect();
-    all.join(", ")
-}
 
 /// Moves a message from one state to the next; `false` if it was not in `from`: somebody was
 /// faster.

@@ -87,6 +87,7 @@ impl<B: Backend> Worker<B> {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             mode,
+            look_first: self.look_first,
             now: self.clock.now(),
             blocked: blocked.collect(),
             guards: guards.collect(),
@@ -117,6 +118,8 @@ impl<B: Backend> Worker<B> {
         ::metrics::histogram!(metrics::BATCH_SECONDS, &labels).record(begun.elapsed());
         self.recovered();
         self.careful = self.careful.saturating_sub(outcomes.len());
+        let is_known = |outcome: &Outcome| matches!(outcome, Outcome::Duplicate { .. });
+        self.look_first &= outcomes.is_empty() || outcomes.iter().any(is_known);
         let mut counts = Counts::new();
         for (entry, outcome) in entries.iter().zip(outcomes) {
             self.pending.pop_front();

@@ -54,6 +54,8 @@ pub(super) struct Worker<B: Backend> {
     pub(super) pending: VecDeque<Arc<Entry>>,
     /// How many of `pending` are run one by one, after a failure.
     pub(super) careful: usize,
+    /// Some of `pending` were handled before, as after an offset that was set back.
+    pub(super) look_first: bool,
     /// Database trouble: no work before this.
     pub(super) not_before: Option<Instant>,
     pub(super) fault_count: u32,
@@ -91,6 +93,7 @@ impl Failure {
             Self::CommitUnknown(why) | Self::Stop(Stop::Fault(why)) => why,
             Self::Stop(Stop::Fenced(at)) => format!("a newer owner has claimed {at}"),
             Self::Stop(Stop::OneByOne) => "a message failed".to_owned(),
+            Self::Stop(Stop::LookFirst) => "some of the messages are known".to_owned(),
         }
     }
 }
@@ -123,6 +126,7 @@ impl<B: Backend> Worker<B> {
             held: BTreeMap::new(),
             pending: VecDeque::new(),
             careful: 0,
+            look_first: false,
             not_before: None,
             fault_count: 0,
             reassign_at: None,
@@ -369,6 +373,7 @@ impl<B: Backend> Worker<B> {
             // Nothing was committed; what is in memory still holds.
             Failure::Stop(Stop::Fault(why)) => self.fault(&why),
             Failure::Stop(Stop::OneByOne) => self.careful = self.pending.len(),
+            Failure::Stop(Stop::LookFirst) => self.look_first = true,
             Failure::Stop(Stop::Fenced(at)) => {
                 let now = Instant::now();
                 self.fences.push_back(now);
