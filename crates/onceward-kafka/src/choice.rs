@@ -140,4 +140,11 @@ impl Publisher for KafkaPublisher {
             Inner::RdKafka(publisher) => publisher.publish(records, progress).await,
         }
     }
+
+    async fn get_ready(&mut self) {
+        match &mut self.0 {
+            Inner::V2(publisher) => publisher.get_ready().await,
+            Inner::RdKafka(publisher) => publisher.get_ready().await,
+        }
+    }
 }

@@ -79,6 +79,12 @@ pub trait Publisher: Send + 'static {
         records: &Arc<Records>,
         progress: &ProgressRecord,
     ) -> impl Future<Output = PublishOutcome> + Send;
+
+    /// Does now, between two transactions, what the next [`Self::publish`] would have to do first. Comes
+    /// back soon, and tells no trouble: the next publish meets it again.
+    fn get_ready(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// What stands in a source's progress topic.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use onceward::publisher::Broker;
+use onceward::publisher::{Broker, Publisher};
 use onceward::source::{
     Batch, Dialect, FetchLimits, Remedy, SourceError, SourceStore, Wake, Woken,
 };
@@ -133,12 +133,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Batch, Exit> {
         loop {
             let progress = &term.standing.progress;
-            let limits = self.limits();
-            match reader
+            let found = reader
                 .store
-                .fetch(&progress.cursor, progress.last, limits)
-                .await
-            {
+                .fetch(&progress.cursor, progress.last, self.limits());
+            // Beside it, so that rows that come next go at once.
+            match tokio::join!(found, term.publisher.get_ready()).0 {
                 Ok(batch) => return Ok(batch),
                 Err(error) => {
                     self.reconnect(&mut reader.store, &term.standing, error)

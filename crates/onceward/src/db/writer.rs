@@ -25,6 +25,10 @@ const LANES: u32 = 8;
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection that was idle for this long is asked whether it lives before it is used: of one that was just
+/// used the question costs a round trip in each unit of work.
+const TESTED_AFTER: Duration = Duration::from_secs(1);
+
 pub(super) type Options<B> = <<B as sqlx::Database>::Connection as Connection>::Options;
 
 /// `None` after `close`.
@@ -176,5 +180,14 @@ pub(super) fn pool<B: Backend>(options: Options<B>, connections: u32) -> Pool<B>
         .max_connections(connections)
         .min_connections(connections)
         .acquire_timeout(CONNECT_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection: &mut B::Connection, used| {
+            Box::pin(async move {
+                if used.idle_for > TESTED_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
 }

@@ -33,6 +33,14 @@ impl From<Trouble> for NotReady {
 }
 
 impl V2Publisher {
+    /// See [`onceward::publisher::Publisher::get_ready`]: asks for the markers of the last transaction
+    /// while nothing waits to be published, instead of when something does.
+    pub(crate) async fn get_ready(&mut self) {
+        if self.dead.is_none() {
+            let _trouble = self.settle(SETTLED_AFTER).await;
+        }
+    }
+
     /// Everything that can be made sure of before anything is begun.
     pub(super) async fn ready(&mut self) -> Result<Vec<i32>, PublishOutcome> {
         let give_up = Instant::now() + READY_AT_MOST;
@@ -94,14 +102,14 @@ impl V2Publisher {
         for leader in &leaders {
             cluster.connect(*leader).await?;
         }
-        self.settle().await?;
+        self.settle(SETTLE_AT_MOST).await?;
         self.cluster.coordinator(until).await?;
         Ok(leaders)
     }
 
     /// Waits until the markers of the last transaction are written. A Produce that comes earlier waits
     /// in the broker, which looks again only after 20 ms.
-    async fn settle(&mut self) -> Result<(), Trouble> {
+    async fn settle(&mut self, at_most: Duration) -> Result<(), Trouble> {
         let Some(ended) = self.ended else {
             return Ok(());
         };
@@ -110,7 +118,7 @@ impl V2Publisher {
             return Ok(());
         }
         let start = Instant::now();
-        let until = start + SETTLE_AT_MOST;
+        let until = start + at_most;
         loop {
             let request = DescribeTransactions {
                 transactional_id: &self.transactional_id,
