@@ -31,6 +31,7 @@ const SERVICES: [&str; 5] = [
 ];
 const CLIENTS: usize = 16;
 const STEADY_RATE: u32 = 50;
+const WARM_UP_SECONDS: u32 = 20;
 const AT_MOST: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
@@ -45,8 +46,8 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
             continue;
         }
         let shop = Shop::start(stage, kind).await?;
-        // Connections, assignments, caches.
-        shop.one_by_one(10).await?;
+        // Connections, assignments, caches; and its broker is new, so its JVM compiles at first.
+        shop.steadily(WARM_UP_SECONDS).await?;
         if options.wants(&idle) {
             report.begin_case(&idle);
             let since = shop.placed().await?;
