@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// Databases with an outbox: their identity and health
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Topics as code: hold them against a file, and make them so
+    #[command(subcommand)]
+    Topic(TopicCommand),
     /// The library's tables
     #[command(subcommand)]
     Schema(SchemaCommand),
@@ -119,6 +122,61 @@ Reads each source's progress first, then the databases, then the topics up to th
 that moment, and says how far back and how far forward it could see. Everything may go on running.
 
 Exit codes: 0 clean, 1 broken, 2 nothing to check, 3 a part could not be read.";
+
+/// `onceward topic …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// What would change; changes nothing
+    #[command(after_help = TOPIC_PLAN, after_long_help = TOPIC_FILE)]
+    Plan(TopicWish),
+    /// Make the topics as the file says; may be repeated
+    #[command(after_help = TOPIC_APPLY)]
+    Apply(TopicWish),
+}
+
+/// How topics should be.
+#[derive(Debug, Args)]
+pub(crate) struct TopicWish {
+    /// The file that says how the topics should be
+    #[arg(value_name = "FILE", default_value = "topics.toml")]
+    pub file: PathBuf,
+    /// A keyed topic that was drained, so that it may get more partitions; may be repeated
+    #[arg(long, value_name = "TOPIC")]
+    pub drained: Vec<String>,
+}
+
+const TOPIC_PLAN: &str = "\
+Exit codes: 0 all is as the file says, 1 something would change or is refused, 3 Kafka can't be
+asked, 64 the file is wrong. What stands in the file: --help";
+
+const TOPIC_FILE: &str = "\
+The file:
+  [defaults]            # what a topic has that does not say otherwise
+  partitions = 6        # needed, here or at the topic
+  replication = 3       # copies; left out: as many as there are brokers, at most 3
+  retention = \"7d\"      # 30m, 12h, 7d, forever; left out: as the brokers have it
+  compaction = false    # only the last record of a key stays; left out: as the brokers have it
+  keyed = true          # whether its records have keys; true unless said
+
+  [topics]
+  \"order.created\" = {}
+  \"customer\" = { partitions = 1, compaction = true }
+
+Whatever the file says, a topic has unclean.leader.election.enable=false, and min.insync.replicas of
+at least 2 where there are three copies. Topics that the file does not name are left alone, and
+nothing is ever deleted.
+
+More partitions move keys. So a keyed topic grows only after a drain: stop its writers, wait until
+the relays have published all of it and every consumer has read it (onceward status), apply with
+--drained TOPIC, and start the relays of its sources once with --accept-repartitioned TOPIC.
+
+Exit codes: 0 all is as the file says, 1 something would change or is refused, 3 Kafka can't be
+asked, 64 the file is wrong.";
+
+const TOPIC_APPLY: &str = "\
+Does nothing at all if a part of it is refused. What stands in the file: onceward topic plan --help
+
+Exit codes: 0 all is as the file says now, 1 refused, 3 Kafka can't be asked, 64 the file is wrong.";
 
 /// `onceward message …`
 #[derive(Debug, Subcommand)]

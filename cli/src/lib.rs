@@ -13,6 +13,7 @@ mod kafka;
 mod locate;
 mod outcome;
 mod render;
+mod topic_file;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};

@@ -12,6 +12,7 @@ mod source;
 mod source_check;
 mod source_epoch;
 mod status;
+mod topic;
 mod trace;
 mod trace_tree;
 mod verify;
@@ -23,7 +24,7 @@ use self::source_epoch::Wish;
 use crate::World;
 use crate::args::{
     Cli, Command, DeadLetterCommand, InboxCommand, MessageCommand, SagaCommand, SchemaCommand,
-    SourceCommand,
+    SourceCommand, TopicCommand,
 };
 use crate::locate::Place;
 use crate::outcome::Outcome;
@@ -48,6 +49,17 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
         }
         Command::Source(SourceCommand::Adopt { source, yes }) => {
             source_epoch::new_epoch(&place()?, &source, Wish::Adopt, yes).await
+        }
+        Command::Topic(command) => {
+            // Needs no database, so none need be found.
+            let kafka = match cli.kafka.bootstrap_servers.is_empty() {
+                true => place()?.kafka.unwrap_or_default(),
+                false => cli.kafka.clone(),
+            };
+            match command {
+                TopicCommand::Plan(wish) => topic::plan(kafka, &wish).await,
+                TopicCommand::Apply(wish) => topic::apply(kafka, &wish).await,
+            }
         }
         // These may name their database themselves.
         Command::Schema(SchemaCommand::Migrate { url, source }) => {

@@ -123,6 +123,7 @@ fn the_help_texts_are_these() {
         "saga skip -h",
         "source -h",
         "schema migrate -h",
+        "topic plan -h",
         "verify -h",
     ] {
         let arguments: Vec<&str> = command.split(' ').collect();

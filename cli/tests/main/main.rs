@@ -7,3 +7,4 @@ mod kafka;
 mod pipe;
 mod requests;
 mod schema;
+mod topics;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use onceward::publisher::BrokerError;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -13,7 +14,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::KafkaConfig;
 use crate::fault::{broker_error, broker_error_needing, config_error, kafka_error};
-use crate::ffi::{TopicDescription, describe_topics};
+use crate::ffi::{TopicDescription, describe_topics, set_topic_setting};
 use crate::trouble::Trouble;
 use crate::watch::why_unreachable;
 
@@ -35,6 +36,12 @@ pub(crate) struct Admin {
 pub(crate) struct TopicSettings(BTreeMap<String, String>);
 
 impl TopicSettings {
+    #[cfg(test)]
+    pub(crate) fn of(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter();
+        let texts = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self(texts.collect())
+    }
     pub(crate) fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
@@ -144,6 +151,9 @@ impl Admin {
         &self,
         names: &[String],
     ) -> Result<BTreeMap<String, TopicSettings>, BrokerError> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let doing = "asking for topic settings";
         let asked: Vec<ResourceSpecifier<'_>> = names
             .iter()
@@ -173,8 +183,38 @@ impl Admin {
             .collect()
     }
 
+    /// Sets one setting of a topic.
+    pub(crate) fn set(&self, topic: &str, setting: &str, value: &str) -> Result<(), BrokerError> {
+        let set = set_topic_setting(self.client(), topic, (setting, value), ASK_AT_MOST);
+        set.map_err(|(code, said)| {
+            let need = format!("ALTER_CONFIGS on topic {topic}");
+            let doing = format!("setting {setting}={value} of topic {topic} ({said})");
+            broker_error_needing(code, &doing, &need)
+        })
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) fn grow(&self, topic: &str, partition_count: i32) -> Result<(), BrokerError> {
+        let count = usize::try_from(partition_count).unwrap_or_default();
+        let more = NewPartitions::new(topic, count);
+        let options = AdminOptions::new()
+            .request_timeout(Some(MAKE_AT_MOST))
+            .operation_timeout(Some(MAKE_AT_MOST));
+        let doing = format!("giving topic {topic} {partition_count} partitions");
+        let results = wait(self.client.create_partitions([&more], &options))?
+            .map_err(|error| kafka_error(&error, &doing))?;
+        match results.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, code))) => {
+                let need = format!("ALTER on topic {topic}");
+                Err(broker_error_needing(code, &doing, &need))
+            }
+            None => Err(BrokerError::Unavailable(format!("{doing}: no answer"))),
+        }
+    }
+
     /// Makes one topic; `false` if it existed.
-    fn make(
+    pub(crate) fn make(
         &self,
         topic: &str,
         partition_count: i32,
@@ -243,7 +283,7 @@ impl Admin {
     }
 
     /// A new topic takes a moment until every broker knows it.
-    fn describe_when_made(
+    pub(crate) fn describe_when_made(
         &self,
         names: &[String],
     ) -> Result<BTreeMap<String, TopicDescription>, BrokerError> {

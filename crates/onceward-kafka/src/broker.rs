@@ -12,6 +12,7 @@ use crate::check::{Finding, check};
 use crate::choice::{KafkaPublisher, PublisherOptions};
 use crate::fault::config_error;
 use crate::progress::{Upto, read};
+use crate::topics::{TopicChange, WantedTopic};
 
 /// A Kafka cluster, for the relay. Cheap to clone; connects when first used, and anew after trouble.
 #[derive(Clone)]
@@ -94,6 +95,30 @@ impl KafkaBroker {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         self.admin(move |admin| admin.make_topics(&names, partition_count, replication))
             .await
+    }
+
+    /// What must change so that these topics are as they are wanted; nothing if they are. Changes
+    /// nothing. More partitions move keys, so a keyed topic may grow only if it is among the `drained`:
+    /// its writers wait, and all of it is published and read.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: Kafka is not reachable, or refuses (a missing right is named).
+    pub async fn plan_topics(
+        &self,
+        wanted: Vec<WantedTopic>,
+        drained: Vec<String>,
+    ) -> Result<Vec<TopicChange>, BrokerError> {
+        self.admin(move |admin| admin.plan_topics(&wanted, &drained))
+            .await
+    }
+
+    /// Carries out what [`Self::plan_topics`] told; what it refused is passed over. An error leaves the
+    /// changes before it done: plan and apply again.
+    ///
+    /// # Errors
+    /// As [`Self::plan_topics`].
+    pub async fn apply_topics(&self, changes: Vec<TopicChange>) -> Result<(), BrokerError> {
+        self.admin(move |admin| admin.apply_topics(&changes)).await
     }
 
     /// Holds the cluster, the sources' progress topics and the data topics against what exactly-once

@@ -51,17 +51,39 @@ pub(crate) fn describe_topics<C: ClientContext>(
         .collect::<Result<_, _>>()
         .map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
     let mut pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+    let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    // SAFETY: the collection is made here, non-null by librdkafka's contract, copies the names, and is
+    // freed once, after the call. The event that is read is the answer to this call.
+    unsafe {
+        let topics = c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), names.len());
+        let ask = |rk, options, queue| c::rd_kafka_DescribeTopics(rk, topics, options, queue);
+        let answer = call(client, operation, timeout, ask, |event| {
+            read_descriptions(event)
+        });
+        c::rd_kafka_TopicCollection_destroy(topics);
+        answer
+    }
+}
+
+/// Asks the cluster by one admin call, and reads its answer.
+///
+/// SAFETY: `ask` starts `operation` on the client, with these options and this queue, and keeps none of
+/// them; `read` gets the non-null answer to it and keeps nothing of it.
+unsafe fn call<C: ClientContext, T>(
+    client: &Client<C>,
+    operation: c::rd_kafka_admin_op_t,
+    timeout: Duration,
+    ask: impl FnOnce(*mut c::rd_kafka_t, *const c::rd_kafka_AdminOptions_t, *mut c::rd_kafka_queue_t),
+    read: impl FnOnce(*mut c::rd_kafka_event_t) -> Result<T, RDKafkaErrorCode>,
+) -> Result<T, RDKafkaErrorCode> {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let rk = client.native_ptr();
-    // SAFETY: `rk` lives as long as `client`, which outlives this call. Queue, options and collection
-    // are made here, non-null by librdkafka's contract, used by this thread only, and freed once, in
-    // this function. The names are copied by the collection. The event is read before it is freed.
+    // SAFETY: `rk` lives as long as `client`, which outlives this call. Queue and options are made here,
+    // non-null by librdkafka's contract, used by this thread only, and freed once, in this function.
+    // The event is read before it is freed.
     unsafe {
         let queue = c::rd_kafka_queue_new(rk);
-        let options = c::rd_kafka_AdminOptions_new(
-            rk,
-            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
-        );
+        let options = c::rd_kafka_AdminOptions_new(rk, operation);
         let mut error_text: [c_char; 256] = [0; 256];
         c::rd_kafka_AdminOptions_set_request_timeout(
             options,
@@ -69,21 +91,96 @@ pub(crate) fn describe_topics<C: ClientContext>(
             error_text.as_mut_ptr(),
             error_text.len(),
         );
-        let topics = c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), names.len());
-        c::rd_kafka_DescribeTopics(rk, topics, options, queue);
+        ask(rk, options, queue);
         let event = c::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1_000));
         let answer = if event.is_null() {
             Err(RDKafkaErrorCode::OperationTimedOut)
         } else {
-            read_descriptions(event)
+            match RDKafkaErrorCode::from(c::rd_kafka_event_error(event)) {
+                RDKafkaErrorCode::NoError => read(event),
+                error => Err(error),
+            }
         };
         if !event.is_null() {
             c::rd_kafka_event_destroy(event);
         }
-        c::rd_kafka_TopicCollection_destroy(topics);
         c::rd_kafka_AdminOptions_destroy(options);
         c::rd_kafka_queue_destroy(queue);
         answer
+    }
+}
+
+/// Sets one setting of a topic and leaves its others as they are, which the wrapper's call would reset.
+/// An error of Kafka's comes with its words.
+pub(crate) fn set_topic_setting<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    (setting, value): (&str, &str),
+    timeout: Duration,
+) -> Result<(), (RDKafkaErrorCode, String)> {
+    let invalid = |_| (RDKafkaErrorCode::InvalidArgument, "a zero byte".to_owned());
+    let topic = CString::new(topic).map_err(invalid)?;
+    let setting = CString::new(setting).map_err(invalid)?;
+    let value = CString::new(value).map_err(invalid)?;
+    let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS;
+    let set = c::rd_kafka_AlterConfigOpType_t::RD_KAFKA_ALTER_CONFIG_OP_TYPE_SET;
+    // SAFETY: the resource is made here, non-null by librdkafka's contract, copies the texts, and is
+    // freed once, after the call, as is the error, which may be null. The event that is read is the
+    // answer to this call, and what it says is copied.
+    unsafe {
+        let mut resource = c::rd_kafka_ConfigResource_new(
+            c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+            topic.as_ptr(),
+        );
+        let wrong = c::rd_kafka_ConfigResource_add_incremental_config(
+            resource,
+            setting.as_ptr(),
+            set,
+            value.as_ptr(),
+        );
+        let answer = if wrong.is_null() {
+            let ask = |rk, options, queue| {
+                c::rd_kafka_IncrementalAlterConfigs(rk, &raw mut resource, 1, options, queue);
+            };
+            call(client, operation, timeout, ask, |event| read_outcome(event))
+                .unwrap_or_else(|code| Err((code, code.to_string())))
+        } else {
+            let code = RDKafkaErrorCode::from(c::rd_kafka_error_code(wrong));
+            let said = text(c::rd_kafka_error_string(wrong));
+            c::rd_kafka_error_destroy(wrong);
+            Err((code, said))
+        };
+        c::rd_kafka_ConfigResource_destroy(resource);
+        answer
+    }
+}
+
+/// What became of the one resource that was to be changed.
+type SetOutcome = Result<(), (RDKafkaErrorCode, String)>;
+
+/// SAFETY: `event` is the non-null answer of `IncrementalAlterConfigs` and is not freed meanwhile.
+unsafe fn read_outcome(event: *mut c::rd_kafka_event_t) -> Result<SetOutcome, RDKafkaErrorCode> {
+    // SAFETY: all pointers read here belong to the event; the count comes with its array.
+    unsafe {
+        let result = c::rd_kafka_event_IncrementalAlterConfigs_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::Fail);
+        }
+        let mut count = 0;
+        let resources = c::rd_kafka_IncrementalAlterConfigs_result_resources(result, &mut count);
+        if count == 0 {
+            return Err(RDKafkaErrorCode::Fail);
+        }
+        let resource = *resources;
+        Ok(
+            match RDKafkaErrorCode::from(c::rd_kafka_ConfigResource_error(resource)) {
+                RDKafkaErrorCode::NoError => Ok(()),
+                code => Err((
+                    code,
+                    text(c::rd_kafka_ConfigResource_error_string(resource)),
+                )),
+            },
+        )
     }
 }
 
@@ -93,10 +190,6 @@ unsafe fn read_descriptions(
 ) -> Result<Vec<NamedAnswer>, RDKafkaErrorCode> {
     // SAFETY: all pointers read here belong to the event; counts come with their arrays.
     unsafe {
-        let error = RDKafkaErrorCode::from(c::rd_kafka_event_error(event));
-        if error != RDKafkaErrorCode::NoError {
-            return Err(error);
-        }
         let result = c::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
             return Err(RDKafkaErrorCode::Fail);

@@ -44,6 +44,7 @@ mod ffi;
 mod progress;
 mod publisher;
 mod subscriber;
+mod topics;
 mod transaction;
 mod trouble;
 mod v2;
@@ -58,4 +59,5 @@ pub use config::{
 };
 pub use publisher::TRANSACTION_TIMEOUT;
 pub use subscriber::KafkaSubscriber;
+pub use topics::{TopicChange, WantedTopic};
 pub use v2::Compression;

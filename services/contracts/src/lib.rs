@@ -149,4 +149,13 @@ mod tests {
         ];
         assert_eq!(topics, TOPICS);
     }
+
+    #[test]
+    fn the_file_of_topics_names_every_topic() {
+        let file: toml::Table = include_str!("../topics.toml").parse().unwrap();
+        let named = file["topics"].as_table().unwrap().keys();
+        let mut topics = TOPICS.to_vec();
+        topics.sort_unstable();
+        assert_eq!(named.collect::<Vec<_>>(), topics);
+    }
 }
