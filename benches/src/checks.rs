@@ -6,11 +6,13 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::message::{Headers, Message};
 
 use crate::reader::consumer;
+use crate::source::Source;
 
-/// Fails unless the topic's records are exactly the rows 1 to `rows` of one source: each position
-/// once, and within a partition each record naming the one before.
-pub(crate) fn exactly_once(kafka: &str, topic: &str, rows: u64) -> Result<()> {
-    let consumer = consumer(kafka, topic, true)?;
+/// Fails unless the topic's records are exactly the source's rows, the last `rows` that were published:
+/// each position once, and within a partition each record naming the one before.
+pub(crate) fn exactly_once(kafka: &str, source: &Source, rows: u64) -> Result<()> {
+    let consumer = consumer(kafka, &[&source.topic], true)?;
+    let first = i64::try_from(source.before)? + 1;
     let mut seen = vec![false; usize::try_from(rows)?];
     let mut last = std::collections::BTreeMap::new();
     let (mut count, mut quiet) = (0_u64, Instant::now());
@@ -34,10 +36,11 @@ pub(crate) fn exactly_once(kafka: &str, topic: &str, rows: u64) -> Result<()> {
             Ok(std::str::from_utf8(value)?.parse()?)
         };
         let position = header("onceward-position")?;
-        let slot = usize::try_from(position - 1)
+        let slot = usize::try_from(position - first)
             .ok()
             .and_then(|at| seen.get_mut(at));
-        let slot = slot.with_context(|| format!("position {position} of {rows} rows"))?;
+        let slot =
+            slot.with_context(|| format!("position {position} of {rows} rows from {first}"))?;
         ensure!(!*slot, "position {position} twice");
         *slot = true;
         let before = last.insert(record.partition(), position).unwrap_or(0);

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 use crate::stage::Stage;
-use crate::{consumer, drain, http, idle, live, recovery, saga, write};
+use crate::{arriving, consumer, drain, http, idle, live, recovery, retained, saga, write};
 
 /// Measures the relay and the services on a Kafka and a Postgres of its own.
 #[derive(Debug, Parser)]
@@ -58,6 +58,8 @@ pub(crate) enum What {
     All,
     /// Backlogs, latency, idle cost, recovery from kill -9
     Relay,
+    /// Backlogs and latency while millions of published rows are still in the outbox
+    Retained,
     /// An order's transaction with and without its outbox row
     Write,
     /// Inbox, handler and offset; duplicates
@@ -75,6 +77,10 @@ impl Options {
     pub(crate) fn rows(&self) -> u32 {
         let default = if self.quick { 200_000 } else { 1_000_000 };
         self.rows.unwrap_or(default)
+    }
+    /// How long a load goes on that counts.
+    pub(crate) fn seconds(&self) -> u32 {
+        if self.quick { 8 } else { 30 }
     }
     /// Whether the case of this name is wanted.
     pub(crate) fn wants(&self, case: &str) -> bool {
@@ -114,9 +120,13 @@ async fn measure(options: &Options) -> Result<()> {
         let wanted = |what| options.what == What::All || options.what == what;
         if wanted(What::Relay) {
             drain::run(&mut stage, options, &mut report).await?;
+            arriving::run(&mut stage, options, &mut report).await?;
             live::run(&mut stage, options, &mut report).await?;
             idle::run(&mut stage, options, &mut report).await?;
             recovery::run(&mut stage, options, &mut report).await?;
+        }
+        if wanted(What::Retained) {
+            retained::run(&mut stage, options, &mut report).await?;
         }
         if wanted(What::Write) {
             write::run(&mut stage, options, &mut report).await?;

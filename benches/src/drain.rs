@@ -7,17 +7,25 @@ use onceward_testkit::machine;
 
 use crate::checks::exactly_once;
 use crate::cli::Options;
-use crate::reader::Reader;
+use crate::reader::{Reader, Timeline};
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
-use crate::stage::Stage;
+use crate::stage::{Cpu, Stage};
+
+/// No backlog takes longer.
+pub(crate) const AT_MOST: Duration = Duration::from_secs(300);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
     for kind in Kind::ALL {
         let case = format!("drain {} rows, {}", options.rows(), kind.label());
         if options.wants(&case) {
             report.begin_case(&case);
-            drain(stage, options, report, kind, &case).await?;
+            let source = Source::make(stage, kind).await?;
+            source.fill(options.rows()).await?;
+            let drained = drain(stage, &[&source], options.rows(), &[]).await?;
+            drained.tell(report, &case);
+            report.timeline(&case, drained.started, &drained.timeline);
+            stage.delete_topic(&source.topic).await?;
         }
     }
     Ok(())
@@ -29,75 +37,107 @@ pub(crate) async fn warm_up(stage: &mut Stage) -> Result<()> {
     println!("warming up");
     let source = Source::make(stage, Kind::Sqlite).await?;
     source.fill(ROWS).await?;
-    let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, true)?;
-    let mut relay = stage.relay(&[source.option()])?;
-    reader
-        .wait_for(u64::from(ROWS), Duration::from_secs(300))
-        .await?;
-    reader.stop()?;
-    relay.process.kill9()?;
+    drain(stage, &[&source], ROWS, &[]).await?;
     stage.delete_topic(&source.topic).await
 }
 
-async fn drain(
-    stage: &mut Stage,
-    options: &Options,
-    report: &mut Report,
-    kind: Kind,
-    case: &str,
-) -> Result<()> {
-    let rows = options.rows();
-    let source = Source::make(stage, kind).await?;
-    source.fill(rows).await?;
+/// How a backlog went.
+pub(crate) struct Drained {
+    rows: u64,
+    /// When the relay was started, in seconds of the timeline.
+    started: f64,
+    timeline: Timeline,
+    cpu: Cpu,
+    pub(crate) peak_mib: f64,
+}
+
+/// Starts a relay on full outboxes, and waits until a reader has all their rows: `rows` of each.
+pub(crate) async fn drain(
+    stage: &Stage,
+    sources: &[&Source],
+    rows: u32,
+    relay_args: &[String],
+) -> Result<Drained> {
     let kafka = stage.kafka.bootstrap();
-    let reader = Reader::start(&kafka, &source.topic, 0, true)?;
+    let topics: Vec<&str> = sources.iter().map(|source| &*source.topic).collect();
+    let all = u64::from(rows) * u64::try_from(sources.len())?;
+    let reader = Reader::of_all(&kafka, &topics, 0, true)?;
     // Connected and waiting before the relay is there.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let started = Instant::now();
-    let mut relay = stage.relay(&[source.option()])?;
+    let options: Vec<String> = sources.iter().map(|source| source.option()).collect();
+    let mut relay = stage.relay_with(&stage.kafka, &options, relay_args)?;
     let before = stage.cpu(relay.pid())?;
-    let waited = reader
-        .wait_for(u64::from(rows), Duration::from_secs(300))
-        .await;
+    let waited = reader.wait_for(all, AT_MOST).await;
     ensure!(
         waited.is_ok(),
         "{waited:?}; the relay says:\n{}",
         relay.process.log_tail(20)
     );
     let cpu = stage.cpu(relay.pid())?.since(before);
-    let (_, peak) = machine::memory_mib(relay.pid())?;
-    let offset = started.duration_since(reader.begun()).as_secs_f64();
+    let (_, peak_mib) = machine::memory_mib(relay.pid())?;
+    let started = started.duration_since(reader.begun()).as_secs_f64();
     let timeline = reader.stop()?;
     relay.process.kill9()?;
+    for source in sources {
+        exactly_once(&kafka, source, u64::from(rows))?;
+    }
+    Ok(Drained {
+        rows: all,
+        started,
+        timeline,
+        cpu,
+        peak_mib,
+    })
+}
 
-    let after = |share: f64| {
-        let wanted = (f64::from(rows) * share).max(1.0);
-        let reached = timeline.iter().find(|(_, count)| *count as f64 >= wanted);
+impl Drained {
+    /// When this share of the rows was seen, and how many there were.
+    fn after(&self, share: f64) -> (f64, u64) {
+        let wanted = (self.rows as f64 * share).max(1.0);
+        let mut points = self.timeline.iter();
+        let reached = points.find(|(_, count)| *count as f64 >= wanted);
         reached.copied().unwrap_or((f64::NAN, 0))
-    };
-    let (first, early, last) = (after(0.0), after(0.1), after(1.0));
-    // Between the first tenth and the end: without the start, which has a row of its own.
-    let rate = (last.1 - early.1) as f64 / (last.0 - early.0);
-    report.add(case, "rows/s", Better::Higher, rate);
-    report.add(
-        case,
-        "start to first row, s",
-        Better::Lower,
-        first.0 - offset,
-    );
-    report.add(case, "start to last row, s", Better::Lower, last.0 - offset);
-    report.add(case, "relay peak RSS, MiB", Better::Lower, peak);
-    let each = 1e6 / f64::from(rows);
-    report.add(case, "relay CPU, µs/row", Better::Lower, cpu.relay * each);
-    report.add(
-        case,
-        "database CPU, µs/row",
-        Better::Lower,
-        cpu.database * each,
-    );
-    report.add(case, "broker CPU, µs/row", Better::Lower, cpu.broker * each);
-    report.add(case, "consumer CPU, µs/row", Better::None, cpu.bench * each);
-    report.timeline(case, offset, &timeline);
-    exactly_once(&kafka, &source.topic, u64::from(rows))?;
-    stage.delete_topic(&source.topic).await
+    }
+
+    /// Rows a second between the first tenth and the end: without the start, which has a row of its own.
+    pub(crate) fn rate(&self) -> f64 {
+        let (early, last) = (self.after(0.1), self.after(1.0));
+        (last.1 - early.1) as f64 / (last.0 - early.0)
+    }
+
+    /// Seconds from the relay's start to the last row.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.after(1.0).0 - self.started
+    }
+
+    /// CPU of these many seconds, in µs a row.
+    pub(crate) fn each(&self, seconds: f64) -> f64 {
+        seconds * 1e6 / self.rows as f64
+    }
+
+    pub(crate) fn relay_cpu(&self) -> f64 {
+        self.each(self.cpu.relay)
+    }
+
+    pub(crate) fn database_cpu(&self) -> f64 {
+        self.each(self.cpu.database)
+    }
+
+    pub(crate) fn tell(&self, report: &mut Report, case: &str) {
+        let mut lower = |metric, value| report.add(case, metric, Better::Lower, value);
+        lower("start to first row, s", self.after(0.0).0 - self.started);
+        lower("start to last row, s", self.seconds());
+        lower("relay peak RSS, MiB", self.peak_mib);
+        lower("relay CPU, µs/row", self.relay_cpu());
+        lower("database CPU, µs/row", self.database_cpu());
+        lower("broker CPU, µs/row", self.each(self.cpu.broker));
+        report.add(case, "rows/s", Better::Higher, self.rate());
+        report.add(
+            case,
+            "consumer CPU, µs/row",
+            Better::None,
+            self.each(self.cpu.bench),
+        );
+    }
 }

@@ -4,9 +4,11 @@
 //! that the benchmark starts for itself. What counts as published is what a plain `read_committed`
 //! consumer has seen; a second pass over the topic then checks that every row is there once.
 
+mod arriving;
 mod checks;
 mod cli;
 mod client;
+mod commits;
 mod consumer;
 mod drain;
 mod http;
@@ -16,6 +18,7 @@ mod programs;
 mod reader;
 mod recovery;
 mod report;
+mod retained;
 mod saga;
 mod source;
 mod stage;

@@ -12,13 +12,12 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::source::number_of;
-use crate::stage::PARTITIONS;
 
 /// Value of a time that is not known yet.
 pub(crate) const NEVER: i64 = i64::MIN;
 
-/// A consumer of one topic, assigned to all partitions from their beginning.
-pub(crate) fn consumer(kafka: &str, topic: &str, bulk: bool) -> Result<BaseConsumer> {
+/// A consumer of these topics, assigned to all partitions from their beginning.
+pub(crate) fn consumer(kafka: &str, topics: &[&str], bulk: bool) -> Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", kafka)
@@ -39,11 +38,28 @@ pub(crate) fn consumer(kafka: &str, topic: &str, bulk: bool) -> Result<BaseConsu
     }
     let consumer: BaseConsumer = config.create()?;
     let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    for topic in topics {
+        for partition in 0..partitions(&consumer, topic)? {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
     }
     consumer.assign(&assignment)?;
     Ok(consumer)
+}
+
+/// How many partitions a topic has.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
+        let known = metadata.topics().first().map(|topic| topic.partitions());
+        match known.map(<[_]>::len) {
+            Some(count) if count > 0 => return Ok(i32::try_from(count)?),
+            // It was made just now, and the broker has not heard of it yet.
+            _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            _ => bail!("topic {topic} has no partitions"),
+        }
+    }
 }
 
 /// How many records were seen by when, in seconds since [`Reader::begun`].
@@ -66,7 +82,17 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads `topic`. Rows with a number below `numbered` have their time kept.
     pub(crate) fn start(kafka: &str, topic: &str, numbered: usize, bulk: bool) -> Result<Self> {
-        let consumer = consumer(kafka, topic, bulk)?;
+        Self::of_all(kafka, &[topic], numbered, bulk)
+    }
+
+    /// Reads several topics. Their records are counted together.
+    pub(crate) fn of_all(
+        kafka: &str,
+        topics: &[&str],
+        numbered: usize,
+        bulk: bool,
+    ) -> Result<Self> {
+        let consumer = consumer(kafka, topics, bulk)?;
         let shared = Arc::new(Shared {
             begun: Instant::now(),
             stop: AtomicBool::new(false),

@@ -148,6 +148,6 @@ impl Scene {
         waited.with_context(|| self.relay.process.log_tail(20))?;
         self.reader.stop()?;
         self.relay.process.kill9()?;
-        exactly_once(&stage.kafka.bootstrap(), &self.source.topic, rows)
+        exactly_once(&stage.kafka.bootstrap(), &self.source, rows)
     }
 }

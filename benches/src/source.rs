@@ -13,19 +13,24 @@ use onceward_testkit::postgres::create_database;
 use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, Executor, Postgres, Sqlite};
 
-use crate::stage::Stage;
+use crate::stage::{PARTITIONS, Stage};
 
-/// Length of every payload, a JSON object: [`HEAD`], the row's number in eight digits, [`MIDDLE`], `x`s,
-/// [`TAIL`].
+/// Length of a payload where it isn't what varies. It is a JSON object: [`HEAD`], the row's number in
+/// eight digits, [`MIDDLE`], `x`s, [`TAIL`].
 pub(crate) const PAYLOAD_BYTES: usize = 300;
 const HEAD: &str = r#"{"n":""#;
 const MIDDLE: &str = r#"","filler":""#;
 const TAIL: &str = r#""}"#;
-/// How many `x`s: a literal, because SQL texts hold it too.
-const FILLER: usize = PAYLOAD_BYTES - HEAD.len() - DIGITS - MIDDLE.len() - TAIL.len();
 const DIGITS: usize = 8;
 /// How many keys there are.
 const KEYS: u32 = 1_000;
+/// Rows that a SQLite database is filled with in one transaction: its log grows to their size.
+const SQLITE_CHUNK: u32 = 200_000;
+
+/// How many `x`s a payload of this length holds.
+fn filler(payload_bytes: usize) -> usize {
+    payload_bytes.saturating_sub(HEAD.len() + DIGITS + MIDDLE.len() + TAIL.len())
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -84,19 +89,43 @@ pub(crate) fn number_of(payload: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// What the rows of a source are like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) payload_bytes: usize,
+    /// Of the topic.
+    pub(crate) partitions: i32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            payload_bytes: PAYLOAD_BYTES,
+            partitions: PARTITIONS,
+        }
+    }
+}
+
 /// A migrated source with a topic of its own.
 pub(crate) struct Source {
     pub(crate) kind: Kind,
+    pub(crate) shape: Shape,
     pub(crate) name: String,
     pub(crate) topic: String,
     pub(crate) url: String,
+    /// How many of its rows were published before those in the topic.
+    pub(crate) before: u64,
 }
 
 impl Source {
     pub(crate) async fn make(stage: &mut Stage, kind: Kind) -> Result<Self> {
+        Self::shaped(stage, kind, Shape::default()).await
+    }
+
+    pub(crate) async fn shaped(stage: &mut Stage, kind: Kind, shape: Shape) -> Result<Self> {
         let name = stage.name("bench");
         let (topic, source) = (format!("{name}.happened"), SourceName::new(&name)?);
-        stage.make_topic(&topic).await?;
+        stage.make_topic(&topic, shape.partitions).await?;
         let url = database(stage, kind, &name).await?;
         match kind {
             Kind::Postgres => {
@@ -112,10 +141,23 @@ impl Source {
         }
         Ok(Self {
             kind,
+            shape,
             name,
             topic,
             url,
+            before: 0,
         })
+    }
+
+    /// Lets rows go to a new topic from now on, and deletes the one before and its `published` records:
+    /// their rows stay in the outbox.
+    pub(crate) async fn move_on(&mut self, stage: &mut Stage, published: u64) -> Result<()> {
+        let topic = format!("{}.happened", stage.name("bench"));
+        stage.make_topic(&topic, self.shape.partitions).await?;
+        stage.delete_topic(&self.topic).await?;
+        self.topic = topic;
+        self.before += published;
+        Ok(())
     }
 
     /// As the relay takes it.
@@ -123,27 +165,33 @@ impl Source {
         format!("{}={}", self.name, self.url)
     }
 
-    /// Fills the outbox: on Postgres one transaction a row (the commits are not durable each, which
-    /// the reader of the rows can't tell), on SQLite, where transactions leave no trace in the rows,
-    /// all at once.
+    /// Fills the outbox with rows of the numbers 0 to `rows` - 1, one transaction a row.
     pub(crate) async fn fill(&self, rows: u32) -> Result<()> {
-        let topic = &self.topic;
+        self.fill_with(rows, 1).await
+    }
+
+    /// Fills the outbox with rows of the numbers 0 to `rows` - 1: on Postgres `rows_a_commit` in one
+    /// transaction (the commits are not durable each, which the reader of the rows can't tell), on
+    /// SQLite, where transactions leave no trace in the rows, [`SQLITE_CHUNK`].
+    pub(crate) async fn fill_with(&self, rows: u32, rows_a_commit: u32) -> Result<()> {
+        let (topic, filler) = (&self.topic, filler(self.shape.payload_bytes));
         match self.kind {
             Kind::Postgres => {
                 let mut conn = sqlx::PgConnection::connect(&self.url).await?;
                 let sql = format!(
                     "set synchronous_commit = off;
                      create procedure fill() language plpgsql as $$ begin
-                       for n in 1..{rows} loop
+                       for begun in 0..{rows} - 1 by {rows_a_commit} loop
                          insert into outbox (message_id, aggregate_type, aggregate_id, message_type,
                            topic, message_key, payload, headers, occurred_at)
-                         values (gen_random_uuid(), 'bench', 'key-' || n % {KEYS}, 'bench.happened.v1',
+                         select gen_random_uuid(), 'bench', 'key-' || n % {KEYS}, 'bench.happened.v1',
                            '{topic}', 'key-' || n % {KEYS},
-                           convert_to('{HEAD}' || lpad((n - 1)::text, {DIGITS}, '0') || '{MIDDLE}' ||
-                             repeat('x', {FILLER}) || '{TAIL}', 'UTF8'),
+                           convert_to('{HEAD}' || lpad(n::text, {DIGITS}, '0') || '{MIDDLE}' ||
+                             repeat('x', {filler}) || '{TAIL}', 'UTF8'),
                            '{{\"content-type\":\"application/json\",\"correlation-id\":\"' ||
                              gen_random_uuid()::text || '\",\"onceward-kind\":\"event\"}}',
-                           (extract(epoch from clock_timestamp()) * 1000000)::bigint);
+                           (extract(epoch from clock_timestamp()) * 1000000)::bigint
+                         from generate_series(begun, least(begun + {rows_a_commit}, {rows}) - 1) n;
                          commit;
                        end loop;
                      end $$;"
@@ -159,13 +207,13 @@ impl Source {
             Kind::Sqlite => {
                 let mut conn = sqlite_options(&self.url)?.connect().await?;
                 let sql = format!(
-                    "with recursive n(n) as (select 1 union all select n + 1 from n where n < {rows})
+                    "with recursive n(n) as (select $1 union all select n + 1 from n where n + 1 < $2)
                      insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic,
                        message_key, payload, headers, occurred_at)
                      select randomblob(16), 'bench', 'key-' || (n % {KEYS}), 'bench.happened.v1',
                        '{topic}', 'key-' || (n % {KEYS}),
-                       cast('{HEAD}' || printf('%0{DIGITS}d', n - 1) || '{MIDDLE}' ||
-                         substr(replace(hex(zeroblob({FILLER})), '0', 'x'), 1, {FILLER}) || '{TAIL}'
+                       cast('{HEAD}' || printf('%0{DIGITS}d', n) || '{MIDDLE}' ||
+                         substr(replace(hex(zeroblob({filler})), '0', 'x'), 1, {filler}) || '{TAIL}'
                          as blob),
                        '{{\"content-type\":\"application/json\",\"correlation-id\":\"' ||
                          lower(hex(randomblob(4))) || '-0000-4000-8000-' ||
@@ -173,12 +221,16 @@ impl Source {
                        unixepoch() * 1000000 + n
                      from n"
                 );
-                sqlx::query(sqlx::AssertSqlSafe(sql))
-                    .execute(&mut conn)
-                    .await?;
-                sqlx::query("pragma wal_checkpoint(truncate)")
-                    .execute(&mut conn)
-                    .await?;
+                for begun in (0..rows).step_by(usize::try_from(SQLITE_CHUNK)?) {
+                    sqlx::query(sqlx::AssertSqlSafe(sql.as_str()))
+                        .bind(begun)
+                        .bind(rows.min(begun + SQLITE_CHUNK))
+                        .execute(&mut conn)
+                        .await?;
+                    sqlx::query("pragma wal_checkpoint(truncate)")
+                        .execute(&mut conn)
+                        .await?;
+                }
                 conn.close().await?;
             }
         }
@@ -199,6 +251,7 @@ impl Source {
             db,
             outbox,
             topic: self.topic.as_str().into(),
+            payload_bytes: self.shape.payload_bytes,
         })
     }
 }
@@ -213,6 +266,7 @@ pub(crate) struct Writer {
     db: Open,
     outbox: Outbox,
     topic: Arc<str>,
+    payload_bytes: usize,
 }
 
 impl Writer {
@@ -225,7 +279,7 @@ impl Writer {
     }
 
     async fn unit_of_work<B: SchemaBackend>(&self, db: &Db<B>, number: usize) -> Result<()> {
-        let (outbox, message) = (self.outbox.clone(), message(number, &self.topic));
+        let (outbox, message) = (self.outbox.clone(), self.message(number));
         db.write(async move |tx: &mut Tx<'static, B>| {
             let context = MessageContext::start(&UuidV7);
             let written = outbox.append_raw::<B>(tx, &context, message.clone()).await;
@@ -237,7 +291,7 @@ impl Writer {
 
     /// A transaction of the service's own, without a hint.
     pub(crate) async fn write_plainly(&self, number: usize) -> Result<()> {
-        let (context, message) = (MessageContext::start(&UuidV7), message(number, &self.topic));
+        let (context, message) = (MessageContext::start(&UuidV7), self.message(number));
         match &self.db {
             Open::Postgres(db) => {
                 let mut tx = db.pool().begin().await?;
@@ -257,6 +311,10 @@ impl Writer {
         Ok(())
     }
 
+    fn message(&self, number: usize) -> RawMessage {
+        message(number, &self.topic, self.payload_bytes)
+    }
+
     pub(crate) async fn close(&self) {
         match &self.db {
             Open::Postgres(db) => db.close().await,
@@ -266,12 +324,10 @@ impl Writer {
 }
 
 /// What is written about the row of this number.
-pub(crate) fn message(number: usize, topic: &str) -> RawMessage {
+pub(crate) fn message(number: usize, topic: &str, payload_bytes: usize) -> RawMessage {
     let key = format!("key-{}", number % usize::try_from(KEYS).unwrap_or(1));
-    let payload = format!(
-        "{HEAD}{number:0DIGITS$}{MIDDLE}{}{TAIL}",
-        "x".repeat(FILLER)
-    );
+    let filler = "x".repeat(filler(payload_bytes));
+    let payload = format!("{HEAD}{number:0DIGITS$}{MIDDLE}{filler}{TAIL}");
     RawMessage {
         message_type: Happened::TYPE.into(),
         kind: MessageKind::Event,

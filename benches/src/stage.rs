@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 use crate::cli::Options;
 use crate::programs::{Served, program};
 
-/// Partitions of every topic.
+/// Partitions of a topic where they aren't what varies.
 pub(crate) const PARTITIONS: i32 = 3;
 
 /// Settings of the Postgres under test beside those of the test kit; printed with the results.
@@ -98,11 +98,11 @@ impl Stage {
         format!("{what}-{}", self.made)
     }
 
-    pub(crate) async fn make_topic(&self, name: &str) -> Result<()> {
+    pub(crate) async fn make_topic(&self, name: &str, partitions: i32) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.bootstrap())
             .create()?;
-        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await?;
         for outcome in made {
             outcome.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
@@ -120,11 +120,21 @@ impl Stage {
 
     /// Starts a relay of these sources, `NAME=URL` each. It is not waited for.
     pub(crate) fn relay(&self, sources: &[String]) -> Result<Served> {
-        self.relay_at(&self.kafka, sources)
+        self.relay_with(&self.kafka, sources, &[])
     }
 
     /// The same at another Kafka.
     pub(crate) fn relay_at(&self, kafka: &Kafka, sources: &[String]) -> Result<Served> {
+        self.relay_with(kafka, sources, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn relay_with(
+        &self,
+        kafka: &Kafka,
+        sources: &[String],
+        arguments: &[String],
+    ) -> Result<Served> {
         let mut command = program("outbox-relay")?;
         // One that is started again has the name of the one that was killed.
         command.args(["run", "--instance-id", "bench"]);
@@ -132,7 +142,7 @@ impl Stage {
         for source in sources {
             command.args(["--source", source]);
         }
-        command.args(&self.relay_args);
+        command.args(&self.relay_args).args(arguments);
         Served::start("outbox-relay", command, "--http", self.folder.path())
     }
 

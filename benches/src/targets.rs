@@ -36,6 +36,21 @@ const TARGETS: &[Target] = &[
     target("drain", "Postgres", "rows/s", 350_000.0),
     target("drain", "SQLite", "rows/s", 400_000.0),
     target("drain", "", "start to first row, s", 1.0),
+    target(
+        "drain 1000000 rows while 1000/s arrive",
+        "",
+        "start to backlog cleared, s",
+        4.0,
+    ),
+    target(
+        "",
+        "rows retained, Postgres",
+        "rows/s, % of with none",
+        90.0,
+    ),
+    target("", "rows retained, SQLite", "rows/s, % of with none", 90.0),
+    target("", "rows retained, Postgres", "relay peak RSS, MiB", 150.0),
+    target("", "rows retained, SQLite", "relay peak RSS, MiB", 150.0),
     target("drain", "", "relay peak RSS, MiB", 150.0),
     target(
         "idle, 10 sources with hints",

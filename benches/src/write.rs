@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::cli::Options;
 use crate::report::{Better, Report};
-use crate::source::{Kind, database, message};
+use crate::source::{Kind, PAYLOAD_BYTES, database, message};
 use crate::stage::Stage;
 
 const CLIENTS: u32 = 64;
@@ -112,7 +112,7 @@ impl Writes for OwnTransactions {
         insert(&mut tx, UuidV7.next(), number).await?;
         if with_outbox {
             let context = MessageContext::start(&UuidV7);
-            let message = message(number, TOPIC);
+            let message = message(number, TOPIC, PAYLOAD_BYTES);
             self.outbox
                 .append_raw::<Postgres>(&mut tx, &context, message)
                 .await?;
@@ -133,7 +133,7 @@ impl<B: Backend> Writes for UnitsOfWork<B> {
         let work = async move |tx: &mut Tx<'static, B>| {
             insert(tx, id, number).await?;
             if with_outbox {
-                let message = message(number, TOPIC);
+                let message = message(number, TOPIC, PAYLOAD_BYTES);
                 outbox.append_raw::<B>(tx, &context, message).await?;
             }
             Ok::<_, onceward::BoxError>(())
