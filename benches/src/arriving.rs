@@ -91,6 +91,8 @@ async fn measure(
     lower("relay peak RSS, MiB", peak);
     let each = 1e6 / backlog as f64;
     lower("relay CPU, µs/row", cpu.relay * each);
+    lower("database CPU, µs/row", cpu.database * each);
+    lower("broker CPU, µs/row", cpu.broker * each);
     lower(
         "p99 of the last second, ms",
         afterwards.value_at_quantile(0.99) as f64 / 1e6,

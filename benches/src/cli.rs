@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 use crate::stage::Stage;
-use crate::{arriving, consumer, drain, http, idle, live, recovery, retained, saga, write};
+use crate::{arriving, consumer, curves, drain, http, idle, live, recovery, retained, saga, write};
 
 /// Measures the relay and the services on a Kafka and a Postgres of its own.
 #[derive(Debug, Parser)]
@@ -54,7 +54,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
-    /// Everything below
+    /// Everything below but the curves
     All,
     /// Backlogs, latency, idle cost, recovery from kill -9
     Relay,
@@ -68,6 +68,8 @@ pub(crate) enum What {
     Saga,
     /// POST /orders
     Http,
+    /// How it scales with payload, sources, writers, partitions, batches, backlog, retained rows
+    Curves,
 }
 
 impl Options {
@@ -77,6 +79,10 @@ impl Options {
     pub(crate) fn rows(&self) -> u32 {
         let default = if self.quick { 200_000 } else { 1_000_000 };
         self.rows.unwrap_or(default)
+    }
+    /// Published rows that stay in the outbox, where there are any.
+    pub(crate) fn retained(&self) -> u32 {
+        if self.quick { 1_000_000 } else { 10_000_000 }
     }
     /// How long a load goes on that counts.
     pub(crate) fn seconds(&self) -> u32 {
@@ -139,6 +145,9 @@ async fn measure(options: &Options) -> Result<()> {
         }
         if wanted(What::Http) {
             http::run(&mut stage, options, &mut report).await?;
+        }
+        if options.what == What::Curves {
+            curves::run(&mut stage, options, &mut report).await?;
         }
     }
     drop(stage);

@@ -10,6 +10,8 @@ mod cli;
 mod client;
 mod commits;
 mod consumer;
+mod curve;
+mod curves;
 mod drain;
 mod http;
 mod idle;

@@ -11,6 +11,7 @@ use onceward_testkit::machine::{self, Machine, first_line};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Options;
+use crate::curve::Curve;
 use crate::source::PAYLOAD_BYTES;
 use crate::stage::{KAFKA_HEAP_MIB, PARTITIONS, POSTGRES_SETTINGS};
 use crate::targets;
@@ -66,6 +67,9 @@ pub(crate) struct Report {
     /// Rows seen by when, seconds since the relay's start, of the last run of each case.
     #[serde(default)]
     timelines: BTreeMap<String, Vec<(f64, u64)>>,
+    /// Of the last run of each.
+    #[serde(default)]
+    curves: BTreeMap<String, Curve>,
 }
 
 impl Report {
@@ -102,6 +106,7 @@ impl Report {
             figures: Vec::new(),
             histograms: BTreeMap::new(),
             timelines: BTreeMap::new(),
+            curves: BTreeMap::new(),
         };
         let machine = &report.machine;
         println!(
@@ -163,6 +168,12 @@ impl Report {
         let points = timeline.iter().step_by(step);
         let points = points.map(|(at, count)| (at - zero, *count)).collect();
         self.timelines.insert(case.to_owned(), points);
+    }
+
+    /// Keeps a curve, and prints it.
+    pub(crate) fn curve(&mut self, case: &str, curve: Curve) {
+        println!("{}", curve.table(number));
+        self.curves.insert(case.to_owned(), curve);
     }
 
     /// Prints where it was measured and min, median and max of every figure, beside its target and the
@@ -256,6 +267,9 @@ impl Report {
         }
         for (case, timeline) in older.timelines {
             self.timelines.entry(case).or_insert(timeline);
+        }
+        for (case, curve) in older.curves {
+            self.curves.entry(case).or_insert(curve);
         }
     }
 

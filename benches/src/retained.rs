@@ -15,7 +15,7 @@ const ROWS_A_COMMIT: u32 = 1_000;
 const RATE: u32 = 1_000;
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
-    let most = if options.quick { 1_000_000 } else { 10_000_000 };
+    let most = options.retained();
     for kind in Kind::ALL {
         let case = |retained: u32| format!("{retained} published rows retained, {}", kind.label());
         if ![0, most]
@@ -56,7 +56,6 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
 /// An outbox that keeps what was published.
 pub(crate) struct Outbox {
     source: Source,
-    /// How many rows it keeps.
     retained: u32,
 }
 
@@ -66,6 +65,11 @@ impl Outbox {
             source: Source::make(stage, kind).await?,
             retained: 0,
         })
+    }
+
+    /// How many rows it keeps.
+    pub(crate) fn retained(&self) -> u32 {
+        self.retained
     }
 
     /// Fills it up to `rows` published rows at least, if there are fewer; by the relay, as everything

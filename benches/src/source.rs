@@ -1,6 +1,7 @@
 //! A database with an outbox, and those who write into it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -261,7 +262,7 @@ enum Open {
     Sqlite(Db<Sqlite>),
 }
 
-/// Commits one row a transaction.
+/// Commits rows, one a transaction if nothing else is said.
 pub(crate) struct Writer {
     db: Open,
     outbox: Outbox,
@@ -272,18 +273,32 @@ pub(crate) struct Writer {
 impl Writer {
     /// As a service does it: a unit of work, which sends a hint.
     pub(crate) async fn write(&self, number: usize) -> Result<()> {
+        self.write_all(number..number + 1).await
+    }
+
+    /// Several rows by one unit of work.
+    pub(crate) async fn write_all(&self, numbers: Range<usize>) -> Result<()> {
         match &self.db {
-            Open::Postgres(db) => self.unit_of_work(db, number).await,
-            Open::Sqlite(db) => self.unit_of_work(db, number).await,
+            Open::Postgres(db) => self.unit_of_work(db, numbers).await,
+            Open::Sqlite(db) => self.unit_of_work(db, numbers).await,
         }
     }
 
-    async fn unit_of_work<B: SchemaBackend>(&self, db: &Db<B>, number: usize) -> Result<()> {
-        let (outbox, message) = (self.outbox.clone(), self.message(number));
+    async fn unit_of_work<B: SchemaBackend>(
+        &self,
+        db: &Db<B>,
+        numbers: Range<usize>,
+    ) -> Result<()> {
+        let outbox = self.outbox.clone();
+        let messages: Vec<RawMessage> = numbers.map(|number| self.message(number)).collect();
         db.write(async move |tx: &mut Tx<'static, B>| {
-            let context = MessageContext::start(&UuidV7);
-            let written = outbox.append_raw::<B>(tx, &context, message.clone()).await;
-            written.map(drop)
+            for message in &messages {
+                let context = MessageContext::start(&UuidV7);
+                outbox
+                    .append_raw::<B>(tx, &context, message.clone())
+                    .await?;
+            }
+            Ok::<_, onceward::Error>(())
         })
         .await
         .context("unit of work")
