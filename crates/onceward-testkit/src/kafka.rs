@@ -18,7 +18,7 @@ mod distribution;
 mod metadata;
 
 pub use cluster::{Cluster, ClusterOptions, Member};
-pub use distribution::{Distribution, cache_folder};
+pub use distribution::{Distribution, LOG4J, cache_folder};
 
 /// The release that is tested against.
 pub const VERSION: &str = "4.3.1";
@@ -164,19 +164,21 @@ impl Kafka {
 
     /// The JVM with one of the two configurations, which is its last argument.
     fn node(&self, properties: &str) -> Command {
-        let mut command = Command::new(&self.distribution.java);
-        command
-            .arg(format!("-Xmx{}m", self.heap_mib))
-            .arg("-Djava.awt.headless=true")
-            .arg(format!(
+        let mut command = self.distribution.jvm(&[
+            &format!("-Xmx{}m", self.heap_mib),
+            "-Djava.awt.headless=true",
+            &format!(
                 "-Dlog4j2.configurationFile={}",
-                self.folder.join("log4j2.properties").display()
-            ))
-            .arg("-cp")
-            .arg(self.distribution.libs.join("*"))
-            .arg("kafka.Kafka")
-            .arg(self.folder.join(properties));
+                self.log_configuration().display()
+            ),
+        ]);
+        command.arg("kafka.Kafka").arg(self.folder.join(properties));
         command
+    }
+
+    /// The log4j2 configuration of the broker, fit for whatever runs beside it: all goes to stdout.
+    pub fn log_configuration(&self) -> PathBuf {
+        self.folder.join("log4j2.properties")
     }
 
     /// `127.0.0.1:port`, for clients.
