@@ -1,22 +1,33 @@
 //! The command line, and the order of the cases.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
+use crate::relay::Whose;
 use crate::report::Report;
+use crate::source::Kind;
 use crate::stage::Stage;
 use crate::{arriving, consumer, curves, drain, http, idle, live, recovery, retained, saga, write};
 
 /// Measures the relay and the services on a Kafka and a Postgres of its own.
 #[derive(Debug, Parser)]
-#[command(name = "./dev bench", max_term_width = 100)]
+#[command(
+    name = "./dev bench",
+    max_term_width = 100,
+    after_help = "Results are written as JSON, latencies, backlogs and kills as SVG pictures beside it.\n\
+        --against debezium fetches Debezium and Kafka Connect from Maven Central once, runs both relays'\n\
+        cases one after the other and prints the ratios. Debezium has no SQLite: on Postgres only."
+)]
 pub(crate) struct Options {
     /// What to measure
     #[arg(value_enum, default_value = "all")]
     pub(crate) what: What,
+    /// Put the relay's cases on Postgres beside this one, in the same run on the same broker and database
+    #[arg(long, value_enum)]
+    pub(crate) against: Option<Whose>,
     /// One short run of each case instead of three long ones
     #[arg(long)]
     pub(crate) quick: bool,
@@ -40,14 +51,11 @@ pub(crate) struct Options {
     /// Where the results go
     #[arg(long, value_name = "DIR", default_value = "benches/results")]
     out: PathBuf,
-    /// Compare with this file
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "benches/results/baseline.json"
-    )]
-    baseline: PathBuf,
-    /// Make this run's results the baseline; cases that did not run keep theirs
+    /// Compare with this file [default: benches/results/baseline.json, with --against debezium
+    /// debezium.json beside it]
+    #[arg(long, value_name = "FILE", hide_default_value = true)]
+    baseline: Option<PathBuf>,
+    /// Make this run's results and pictures the baseline; cases that did not run keep theirs
     #[arg(long)]
     save_baseline: bool,
 }
@@ -88,6 +96,37 @@ impl Options {
     pub(crate) fn seconds(&self) -> u32 {
         if self.quick { 8 } else { 30 }
     }
+    /// What the relay's cases run on, and whose relays are measured there.
+    pub(crate) fn contenders(&self) -> Vec<(Kind, Whose)> {
+        match self.against {
+            None => Kind::ALL.map(|kind| (kind, Whose::Ours)).into(),
+            Some(other) => [Whose::Ours, other]
+                .map(|whose| (Kind::Postgres, whose))
+                .into(),
+        }
+    }
+    /// Fails where nothing could be compared.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.against.is_none() || matches!(self.what, What::All | What::Relay),
+            "--against puts relays beside each other: ./dev bench relay --against debezium"
+        );
+        Ok(())
+    }
+    fn wants_kind(&self, what: What) -> bool {
+        match self.what {
+            What::All => what == What::Relay || self.against.is_none(),
+            one => one == what,
+        }
+    }
+    fn baseline(&self) -> PathBuf {
+        let name = match self.against {
+            None | Some(Whose::Ours) => "baseline.json",
+            Some(Whose::Debezium) => "debezium.json",
+        };
+        let default = || Path::new("benches/results").join(name);
+        self.baseline.clone().unwrap_or_else(default)
+    }
     /// Whether the case of this name is wanted.
     pub(crate) fn wants(&self, case: &str) -> bool {
         self.case.as_ref().is_none_or(|text| case.contains(text))
@@ -113,6 +152,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 async fn measure(options: &Options) -> Result<()> {
+    options.check()?;
     let mut report = Report::begin(options)?;
     let mut stage = Stage::set(options)?;
     report.version("postgres", stage.postgres_version().await?);
@@ -123,27 +163,26 @@ async fn measure(options: &Options) -> Result<()> {
         if options.runs() > 1 {
             println!("run {run} of {}", options.runs());
         }
-        let wanted = |what| options.what == What::All || options.what == what;
-        if wanted(What::Relay) {
+        if options.wants_kind(What::Relay) {
             drain::run(&mut stage, options, &mut report).await?;
             arriving::run(&mut stage, options, &mut report).await?;
             live::run(&mut stage, options, &mut report).await?;
             idle::run(&mut stage, options, &mut report).await?;
             recovery::run(&mut stage, options, &mut report).await?;
         }
-        if wanted(What::Retained) {
+        if options.wants_kind(What::Retained) {
             retained::run(&mut stage, options, &mut report).await?;
         }
-        if wanted(What::Write) {
+        if options.wants_kind(What::Write) {
             write::run(&mut stage, options, &mut report).await?;
         }
-        if wanted(What::Consumer) {
+        if options.wants_kind(What::Consumer) {
             consumer::run(&mut stage, options, &mut report).await?;
         }
-        if wanted(What::Saga) {
+        if options.wants_kind(What::Saga) {
             saga::run(&mut stage, options, &mut report).await?;
         }
-        if wanted(What::Http) {
+        if options.wants_kind(What::Http) {
             http::run(&mut stage, options, &mut report).await?;
         }
         if options.what == What::Curves {
@@ -151,17 +190,15 @@ async fn measure(options: &Options) -> Result<()> {
         }
     }
     drop(stage);
-    let baseline = Report::read(&options.baseline)?;
-    report.print(baseline.as_ref());
-    let file = report.file(&options.out);
-    report.save(&file)?;
-    println!("written: {}", file.display());
+    let file = options.baseline();
+    let baseline = Report::read(&file)?;
+    report.print(baseline.as_ref(), options.against);
+    report.write(&report.file(&options.out))?;
     if options.save_baseline {
         if let Some(older) = baseline {
             report.keep(older);
         }
-        report.save(&options.baseline)?;
-        println!("baseline: {}", options.baseline.display());
+        report.write(&file)?;
     }
     Ok(())
 }

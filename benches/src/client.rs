@@ -28,6 +28,16 @@ impl Client {
 
     /// Sends a request, reads the answer to its end, gives its status.
     pub(crate) async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<u16> {
+        Ok(self.ask(method, path, body).await?.0)
+    }
+
+    /// Sends a request, gives the answer's status and body.
+    pub(crate) async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(u16, Bytes)> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -37,12 +47,8 @@ impl Client {
         self.sender.ready().await?;
         let answer = self.sender.send_request(request).await?;
         let status = answer.status().as_u16();
-        answer
-            .into_body()
-            .collect()
-            .await
-            .context("reading a body")?;
-        Ok(status)
+        let body = answer.into_body().collect().await;
+        Ok((status, body.context("reading a body")?.to_bytes()))
     }
 }
 

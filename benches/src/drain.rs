@@ -8,6 +8,7 @@ use onceward_testkit::machine;
 use crate::checks::exactly_once;
 use crate::cli::Options;
 use crate::reader::{Reader, Timeline};
+use crate::relay::{Relay, Whose};
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::{Cpu, Stage};
@@ -15,19 +16,56 @@ use crate::stage::{Cpu, Stage};
 /// No backlog takes longer.
 pub(crate) const AT_MOST: Duration = Duration::from_secs(300);
 
+/// Rows of a transaction, where they are many.
+const BIG: u32 = 10_000;
+
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
-    for kind in Kind::ALL {
-        let case = format!("drain {} rows, {}", options.rows(), kind.label());
-        if options.wants(&case) {
+    let rows = options.rows();
+    // Ours reads rows, not transactions; only beside another is there something to compare.
+    let sizes: &[u32] = if options.against.is_some() {
+        &[1, BIG]
+    } else {
+        &[1]
+    };
+    for (kind, whose) in options.contenders() {
+        for size in sizes {
+            let of = match size {
+                1 => String::new(),
+                many => format!(" of {many} a transaction"),
+            };
+            let case = whose.case(&format!("drain {rows} rows{of}, {}", kind.label()));
+            if !options.wants(&case) {
+                continue;
+            }
             report.begin_case(&case);
-            let source = Source::make(stage, kind).await?;
-            source.fill(options.rows()).await?;
-            let drained = drain(stage, &[&source], options.rows(), &[]).await?;
+            let source = Source::make(stage, kind).await?.by(whose);
+            let mut all = rows;
+            if whose == Whose::Debezium {
+                leave_a_mark(stage, &source, rows).await?;
+                all += 1;
+            }
+            source.fill_with(rows, *size).await?;
+            let drained = drain(stage, &[&source], all, &[]).await?;
             drained.tell(report, &case);
             report.timeline(&case, drained.started, &drained.timeline);
             stage.delete_topic(&source.topic).await?;
         }
     }
+    Ok(())
+}
+
+/// Debezium begins where the WAL stands when it first runs, and remembers nothing until it has published a
+/// row: here the one numbered after those of the backlog.
+async fn leave_a_mark(stage: &Stage, source: &Source, number: u32) -> Result<()> {
+    let mut relay = Relay::start(stage, &[source], &[])?;
+    relay.wait_ready().await?;
+    let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, false)?;
+    let writer = source.writer().await?;
+    writer.write(usize::try_from(number)?).await?;
+    writer.close().await;
+    reader.wait_for(1, Duration::from_secs(60)).await?;
+    reader.stop()?;
+    relay.process().kill9()?;
     Ok(())
 }
 
@@ -44,6 +82,8 @@ pub(crate) async fn warm_up(stage: &mut Stage) -> Result<()> {
 /// How a backlog went.
 pub(crate) struct Drained {
     rows: u64,
+    /// Those of them that were there before the relay was started.
+    already: u64,
     /// When the relay was started, in seconds of the timeline.
     started: f64,
     timeline: Timeline,
@@ -64,26 +104,26 @@ pub(crate) async fn drain(
     let reader = Reader::of_all(&kafka, &topics, 0, true)?;
     // Connected and waiting before the relay is there.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let started = Instant::now();
-    let options: Vec<String> = sources.iter().map(|source| source.option()).collect();
-    let mut relay = stage.relay_with(&stage.kafka, &options, relay_args)?;
+    let (started, already) = (Instant::now(), reader.count());
+    let relay = Relay::start(stage, sources, relay_args)?;
     let before = stage.cpu(relay.pid())?;
     let waited = reader.wait_for(all, AT_MOST).await;
     ensure!(
         waited.is_ok(),
         "{waited:?}; the relay says:\n{}",
-        relay.process.log_tail(20)
+        relay.said()
     );
     let cpu = stage.cpu(relay.pid())?.since(before);
     let (_, peak_mib) = machine::memory_mib(relay.pid())?;
     let started = started.duration_since(reader.begun()).as_secs_f64();
     let timeline = reader.stop()?;
-    relay.process.kill9()?;
+    relay.end().await?;
     for source in sources {
         exactly_once(&kafka, source, u64::from(rows))?;
     }
     Ok(Drained {
         rows: all,
+        already,
         started,
         timeline,
         cpu,
@@ -94,7 +134,7 @@ pub(crate) async fn drain(
 impl Drained {
     /// When this share of the rows was seen, and how many there were.
     fn after(&self, share: f64) -> (f64, u64) {
-        let wanted = (self.rows as f64 * share).max(1.0);
+        let wanted = (self.rows as f64 * share).max((self.already + 1) as f64);
         let mut points = self.timeline.iter();
         let reached = points.find(|(_, count)| *count as f64 >= wanted);
         reached.copied().unwrap_or((f64::NAN, 0))

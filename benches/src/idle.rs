@@ -7,25 +7,37 @@ use onceward_testkit::machine;
 
 use crate::cli::Options;
 use crate::reader::Reader;
+use crate::relay::{Relay, Whose};
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
 
 const SOURCES: usize = 10;
 /// Of each source, when the idle time is over.
-const ROWS: usize = 200;
+const ROWS: usize = 50;
+
+/// Whose relay idles, and on what.
+struct Idle {
+    kind: Kind,
+    whose: Whose,
+    hints: bool,
+}
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
-    for (kind, hints) in [
-        (Kind::Postgres, true),
-        (Kind::Postgres, false),
-        (Kind::Sqlite, true),
-    ] {
-        let with = if hints { "with hints" } else { "without hints" };
-        let case = format!("idle, {SOURCES} sources {with}, {}", kind.label());
-        if options.wants(&case) {
-            report.begin_case(&case);
-            idle(stage, options, report, kind, hints, &case).await?;
+    for (kind, whose) in options.contenders() {
+        for hints in [true, false] {
+            // SQLite needs no hints; beside another relay one of the two is enough.
+            if !hints && (kind == Kind::Sqlite || options.against.is_some()) {
+                continue;
+            }
+            let with = if hints { "with hints" } else { "without hints" };
+            let case = format!("idle, {SOURCES} sources {with}, {}", kind.label());
+            let case = whose.case(&case);
+            if options.wants(&case) {
+                report.begin_case(&case);
+                let of = Idle { kind, whose, hints };
+                idle(stage, options, report, &of, &case).await?;
+            }
         }
     }
     Ok(())
@@ -35,23 +47,22 @@ async fn idle(
     stage: &mut Stage,
     options: &Options,
     report: &mut Report,
-    kind: Kind,
-    hints: bool,
+    of: &Idle,
     case: &str,
 ) -> Result<()> {
     let mut sources = Vec::new();
     for _ in 0..SOURCES {
-        sources.push(Source::make(stage, kind).await?);
+        sources.push(Source::make(stage, of.kind).await?.by(of.whose));
     }
-    let all: Vec<String> = sources.iter().map(Source::option).collect();
-    let mut relay = stage.relay(&all)?;
+    let all: Vec<&Source> = sources.iter().collect();
+    let mut relay = Relay::start(stage, &all, &[])?;
     relay.wait_ready().await?;
     let mut writers = Vec::new();
     // One row each, so that the relay knows whether hints come.
     for source in &sources {
         let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, 0, false)?;
         let writer = source.writer().await?;
-        if hints {
+        if of.hints {
             writer.write(0).await?;
         } else {
             writer.write_plainly(0).await?;
@@ -60,7 +71,9 @@ async fn idle(
         reader.stop()?;
         writers.push(writer);
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A JVM goes on compiling for a while: ours waits as long.
+    let settle = if options.against.is_some() { 20 } else { 2 };
+    tokio::time::sleep(Duration::from_secs(settle)).await;
     let window = Duration::from_secs(if options.quick { 8 } else { 30 });
     let before = stage.cpu(relay.pid())?;
     tokio::time::sleep(window).await;
@@ -69,7 +82,7 @@ async fn idle(
     // And while all of them have something to say.
     for number in 1..=ROWS {
         for writer in &writers {
-            if hints {
+            if of.hints {
                 writer.write(number).await?;
             } else {
                 writer.write_plainly(number).await?;
@@ -80,7 +93,7 @@ async fn idle(
     for writer in writers {
         writer.close().await;
     }
-    relay.process.kill9()?;
+    relay.end().await?;
     let percent = |cpu: f64| 100.0 * cpu / window.as_secs_f64();
     report.add(
         case,

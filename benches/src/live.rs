@@ -15,6 +15,7 @@ use crate::checks::exactly_once;
 use crate::cli::Options;
 use crate::commits::Commits;
 use crate::reader::Reader;
+use crate::relay::Relay;
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
@@ -38,13 +39,18 @@ pub(crate) struct Load {
 impl Load {
     /// So many rows a second for so long, after two seconds that don't count.
     pub(crate) fn steady(rate: u32, seconds: u32) -> Result<Self> {
+        Self::warmed_up(rate, 2, seconds)
+    }
+
+    /// The same after so many seconds that don't count.
+    fn warmed_up(rate: u32, warm_up: u32, seconds: u32) -> Result<Self> {
         // As many commits as one machine can make that also runs all else.
         let a_commit = if rate > MOST_COMMITS { 5 } else { 1 };
         Ok(Self {
             every: Duration::from_secs(1) * a_commit / rate,
             a_commit: usize::try_from(a_commit)?,
-            warm_up: usize::try_from(2 * rate)?,
-            rows: usize::try_from((2 + seconds) * rate)?,
+            warm_up: usize::try_from(warm_up * rate)?,
+            rows: usize::try_from((warm_up + seconds) * rate)?,
             hints: true,
         })
     }
@@ -57,19 +63,24 @@ impl Load {
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
     let mut cases = Vec::new();
-    for kind in Kind::ALL {
-        for rate in [100, 1_000, 5_000] {
-            let load = Load::steady(rate, options.seconds())?;
+    let (rates, warm_up): (&[u32], u32) = match options.against {
+        None => (&[100, 1_000, 5_000], 2),
+        // A JVM compiles what it sees often: it gets longer, and ours the same.
+        Some(_) => (&[100, 1_000], 10),
+    };
+    for (kind, whose) in options.contenders() {
+        for rate in rates {
+            let load = Load::warmed_up(*rate, warm_up, options.seconds())?;
             let together = match load.a_commit {
                 1 => String::new(),
                 rows => format!(", {rows} rows a commit"),
             };
-            let case = format!("live {rate}/s{together}, {}", kind.label());
-            cases.push((case, kind, load));
+            let case = whose.case(&format!("live {rate}/s{together}, {}", kind.label()));
+            cases.push((case, kind, whose, load));
         }
         for hints in [true, false] {
             // SQLite needs no hints: the relay sees every commit.
-            if kind == Kind::Sqlite && !hints {
+            if options.against.is_some() || (kind == Kind::Sqlite && !hints) {
                 continue;
             }
             let with = if hints { "with hints" } else { "without hints" };
@@ -81,13 +92,13 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
                 rows: if options.quick { 8 } else { 31 },
                 hints,
             };
-            cases.push((case, kind, load));
+            cases.push((case, kind, whose, load));
         }
     }
-    for (case, kind, load) in cases {
+    for (case, kind, whose, load) in cases {
         if options.wants(&case) {
             report.begin_case(&case);
-            let source = Source::make(stage, kind).await?;
+            let source = Source::make(stage, kind).await?.by(whose);
             measure(stage, &source, &load).await?.tell(report, &case);
         }
     }
@@ -110,17 +121,22 @@ pub(crate) struct Measured {
 pub(crate) async fn measure(stage: &Stage, source: &Source, load: &Load) -> Result<Measured> {
     let kafka = stage.kafka.bootstrap();
     let reader = Reader::start(&kafka, &source.topic, load.rows, false)?;
-    let mut relay = stage.relay(&[source.option()])?;
+    let mut relay = Relay::start(stage, &[source], &[])?;
     relay.wait_ready().await?;
-    let before = stage.cpu(relay.pid())?;
-    let begun = Instant::now();
-    let commits = write(source, load, reader.begun()).await?;
-    let wrote = begun.elapsed().as_secs_f64();
+    let warm = async {
+        let turns = u32::try_from(load.warm_up / load.a_commit)?;
+        tokio::time::sleep(load.every * turns).await;
+        Ok((stage.cpu(relay.pid())?, Instant::now()))
+    };
+    let writing = Instant::now();
+    let written = write(source, load, reader.begun());
+    let (commits, (before, begun)) = tokio::try_join!(written, warm)?;
+    let wrote = writing.elapsed().as_secs_f64();
     let waited = reader.wait_for(load.rows(), Duration::from_secs(60)).await;
     ensure!(
         waited.is_ok(),
         "{waited:?}; the relay says:\n{}",
-        relay.process.log_tail(20)
+        relay.said()
     );
     let cpu = stage.cpu(relay.pid())?.since(before);
     let percent = |cpu: f64| 100.0 * cpu / begun.elapsed().as_secs_f64();
@@ -132,7 +148,7 @@ pub(crate) async fn measure(stage: &Stage, source: &Source, load: &Load) -> Resu
     let (resident_mib, _) = machine::memory_mib(relay.pid())?;
     let histogram = commits.to_visible(&reader, load.warm_up..load.rows)?;
     reader.stop()?;
-    relay.process.kill9()?;
+    relay.end().await?;
     exactly_once(&kafka, source, load.rows())?;
     Ok(Measured {
         histogram,

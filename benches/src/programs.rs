@@ -52,6 +52,16 @@ impl Served {
         command
             .arg(flag)
             .arg(format!("127.0.0.1:{}", port.number()));
+        Self::start_on(port, name, command, folder)
+    }
+
+    /// Starts a `command` that knows its port.
+    pub(crate) fn start_on(
+        port: Port,
+        name: &str,
+        command: Command,
+        folder: &std::path::Path,
+    ) -> Result<Self> {
         let process = Process::spawn(name, command, &folder.join(format!("{name}.log")))?;
         Ok(Self { process, port })
     }

@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 
 use crate::checks::exactly_once;
 use crate::cli::Options;
-use crate::programs::Served;
 use crate::reader::{NEVER, Reader};
+use crate::relay::{Relay, Whose};
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
@@ -19,33 +19,37 @@ const RATE: u32 = 100;
 /// Rows go on arriving until the second recovery was seen, but not for longer than these last.
 const MOST_ROWS: usize = 18_000;
 const KILLS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(8)];
+/// Rows go on arriving at least so long, so that a picture shows the way back to normal.
+const SHOWN: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
-    for kind in Kind::ALL {
-        let case = format!("kill -9 of the relay, {}", kind.label());
+    for (kind, whose) in options.contenders() {
+        let case = whose.case(&format!("kill -9 of the relay, {}", kind.label()));
         if options.wants(&case) {
             report.begin_case(&case);
-            let mut scene = Scene::set(stage, kind).await?;
-            let mut waits = Vec::new();
+            let mut scene = Scene::set(stage, kind, whose).await?;
+            let (mut waits, mut kills) = (Vec::new(), Vec::new());
             for at in KILLS {
                 scene.at(at).await;
                 let killed = Instant::now();
-                scene.relay.process.kill9()?;
+                kills.push(killed.duration_since(scene.begun).as_secs_f64());
+                scene.relay.process().kill9()?;
                 // As a supervisor does it.
-                scene.relay = stage.relay(&[scene.source.option()])?;
+                scene.relay = Relay::start(stage, &[&scene.source], &[])?;
                 waits.push(scene.next_row_after(killed).await?);
             }
             tell(report, &case, "killed to next row, s", &waits);
-            scene.end(stage).await?;
+            scene.end(stage, report, &case, kills).await?;
         }
         let case = format!("kill -9 of Kafka, {}", kind.label());
-        if options.wants(&case) {
+        if options.against.is_none() && options.wants(&case) {
             report.begin_case(&case);
-            let scene = Scene::set(stage, kind).await?;
-            let (mut waits, mut after_port) = (Vec::new(), Vec::new());
+            let scene = Scene::set(stage, kind, whose).await?;
+            let (mut waits, mut after_port, mut kills) = (Vec::new(), Vec::new(), Vec::new());
             for at in KILLS {
                 scene.at(at).await;
                 let killed = Instant::now();
+                kills.push(killed.duration_since(scene.begun).as_secs_f64());
                 stage.kafka.kill9()?;
                 tokio::task::block_in_place(|| stage.kafka.start_again())?;
                 let answers = Instant::now();
@@ -54,7 +58,7 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
             }
             tell(report, &case, "killed to next row, s", &waits);
             tell(report, &case, "port answers to next row, s", &after_port);
-            scene.end(stage).await?;
+            scene.end(stage, report, &case, kills).await?;
         }
     }
     Ok(())
@@ -69,7 +73,7 @@ fn tell(report: &mut Report, case: &str, metric: &str, values: &[f64]) {
 /// Rows that arrive at a fixed rate, a relay, and somebody who reads.
 struct Scene {
     source: Source,
-    relay: Served,
+    relay: Relay,
     reader: Reader,
     /// Ends with how many rows it has written.
     writing: JoinHandle<Result<usize>>,
@@ -78,10 +82,10 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(stage: &mut Stage, kind: Kind) -> Result<Self> {
-        let source = Source::make(stage, kind).await?;
+    async fn set(stage: &mut Stage, kind: Kind, whose: Whose) -> Result<Self> {
+        let source = Source::make(stage, kind).await?.by(whose);
         let reader = Reader::start(&stage.kafka.bootstrap(), &source.topic, MOST_ROWS, false)?;
-        let mut relay = stage.relay(&[source.option()])?;
+        let mut relay = Relay::start(stage, &[&source], &[])?;
         relay.wait_ready().await?;
         let writer = Arc::new(source.writer().await?);
         let begun = Instant::now();
@@ -135,19 +139,28 @@ impl Scene {
             anyhow::ensure!(
                 Instant::now() < deadline,
                 "nothing flows again; the relay says:\n{}",
-                self.relay.process.log_tail(20)
+                self.relay.said()
             );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    async fn end(mut self, stage: &Stage) -> Result<()> {
+    async fn end(
+        self,
+        stage: &Stage,
+        report: &mut Report,
+        case: &str,
+        kills: Vec<f64>,
+    ) -> Result<()> {
+        self.at(SHOWN).await;
         self.enough.store(true, Ordering::Relaxed);
         let rows = u64::try_from(self.writing.await??)?;
         let waited = self.reader.wait_for(rows, Duration::from_secs(60)).await;
-        waited.with_context(|| self.relay.process.log_tail(20))?;
-        self.reader.stop()?;
-        self.relay.process.kill9()?;
+        waited.with_context(|| self.relay.said())?;
+        let zero = self.begun.duration_since(self.reader.begun());
+        report.timeline(case, zero.as_secs_f64(), &self.reader.stop()?);
+        report.kills(case, kills);
+        self.relay.end().await?;
         exactly_once(&stage.kafka.bootstrap(), &self.source, rows)
     }
 }

@@ -1,5 +1,8 @@
 //! What was measured: as tables for people, as JSON for comparison.
 
+mod beside;
+mod plots;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Options;
 use crate::curve::Curve;
+use crate::debezium;
+use crate::relay::Whose;
 use crate::source::PAYLOAD_BYTES;
-use crate::stage::{KAFKA_HEAP_MIB, PARTITIONS, POSTGRES_SETTINGS};
+use crate::stage::{KAFKA_HEAP_MIB, PARTITIONS, postgres_settings};
 use crate::targets;
 
 /// Load of the last minute when a case began: anything near the number of cores makes figures worse.
@@ -70,12 +75,15 @@ pub(crate) struct Report {
     /// Of the last run of each.
     #[serde(default)]
     curves: BTreeMap<String, Curve>,
+    /// When something was killed, on the clock of the case's timeline.
+    #[serde(default)]
+    kills: BTreeMap<String, Vec<f64>>,
 }
 
 impl Report {
     pub(crate) fn begin(options: &Options) -> Result<Self> {
         let own = |name: &str, value: String| (name.to_owned(), value);
-        let report = Self {
+        let mut report = Self {
             format: 1,
             at: jiff::Timestamp::now().to_string(),
             commit: first_line("git", &["describe", "--always", "--dirty"]),
@@ -94,12 +102,7 @@ impl Report {
                 own("payload", format!("{PAYLOAD_BYTES} bytes")),
                 own("partitions", PARTITIONS.to_string()),
                 own("kafka heap", format!("{KAFKA_HEAP_MIB} MiB")),
-                own(
-                    "postgres",
-                    POSTGRES_SETTINGS
-                        .map(|(name, value)| format!("{name}={value}"))
-                        .join(" "),
-                ),
+                own("postgres", pairs(&postgres_settings(options.against))),
                 own("relay arguments", options.relay_args.clone()),
             ]
             .into(),
@@ -107,7 +110,16 @@ impl Report {
             histograms: BTreeMap::new(),
             timelines: BTreeMap::new(),
             curves: BTreeMap::new(),
+            kills: BTreeMap::new(),
         };
+        if options.against == Some(Whose::Debezium) {
+            report.version("debezium", debezium::VERSION.to_owned());
+            let (worker, connector) = (&debezium::WORKER, &debezium::CONNECTOR);
+            report.setting("debezium's JVM", debezium::JVM.join(" "));
+            report.setting("kafka", pairs(&debezium::KAFKA_SETTINGS));
+            report.setting("connect worker", pairs(worker));
+            report.setting("connector", pairs(connector));
+        }
         let machine = &report.machine;
         println!(
             "{}, {} cores, load {:.1}; commit {}",
@@ -121,6 +133,10 @@ impl Report {
 
     pub(crate) fn version(&mut self, name: &str, version: String) {
         self.versions.insert(name.to_owned(), version);
+    }
+
+    fn setting(&mut self, name: &str, value: String) {
+        self.config.insert(name.to_owned(), value);
     }
 
     /// Says which case runs now, and notes what else the machine does.
@@ -153,7 +169,7 @@ impl Report {
     }
 
     pub(crate) fn histogram(&mut self, case: &str, histogram: &Histogram<u64>) {
-        let points = histogram.iter_quantiles(2).map(|step| {
+        let points = histogram.iter_quantiles(4).map(|step| {
             (
                 step.quantile_iterated_to(),
                 step.value_iterated_to() as f64 / 1e6,
@@ -165,7 +181,8 @@ impl Report {
     pub(crate) fn timeline(&mut self, case: &str, zero: f64, timeline: &[(f64, u64)]) {
         // A few hundred points say enough.
         let step = timeline.len().div_ceil(400).max(1);
-        let points = timeline.iter().step_by(step);
+        let last = timeline.last().filter(|_| timeline.len() % step != 1);
+        let points = timeline.iter().step_by(step).chain(last);
         let points = points.map(|(at, count)| (at - zero, *count)).collect();
         self.timelines.insert(case.to_owned(), points);
     }
@@ -176,9 +193,13 @@ impl Report {
         self.curves.insert(case.to_owned(), curve);
     }
 
+    pub(crate) fn kills(&mut self, case: &str, kills: Vec<f64>) {
+        self.kills.insert(case.to_owned(), kills);
+    }
+
     /// Prints where it was measured and min, median and max of every figure, beside its target and the
-    /// baseline's median.
-    pub(crate) fn print(&mut self, baseline: Option<&Self>) {
+    /// baseline's median; then ours beside another relay's.
+    pub(crate) fn print(&mut self, baseline: Option<&Self>, against: Option<Whose>) {
         self.machine.load_after = machine::load();
         println!("\n{}", self.circumstances());
         match baseline {
@@ -207,6 +228,9 @@ impl Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         println!("{table}");
+        if let Some(other) = against {
+            println!("{}", self.beside(other));
+        }
         let aims = self.figures.iter().filter_map(|figure| {
             let limit = targets::of(&figure.case, &figure.metric)?;
             Some(targets::reached(figure.median(), limit, figure.better))
@@ -271,10 +295,22 @@ impl Report {
         for (case, curve) in older.curves {
             self.curves.entry(case).or_insert(curve);
         }
+        for (case, kills) in older.kills {
+            self.kills.entry(case).or_insert(kills);
+        }
     }
 
-    /// Writes the results to this file.
-    pub(crate) fn save(&self, file: &Path) -> Result<()> {
+    /// Writes the results to this file and pictures of them beside it, and says so.
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        self.save(file)?;
+        println!("written: {}", file.display());
+        for picture in self.draw(file)? {
+            println!("written: {}", picture.display());
+        }
+        Ok(())
+    }
+
+    fn save(&self, file: &Path) -> Result<()> {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
@@ -323,6 +359,14 @@ impl Figure {
             old.map(|old| ratio(self, old)).unwrap_or_default(),
         ]
     }
+}
+
+/// `name=value name=value`.
+fn pairs(settings: &[(&str, &str)]) -> String {
+    let settings = settings
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    settings.collect::<Vec<_>>().join(" ")
 }
 
 /// `×1.25 better`, from the point of view of who wants it better.

@@ -14,6 +14,7 @@ use onceward_testkit::postgres::create_database;
 use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, Executor, Postgres, Sqlite};
 
+use crate::relay::Whose;
 use crate::stage::{PARTITIONS, Stage};
 
 /// Length of a payload where it isn't what varies. It is a JSON object: [`HEAD`], the row's number in
@@ -110,6 +111,7 @@ impl Default for Shape {
 /// A migrated source with a topic of its own.
 pub(crate) struct Source {
     pub(crate) kind: Kind,
+    pub(crate) whose: Whose,
     pub(crate) shape: Shape,
     pub(crate) name: String,
     pub(crate) topic: String,
@@ -119,6 +121,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// The same, to be published by this relay.
+    pub(crate) fn by(self, whose: Whose) -> Self {
+        Self { whose, ..self }
+    }
+
     pub(crate) async fn make(stage: &mut Stage, kind: Kind) -> Result<Self> {
         Self::shaped(stage, kind, Shape::default()).await
     }
@@ -142,6 +149,7 @@ impl Source {
         }
         Ok(Self {
             kind,
+            whose: Whose::Ours,
             shape,
             name,
             topic,

@@ -10,13 +10,15 @@ use rdkafka::config::ClientConfig;
 use sqlx::{Connection, PgConnection};
 
 use crate::cli::Options;
+use crate::debezium;
 use crate::programs::{Served, program};
+use crate::relay::Whose;
 
 /// Partitions of a topic where they aren't what varies.
 pub(crate) const PARTITIONS: i32 = 3;
 
-/// Settings of the Postgres under test beside those of the test kit; printed with the results.
-pub(crate) const POSTGRES_SETTINGS: [(&str, &str); 4] = [
+/// Settings of the Postgres under test beside those of the test kit.
+const POSTGRES_SETTINGS: [(&str, &str); 4] = [
     ("shared_buffers", "512MB"),
     ("max_wal_size", "4GB"),
     ("checkpoint_timeout", "30min"),
@@ -56,19 +58,43 @@ impl Cpu {
 
 /// A broker as all cases have it.
 pub(crate) fn start_kafka() -> Result<Kafka> {
+    start_kafka_with(&[])
+}
+
+fn start_kafka_with(properties: &[(&str, &str)]) -> Result<Kafka> {
     Kafka::start_with(KafkaOptions {
         heap_mib: KAFKA_HEAP_MIB,
+        properties: own(properties),
         ..KafkaOptions::default()
     })
+}
+
+fn own(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    settings.iter().map(own).collect()
+}
+
+/// Settings of the Postgres of this call.
+pub(crate) fn postgres_settings(against: Option<Whose>) -> Vec<(&'static str, &'static str)> {
+    let mut settings = POSTGRES_SETTINGS.to_vec();
+    if against == Some(Whose::Debezium) {
+        settings.extend(debezium::POSTGRES_SETTINGS);
+    }
+    settings
 }
 
 impl Stage {
     pub(crate) fn set(options: &Options) -> Result<Self> {
         println!("starting Kafka and Postgres");
-        let kafka = start_kafka()?;
-        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let kafka = match options.against {
+            Some(Whose::Debezium) => {
+                debezium::jars()?;
+                start_kafka_with(&debezium::KAFKA_SETTINGS)?
+            }
+            _ => start_kafka()?,
+        };
         let postgres = Postgres::start_with(PostgresOptions {
-            settings: POSTGRES_SETTINGS.into_iter().map(own).collect(),
+            settings: own(&postgres_settings(options.against)),
             ..PostgresOptions::default()
         })?;
         let words = options.relay_args.split_whitespace();
