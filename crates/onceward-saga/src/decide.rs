@@ -23,6 +23,10 @@
 //!                        └─refused (behind it)──▶ WaitingToRetry ──delay──▶ Commanded, next try
 //! ```
 //!
+//! The steps of a group are commanded together; the saga goes on when the last of them is done, skipped or was
+//! omitted (its condition did not want it when its turn came). When it turns back, the timers of those that are still
+//! silent are disarmed.
+//!
 //! Silence is not refusal: a silent step is cancelled too, because its command may have been, or
 //! may yet be, carried out. A reply that comes while (or after) a step is undone is written to the
 //! log once and changes nothing; only the confirmation ends the step. What comes twice changes
@@ -91,7 +95,7 @@ impl Decision {
     }
 }
 
-/// Begins a saga: its first event and its first command.
+/// Begins a saga: its first event and its first commands.
 ///
 /// # Errors
 /// [`Illegal::Build`] if the data does not fit the definition.
@@ -115,7 +119,7 @@ pub fn begin(
     };
     let mut course = Course::new(definition, state);
     course.decision.events.push(started);
-    course.command(0, 1)?;
+    course.enter(0)?;
     Ok((course.state, course.decision))
 }
 
@@ -203,14 +207,14 @@ impl<'d> Course<'d> {
                 self.done(index, at, message_type, payload, attempt)
             }
             (Meaning::Done, S::Done) => Ok(()),
-            (Meaning::Done, S::Refused) => contradiction(),
+            (Meaning::Done, S::Refused | S::Omitted) => contradiction(),
             // An earlier try was refused, a later one is on its way: the later one counts.
             (Meaning::Refused(_), _) if at.attempt < attempt => Ok(()),
             (Meaning::Refused(reason), S::Commanded) => {
                 self.refused(index, at, reason(payload), attempt)
             }
             (Meaning::Refused(_), S::Refused | S::WaitingToRetry) => Ok(()),
-            (Meaning::Refused(_), S::Done) => contradiction(),
+            (Meaning::Refused(_), S::Done | S::Omitted) => contradiction(),
             (
                 Meaning::Done | Meaning::Refused(_),
                 S::Cancelling | S::Cancelled | S::CancelFailed | S::Skipped,
@@ -238,7 +242,7 @@ impl<'d> Course<'d> {
             (Meaning::CancelRefused(_), S::CancelFailed) => Ok(()),
             (
                 Meaning::Confirmed | Meaning::CancelRefused(_),
-                S::Commanded | S::WaitingToRetry | S::Done | S::Refused,
+                S::Commanded | S::WaitingToRetry | S::Done | S::Refused | S::Omitted,
             ) => contradiction(),
         }
     }
@@ -278,10 +282,43 @@ impl<'d> Course<'d> {
         self.go_on(index)
     }
 
-    /// To the step behind this one, or to the end.
+    /// Behind this step, if nobody beside it is waited for any more: the join.
     pub(crate) fn go_on(&mut self, index: usize) -> Result<(), Illegal> {
-        if index + 1 < self.definition.steps().len() {
-            return self.command(index + 1, 1);
+        let definition = self.definition;
+        let stage = definition.steps()[index].stage;
+        let is_awaited = |(_, step): (usize, &Step)| {
+            let state = self.state.step(&step.name, 0);
+            state.is_some_and(|s| {
+                matches!(s.status, StepStatus::Commanded | StepStatus::WaitingToRetry)
+            })
+        };
+        if definition.stage(stage).any(is_awaited) {
+            return Ok(());
+        }
+        self.enter(stage + 1)
+    }
+
+    /// Commands the steps of this stage, or of the first one behind it that is wanted; at the end, the saga is
+    /// complete.
+    fn enter(&mut self, first: usize) -> Result<(), Illegal> {
+        let definition = self.definition;
+        for stage in first..=definition.last_stage() {
+            let mut commanded = false;
+            for (index, step) in definition.stage(stage) {
+                let wanted = step.condition.as_ref().map(|wanted| wanted(&self.state));
+                if wanted.transpose().map_err(failed("the condition"))? == Some(false) {
+                    self.happened(SagaEvent::StepOmitted {
+                        step: step.name.clone(),
+                        branch: 0,
+                    });
+                } else {
+                    self.command(index, 1)?;
+                    commanded = true;
+                }
+            }
+            if commanded {
+                return Ok(());
+            }
         }
         self.complete()
     }
@@ -374,6 +411,12 @@ impl<'d> Course<'d> {
     /// Turns back: every step that is done, and every silent one, is undone, all at once.
     pub(crate) fn compensate(&mut self, reason: String) -> Result<(), Illegal> {
         use StepStatus::{Commanded, Done, Skipped};
+        let steps = self.state.steps.iter();
+        let silent = steps.filter(|(_, state)| state.status == Commanded);
+        let deadlines = silent.map(|((step, branch), state)| {
+            TimerChange::Disarm(TimerName::deadline(step, *branch, state.attempt))
+        });
+        self.decision.timers.extend(deadlines);
         self.happened(SagaEvent::CompensationBegan { reason });
         // A skipped command may have been carried out as well as a silent one.
         self.send_compensations(|_, s| matches!(s, Done | Commanded | Skipped))?;

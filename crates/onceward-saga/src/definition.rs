@@ -13,6 +13,10 @@
 //!     .on_compensated(|saga| OrderCancelled { reason: saga.reason().to_owned(), … })
 //!     .build()?
 //! ```
+//!
+//! Steps are done one after the other. Those of a **group** ([`SagaBuilder::together`]) are all commanded at once, and
+//! what comes behind them waits for the last of them (the join); if one is refused, or silent, all of them are undone.
+//! A step can depend on what was said before it ([`StepBuilder::when`]): the choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -34,6 +38,7 @@ pub const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(5);
 type Build =
     Arc<dyn Fn(&SagaState, StepRef) -> Result<RawMessage, serde_json::Error> + Send + Sync>;
 type BuildEnd = Arc<dyn Fn(&SagaState) -> Result<RawMessage, serde_json::Error> + Send + Sync>;
+type Condition = Arc<dyn Fn(&SagaState) -> Result<bool, serde_json::Error> + Send + Sync>;
 type Reason = Arc<dyn Fn(&Value) -> String + Send + Sync>;
 
 /// What the builders of messages may look at.
@@ -75,6 +80,9 @@ pub(crate) enum Meaning {
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) name: String,
+    /// Steps of the same stage are commanded at the same time.
+    pub(crate) stage: usize,
+    pub(crate) condition: Option<Condition>,
     pub(crate) command: Option<Build>,
     pub(crate) replies: BTreeMap<&'static str, Meaning>,
     pub(crate) compensation: Option<Build>,
@@ -155,6 +163,14 @@ impl SagaDefinition {
     pub(crate) fn steps(&self) -> &[Step] {
         &self.inner.steps
     }
+    pub(crate) fn last_stage(&self) -> usize {
+        self.inner.steps.last().map_or(0, |last| last.stage)
+    }
+    /// The steps of a stage, with their positions.
+    pub(crate) fn stage(&self, stage: usize) -> impl Iterator<Item = (usize, &Step)> {
+        let steps = self.inner.steps.iter().enumerate();
+        steps.filter(move |(_, step)| step.stage == stage)
+    }
     pub(crate) fn position(&self, step: &str) -> Option<usize> {
         self.inner.steps.iter().position(|s| s.name == step)
     }
@@ -192,25 +208,28 @@ impl<D: DeserializeOwned + 'static> SagaBuilder<D> {
     /// Adds a step, done after the ones before it.
     #[must_use]
     pub fn step(
-        mut self,
+        self,
         name: impl Into<String>,
         build: impl FnOnce(StepBuilder<D>) -> StepBuilder<D>,
     ) -> Self {
-        let fresh = StepBuilder {
-            step: Step {
-                name: name.into(),
-                command: None,
-                replies: BTreeMap::new(),
-                compensation: None,
-                nothing_to_undo: false,
-                deadline: None,
-                attempts: 1,
-                retry_delay: DEFAULT_RETRY_DELAY,
-                pivot: false,
-            },
+        self.together(|group| group.step(name, build))
+    }
+
+    /// Adds steps that are done at the same time, after the ones before them. What comes next waits for all of them.
+    ///
+    /// ```text
+    /// .together(|group| group
+    ///     .step("customer", |step| step.command(…)…)
+    ///     .step("stock", |step| step.command(…)…))
+    /// ```
+    #[must_use]
+    pub fn together(mut self, build: impl FnOnce(GroupBuilder<D>) -> GroupBuilder<D>) -> Self {
+        let group = GroupBuilder {
+            steps: Vec::new(),
+            stage: self.inner.steps.last().map_or(0, |last| last.stage + 1),
             data: PhantomData,
         };
-        self.inner.steps.push(build(fresh).step);
+        self.inner.steps.extend(build(group).steps);
         self
     }
 
@@ -255,6 +274,49 @@ impl<D: DeserializeOwned + 'static> SagaBuilder<D> {
     }
 }
 
+/// Builds the steps of a group: see [`SagaBuilder::together`].
+pub struct GroupBuilder<D> {
+    steps: Vec<Step>,
+    stage: usize,
+    data: PhantomData<fn(D)>,
+}
+
+impl<D> std::fmt::Debug for GroupBuilder<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.steps.iter().map(|step| &step.name);
+        f.debug_list().entries(names).finish()
+    }
+}
+
+impl<D: DeserializeOwned + 'static> GroupBuilder<D> {
+    /// Adds a step to the group.
+    #[must_use]
+    pub fn step(
+        mut self,
+        name: impl Into<String>,
+        build: impl FnOnce(StepBuilder<D>) -> StepBuilder<D>,
+    ) -> Self {
+        let fresh = StepBuilder {
+            step: Step {
+                name: name.into(),
+                stage: self.stage,
+                condition: None,
+                command: None,
+                replies: BTreeMap::new(),
+                compensation: None,
+                nothing_to_undo: false,
+                deadline: None,
+                attempts: 1,
+                retry_delay: DEFAULT_RETRY_DELAY,
+                pivot: false,
+            },
+            data: PhantomData,
+        };
+        self.steps.push(build(fresh).step);
+        self
+    }
+}
+
 /// Builds one step.
 pub struct StepBuilder<D> {
     step: Step,
@@ -280,7 +342,19 @@ impl<D: DeserializeOwned + 'static> StepBuilder<D> {
         self
     }
 
-    /// The reply that says: done.
+    /// Whether the step is wanted at all, asked when its turn comes: by the saga's data, or by what was replied
+    /// earlier ([`SagaView::reply`]). One that is not is left out, for good. Must give the same answer whenever it
+    /// is asked.
+    #[must_use]
+    pub fn when(
+        mut self,
+        wanted: impl Fn(&SagaView<'_, D>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.step.condition = Some(Arc::new(move |state| Ok(wanted(&view(state)?))));
+        self
+    }
+
+    /// The reply that says: done. There may be several; which one it was decides what [`when`](Self::when) sees.
     #[must_use]
     pub fn done_by<E: SagaMessage>(mut self) -> Self {
         self.step.replies.insert(E::TYPE, Meaning::Done);
@@ -410,6 +484,13 @@ fn problems_of(inner: &Inner) -> Vec<String> {
         }
         if compensated && step.nothing_to_undo {
             say("has a compensation and nothing to undo");
+        }
+        let alone = inner.steps.iter().filter(|s| s.stage == step.stage).count() == 1;
+        if step.pivot && !alone {
+            say("is the pivot and must be done alone");
+        }
+        if step.pivot && step.condition.is_some() {
+            say("is the pivot and can't be left out");
         }
         if compensated != has(|m| matches!(m, Meaning::Confirmed)) {
             say("must have both a compensation and its confirmation, or neither");

@@ -124,6 +124,13 @@ pub enum SagaEvent {
         /// Its branch.
         branch: i32,
     },
+    /// The step's turn came, and its condition did not want it.
+    StepOmitted {
+        /// The step.
+        step: String,
+        /// Its branch.
+        branch: i32,
+    },
     /// Every step is done.
     Completed,
     /// Every step that may have been done is confirmed undone.
@@ -147,6 +154,7 @@ impl SagaEvent {
             Self::Resumed { .. } => "resumed",
             Self::Operated { .. } => "operated",
             Self::StepSkipped { .. } => "step_skipped",
+            Self::StepOmitted { .. } => "step_omitted",
             Self::Completed => "completed",
             Self::Compensated => "compensated",
         }
@@ -163,7 +171,8 @@ impl SagaEvent {
             | Self::LateReply { step, branch, .. }
             | Self::StepCancelled { step, branch }
             | Self::CancelFailed { step, branch, .. }
-            | Self::StepSkipped { step, branch } => Some((step, *branch)),
+            | Self::StepSkipped { step, branch }
+            | Self::StepOmitted { step, branch } => Some((step, *branch)),
             Self::Operated { step, .. } => step.as_deref().map(|step| (step, 0)),
             Self::Started { .. }
             | Self::CompensationBegan { .. }

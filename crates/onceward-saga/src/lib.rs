@@ -107,8 +107,8 @@ pub use onceward_macros::SagaMessage;
 
 pub use decide::{Decision, Input, TIMED_OUT, TimerChange, begin, decide};
 pub use definition::{
-    DEFAULT_DEADLINE, DEFAULT_RETRY_DELAY, InvalidDefinition, SagaBuilder, SagaDefinition,
-    SagaView, StepBuilder,
+    DEFAULT_DEADLINE, DEFAULT_RETRY_DELAY, GroupBuilder, InvalidDefinition, SagaBuilder,
+    SagaDefinition, SagaView, StepBuilder,
 };
 pub use engine::{Fired, Moved, Sagas, Started};
 pub use error::{Illegal, SagaError};

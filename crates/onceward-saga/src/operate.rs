@@ -130,9 +130,6 @@ impl Course<'_> {
             }),
             Verb::ForceCompensate if running => {
                 self.refuse_behind_the_pivot()?;
-                steps
-                    .iter()
-                    .try_for_each(|step| self.disarm(step).map(drop))?;
                 self.compensate(BY_OPERATOR.to_owned())
             }
             Verb::ForceCompensate => {
@@ -204,14 +201,11 @@ impl Course<'_> {
 
     fn refuse_behind_the_pivot(&self) -> Result<(), Illegal> {
         for (index, step) in self.definition.steps().iter().enumerate() {
-            let begun = self.state.step(&step.name, 0).is_some();
+            let status = self.state.step(&step.name, 0).map(|state| state.status);
+            let begun = status.is_some_and(|status| status != StepStatus::Omitted);
             let can_be_undone = step.compensation.is_some() || step.nothing_to_undo;
-            let is_done = |s: StepStatus| matches!(s, StepStatus::Done | StepStatus::Skipped);
-            let pivot_done = step.pivot
-                && self
-                    .state
-                    .step(&step.name, 0)
-                    .is_some_and(|state| is_done(state.status));
+            let is_done = matches!(status, Some(StepStatus::Done | StepStatus::Skipped));
+            let pivot_done = step.pivot && is_done;
             if begun && (self.behind_the_pivot(index) || pivot_done || !can_be_undone) {
                 return Err(Illegal::NoWayBack {
                     step: step.name.clone(),

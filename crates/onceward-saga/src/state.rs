@@ -87,6 +87,8 @@ pub enum StepStatus {
     CancelFailed,
     /// An operator answers for it: nobody waits for the participant any more.
     Skipped,
+    /// Not wanted when its turn came: its command was never sent, nor will be.
+    Omitted,
 }
 
 impl StepStatus {
@@ -101,6 +103,7 @@ impl StepStatus {
             Self::Cancelled => "cancelled",
             Self::CancelFailed => "not cancellable",
             Self::Skipped => "skipped",
+            Self::Omitted => "omitted",
         }
     }
 }
@@ -110,12 +113,23 @@ impl StepStatus {
 pub struct StepState {
     /// Where it stands.
     pub status: StepStatus,
-    /// The latest try of its command, from 1.
+    /// The latest try of its command, from 1; 0 for one that was omitted.
     pub attempt: i32,
     /// The reply that ended it well, with its type.
     pub reply: Option<(String, Value)>,
     /// A late reply is in the log already; more of them add nothing.
     pub late_reply_logged: bool,
+}
+
+impl StepState {
+    fn new(status: StepStatus, attempt: i32) -> Self {
+        Self {
+            status,
+            attempt,
+            reply: None,
+            late_reply_logged: false,
+        }
+    }
 }
 
 /// A saga, rebuilt from its events.
@@ -182,13 +196,12 @@ impl SagaState {
                 branch,
                 attempt,
             } => {
-                let fresh = StepState {
-                    status: StepStatus::Commanded,
-                    attempt: *attempt,
-                    reply: None,
-                    late_reply_logged: false,
-                };
-                self.steps.insert((step.clone(), *branch), fresh);
+                let commanded = StepState::new(StepStatus::Commanded, *attempt);
+                self.steps.insert((step.clone(), *branch), commanded);
+            }
+            SagaEvent::StepOmitted { step, branch } => {
+                let omitted = StepState::new(StepStatus::Omitted, 0);
+                self.steps.insert((step.clone(), *branch), omitted);
             }
             SagaEvent::StepDone {
                 step,
@@ -240,7 +253,7 @@ impl SagaState {
         }
     }
 
-    /// A step's state, if its command was ever sent.
+    /// A step's state, if its turn has come.
     pub fn step(&self, step: &str, branch: i32) -> Option<&StepState> {
         self.steps.get(&(step.to_owned(), branch))
     }

@@ -7,6 +7,7 @@
 
 mod definition;
 mod fixture;
+mod group;
 mod messages;
 mod participant;
 mod timer;
