@@ -118,8 +118,8 @@ async fn main() -> anyhow::Result<()> {
     let kafka = KafkaConfig::plaintext(env::var("KAFKA")?);
     let broker = KafkaBroker::new(kafka.clone())?;
     broker.make_topics(TOPICS, 1, 1).await?;
-    // The last two topics are for others.
-    let options = ConsumerOptions::new("trips".parse()?, TOPICS.into_iter().take(10));
+    let topics = handlers.topics(outbox.routing());
+    let options = ConsumerOptions::new("trips".parse()?, topics);
     let consumer = Consumer::new(db.clone(), handlers, KafkaSubscriber::new(kafka), options);
     let timers = TimerRunner::new(db.clone(), sagas.clone(), TimerOptions::default());
     let relay = Relay::new(RelayOptions::for_source(outbox.source(), &url), broker)?;

@@ -141,6 +141,10 @@ impl Outbox {
     pub fn new_context(&self) -> MessageContext {
         MessageContext::start(&*self.ids)
     }
+    /// Which topic a message type goes to.
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
     /// Where this outbox takes its time from.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

@@ -1,10 +1,8 @@
 //! Messages in: each adds one to its minute, and tells something about its order.
 
-use std::sync::Arc;
-
 use contracts::{choreography, delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
-use onceward::{Backend, Clock, Event, MessageContext, Micros, Routing, Tx};
+use onceward::{Backend, Event, MessageContext, Micros, Outbox, Tx};
 use skeleton::Money;
 use uuid::Uuid;
 
@@ -42,7 +40,7 @@ macro_rules! heard {
         }
     )*
 
-    /// A handler for every message type of [`crate::TOPICS`].
+    /// A handler for each of these messages.
     pub fn handlers<B: Backend>(facts: Facts) -> Handlers<B> {
         Handlers::default()$(.on::<$message, _>(facts.clone()))*
     }
@@ -75,17 +73,14 @@ heard! {
 /// Counts what is said about orders.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    clock: Arc<dyn Clock>,
-    routing: Arc<Routing>,
+    outbox: Outbox,
 }
 
 impl Facts {
-    /// Facts on this clock, for messages that do not say when they were written.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            routing: Arc::default(),
-        }
+    /// Facts by topic, as this outbox routes them, and by its clock where a message does not say when it was
+    /// written.
+    pub fn new(outbox: Outbox) -> Self {
+        Self { outbox }
     }
 }
 
@@ -96,7 +91,8 @@ impl<B: Backend, M: Heard> Handler<B, M> for Facts {
         context: &MessageContext,
         message: M,
     ) -> Result<(), HandlerError> {
-        let at = context.caused_at.unwrap_or_else(|| self.clock.now());
+        let written = context.caused_at;
+        let at = written.unwrap_or_else(|| self.outbox.clock().now());
         let order_id = message.order_id();
         // The topics are in no order to each other: the row is made by whichever comes first.
         match message.fact() {
@@ -142,7 +138,7 @@ impl<B: Backend, M: Heard> Handler<B, M> for Facts {
              on conflict (minute, topic) do update set messages = minute_count.messages + 1",
         )
         .bind(at - at.rem_euclid(MINUTE))
-        .bind(self.routing.topic(M::TYPE).to_owned())
+        .bind(self.outbox.routing().topic(M::TYPE).to_owned())
         .execute(&mut **tx)
         .await?;
         Ok(())

@@ -31,35 +31,11 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes: what has happened, not what is wished.
-pub const TOPICS: [&str; 20] = [
-    "order.created",
-    "order.completed",
-    "order.cancelled",
-    "inventory.reserved",
-    "inventory.failed",
-    "inventory.released",
-    "payment.completed",
-    "payment.failed",
-    "payment.refunded",
-    "delivery.scheduled",
-    "delivery.failed",
-    "delivery.cancelled",
-    "order-created",
-    "order-timed-out",
-    "payment-processed",
-    "payment-failed",
-    "payment-refunded",
-    "inventory-updated",
-    "inventory-failed",
-    "inventory-released",
-];
-
 /// The service with its routes and handlers.
 pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
     let (task, live) = live::task(app.clone());
-    let handlers = handlers(Facts::new(app.clock().clone()));
+    let handlers = handlers(Facts::new(app.outbox().clone()));
     Service::new(http::routes(live))
-        .consuming(&TOPICS, handlers)
+        .consuming(handlers)
         .with_background(task)
 }

@@ -33,9 +33,6 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes.
-pub const TOPICS: [&str; 2] = ["delivery.schedule", "delivery.cancel"];
-
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -80,10 +77,10 @@ impl Settings {
 /// The service with its routes and handlers.
 pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> Service<B> {
     let handlers = handlers(app.outbox(), settings);
-    Service::new(http::routes()).consuming(&TOPICS, handlers)
+    Service::new(http::routes()).consuming(handlers)
 }
 
-/// A handler for every message type of [`TOPICS`].
+/// A handler for every message type it consumes.
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
     take_part(
         Handlers::default(),

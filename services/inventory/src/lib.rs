@@ -40,21 +40,12 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes.
-pub const TOPICS: [&str; 5] = [
-    "inventory.reserve",
-    "inventory.release",
-    "order.completed",
-    "payment-processed",
-    "order-timed-out",
-];
-
 /// The service with its routes and handlers.
 pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
-    Service::new(http::routes()).consuming(&TOPICS, handlers(app.outbox()))
+    Service::new(http::routes()).consuming(handlers(app.outbox()))
 }
 
-/// A handler for every message type of [`TOPICS`].
+/// A handler for every message type it consumes.
 pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
     let stock = Stock::new(outbox.clock().clone());
     let reacting = Reacting::new(stock.clone(), outbox.clone());

@@ -48,17 +48,6 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes.
-pub const TOPICS: [&str; 7] = [
-    "order.created",
-    "order.completed",
-    "order.cancelled",
-    "payment.failed",
-    "delivery.scheduled",
-    "order-created",
-    "payment-failed",
-];
-
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -112,6 +101,6 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<
     let sender = Sender::new(app, &url, settings).context("--smtp")?;
     let sending = Background::unfailing("mail", |stop| sender.run(stop));
     Ok(Service::new(http::routes())
-        .consuming(&TOPICS, handlers(Reactions::new(app.clock().clone())))
+        .consuming(handlers(Reactions::new(app.clock().clone())))
         .with_background(sending))
 }

@@ -31,7 +31,7 @@ macro_rules! news {
             }
         })*
 
-        /// A handler for every message type of [`crate::TOPICS`].
+        /// A handler for every message type it consumes.
         pub fn handlers<B: Backend>(reactions: Reactions) -> Handlers<B> {
             Handlers::default()
                 .on::<order::Created, _>(Contacts)

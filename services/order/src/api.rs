@@ -208,7 +208,7 @@ async fn show<B: Backend>(
     State(app): State<App<B>>,
     PathId(id): PathId,
 ) -> Result<Json<Order>, ApiError> {
-    let order = sql::find(app.db().pool(), id).await?;
+    let order = sql::find(app.db().pool(), app.outbox().routing(), id).await?;
     order
         .map(Json)
         .ok_or_else(|| ApiError::not_found(format!("order {id}")))
@@ -273,7 +273,7 @@ async fn events<B: Backend>(
     State(app): State<App<B>>,
     PathId(id): PathId,
 ) -> Result<Json<OrderEvents>, ApiError> {
-    let events = sql::events(app.db().pool(), app.outbox().source(), id).await?;
+    let events = sql::events(app.db().pool(), app.outbox(), id).await?;
     events
         .map(|items| Json(OrderEvents { items }))
         .ok_or_else(|| ApiError::not_found(format!("order {id}")))

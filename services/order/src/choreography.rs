@@ -17,7 +17,7 @@ use contracts::choreography::{
 };
 use contracts::order;
 use onceward::consumer::{Handler, HandlerError, Handlers};
-use onceward::{Clock, Error, Event, MessageContext, Outbox, Routing, Tx};
+use onceward::{Clock, Error, Event, MessageContext, Outbox, Tx};
 use onceward_saga::{
     Deadline, Passed, ProcessView, SagaBackend, SagaError, SagaId, SagaStatus, TIMED_OUT,
     TimerOwner,
@@ -74,7 +74,6 @@ pub struct Choreography {
     outbox: Outbox,
     deadline: Duration,
     view: ProcessView,
-    routing: Arc<Routing>,
 }
 
 impl Choreography {
@@ -89,7 +88,6 @@ impl Choreography {
                 .failed_by::<PaymentFailed>(&[])
                 .failed_by::<InventoryFailed>(&[refunded])
                 .failed_by::<OrderTimedOut>(&[refunded, InventoryReleased::TYPE]),
-            routing: Arc::default(),
         }
     }
 
@@ -123,9 +121,7 @@ impl Choreography {
         let heard = sql::heard(tx, order_id)
             .await
             .map_err(storage("order steps"))?;
-        let stands = self
-            .view
-            .status(|fact| heard.contains(self.routing.topic(fact)));
+        let stands = self.view.status(|fact| heard.contains(fact));
         // The first reason counts.
         let reason = order.reason.or(reason.map(str::to_owned));
         let saga_id = SagaId::derived(PROCESS, &order_id.to_string());
@@ -168,7 +164,8 @@ impl<B: SagaBackend, M: Fact> Handler<B, M> for Choreography {
                 format!("there is no order {order_id}").into(),
             ));
         };
-        let (topic, now) = (self.routing.topic(M::TYPE), self.outbox.clock().now());
+        let topic = self.outbox.routing().topic(M::TYPE);
+        let now = self.outbox.clock().now();
         Said::handled(order_id, topic, now, context, &message)
             .note(tx)
             .await?;
@@ -209,7 +206,7 @@ impl<B: SagaBackend> TimerOwner<B> for Choreography {
         let message_id = self.outbox.append(tx, &context, &timed_out).await?;
         Said {
             order_id,
-            topic: self.routing.topic(OrderTimedOut::TYPE),
+            topic: self.outbox.routing().topic(OrderTimedOut::TYPE),
             at: clock.now(),
             message_id: Some(message_id.0),
             source: Some(self.outbox.source().as_str()),

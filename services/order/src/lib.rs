@@ -58,33 +58,6 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes: everything said about an order but by itself.
-pub const TOPICS: [&str; 23] = [
-    "order.completed",
-    "order.cancelled",
-    "inventory.reserve",
-    "inventory.reserved",
-    "inventory.failed",
-    "inventory.release",
-    "inventory.released",
-    "payment.process",
-    "payment.completed",
-    "payment.failed",
-    "payment.refund",
-    "payment.refunded",
-    "delivery.schedule",
-    "delivery.scheduled",
-    "delivery.failed",
-    "delivery.cancel",
-    "delivery.cancelled",
-    "payment-processed",
-    "payment-failed",
-    "payment-refunded",
-    "inventory-updated",
-    "inventory-failed",
-    "inventory-released",
-];
-
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -129,7 +102,7 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> Service<B> 
     let deadlines = TimerRunner::new(app.db().clone(), choreography, TimerOptions::default());
     let deadlines = Background::unfailing("deadlines", |stop| deadlines.run(stop));
     Service::new(api::routes(desk))
-        .consuming(&TOPICS, handlers)
+        .consuming(handlers)
         .with_background(deadlines)
 }
 
@@ -139,8 +112,8 @@ pub fn choreography(outbox: &Outbox, settings: &Settings) -> Choreography {
     Choreography::new(outbox.clone(), deadline)
 }
 
-/// A handler for every message type of [`TOPICS`].
+/// A handler for every message type it consumes.
 pub fn handlers<B: SagaBackend>(outbox: &Outbox, choreography: &Choreography) -> Handlers<B> {
-    let projection = Projection::new(outbox.clock().clone());
+    let projection = Projection::new(outbox.clone());
     choreography::follow(reactions::handlers(projection), choreography)
 }

@@ -1,10 +1,8 @@
 //! Messages in: the projection of an order's steps and status.
 
-use std::sync::Arc;
-
 use contracts::{delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
-use onceward::{Backend, Clock, Event, MessageContext, Routing, Tx};
+use onceward::{Backend, Event, MessageContext, Outbox, Tx};
 use uuid::Uuid;
 
 use crate::domain::OrderStatus;
@@ -70,17 +68,13 @@ said! {
 /// Follows what is said about orders.
 #[derive(Debug, Clone)]
 pub struct Projection {
-    clock: Arc<dyn Clock>,
-    routing: Arc<Routing>,
+    outbox: Outbox,
 }
 
 impl Projection {
-    /// A projection on this clock.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            routing: Arc::default(),
-        }
+    /// A projection by this outbox's clock, of steps called as it routes them.
+    pub fn new(outbox: Outbox) -> Self {
+        Self { outbox }
     }
 }
 
@@ -91,7 +85,7 @@ impl<B: Backend, M: Told> Handler<B, M> for Projection {
         context: &MessageContext,
         message: M,
     ) -> Result<(), HandlerError> {
-        let now = self.clock.now();
+        let now = self.outbox.clock().now();
         let order_id = message.order_id();
         // The status first: on Postgres it locks the order's row, and the step's foreign key then
         // needs no second lock.
@@ -104,7 +98,7 @@ impl<B: Backend, M: Told> Handler<B, M> for Projection {
         if let Some(status) = status {
             sql::move_to(tx, order_id, status, reason, now).await?;
         }
-        let topic = self.routing.topic(M::TYPE);
+        let topic = self.outbox.routing().topic(M::TYPE);
         Said::handled(order_id, topic, now, context, &message)
             .note(tx)
             .await?;

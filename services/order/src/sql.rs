@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use onceward::{
-    Backend, CorrelationId, Error, Event, MessageContext, MessageId, Micros, QueryResult, Result,
-    Routing, SourceName, Tx,
+    Backend, CorrelationId, Error, Event, MessageContext, MessageId, Micros, Outbox, QueryResult,
+    Result, Routing, Tx,
 };
 use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
@@ -92,17 +92,19 @@ pub(crate) async fn lock<B: Backend>(
     .transpose()
 }
 
-/// The topics on which something was said about an order.
+/// Types of the messages about an order that were noted.
 pub(crate) async fn heard<B: Backend>(
     tx: &mut Tx<'_, B>,
     order_id: Uuid,
 ) -> Result<HashSet<String>, sqlx::Error> {
-    let topics: Vec<String> =
-        sqlx::query_scalar("select topic from order_step where order_id = $1")
-            .bind(order_id)
-            .fetch_all(&mut **tx)
-            .await?;
-    Ok(topics.into_iter().collect())
+    // Rows of before migration 3 have no type, and the default topic.
+    let types: Vec<String> = sqlx::query_scalar(
+        "select coalesce(message_type, topic || '.v1') from order_step where order_id = $1",
+    )
+    .bind(order_id)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(types.into_iter().collect())
 }
 
 /// A message about an order, as it is noted.
@@ -190,7 +192,11 @@ pub(crate) async fn move_to<B: Backend>(
 }
 
 /// One order with its steps.
-pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<Option<Order>> {
+pub(crate) async fn find<B: Backend>(
+    pool: &Pool<B>,
+    routing: &Routing,
+    order_id: Uuid,
+) -> Result<Option<Order>> {
     let statement = format!("select {COLUMNS} from orders where order_id = $1");
     let row = sqlx::query(sqlx::AssertSqlSafe(statement))
         .bind(order_id)
@@ -201,7 +207,7 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
     let mut order = read::<B>(&row)?;
     // Its own first message does not come back to it.
     let mut steps = vec![Step {
-        step: Routing::default().topic(order.saga.created_type()).into(),
+        step: routing.topic(order.saga.created_type()).into(),
         at: order.created_at,
     }];
     let said: Vec<(String, i64)> =
@@ -218,7 +224,7 @@ pub(crate) async fn find<B: Backend>(pool: &Pool<B>, order_id: Uuid) -> Result<O
 /// The messages about an order, oldest first; its own first one is made of the order again.
 pub(crate) async fn events<B: Backend>(
     pool: &Pool<B>,
-    source: &SourceName,
+    outbox: &Outbox,
     order_id: Uuid,
 ) -> Result<Option<Vec<OrderEvent>>> {
     let statement = format!("select message_id, {COLUMNS} from orders where order_id = $1");
@@ -245,9 +251,9 @@ pub(crate) async fn events<B: Backend>(
     let failed = || Error::database("order events");
     let mut events = vec![OrderEvent {
         message_id: row.try_get("message_id").map_err(failed())?,
-        topic: Routing::default().topic(&created.message_type).to_owned(),
+        topic: outbox.routing().topic(&created.message_type).to_owned(),
         message_type: Some(created.message_type),
-        source: Some(source.to_string()),
+        source: Some(outbox.source().to_string()),
         at: order.created_at,
         payload: Some(json(&created.payload)?),
     }];

@@ -35,15 +35,6 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes.
-pub const TOPICS: [&str; 5] = [
-    "payment.process",
-    "payment.refund",
-    "order-created",
-    "order-timed-out",
-    "inventory-failed",
-];
-
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -88,10 +79,10 @@ impl Settings {
 /// The service with its routes and handlers.
 pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> Service<B> {
     let handlers = handlers(app.outbox(), settings);
-    Service::new(http::routes()).consuming(&TOPICS, handlers)
+    Service::new(http::routes()).consuming(handlers)
 }
 
-/// A handler for every message type of [`TOPICS`].
+/// A handler for every message type it consumes.
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
     let payments = Payments::new(outbox.clock().clone(), settings.chance());
     let reacting = Reacting::new(payments.clone(), outbox.clone());

@@ -35,20 +35,6 @@ pub const DEFINITION: Definition = Definition {
     lines: &LINES,
 };
 
-/// Topics it consumes.
-pub const TOPICS: [&str; 10] = [
-    "order.created",
-    "inventory.reserved",
-    "inventory.failed",
-    "inventory.released",
-    "payment.completed",
-    "payment.failed",
-    "payment.refunded",
-    "delivery.scheduled",
-    "delivery.failed",
-    "delivery.cancelled",
-];
-
 /// Settings of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Settings {
@@ -84,7 +70,7 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
     let timers = TimerRunner::new(app.db().clone(), sagas, TimerOptions::default());
     let timers = Background::unfailing("timers", |stop| timers.run(stop));
     Ok(Service::new(routes)
-        .consuming(&TOPICS, handlers)
+        .consuming(handlers)
         .with_background(timers)
         .with_background(requests)
         .with_background(gauges::task(app.db().clone())))
@@ -105,7 +91,7 @@ pub fn sagas(
     ))
 }
 
-/// A handler for every message type of [`TOPICS`].
+/// A handler for every message type it consumes.
 pub fn handlers<B: SagaBackend>(sagas: &Sagas, definition: &SagaDefinition) -> Handlers<B> {
     Handlers::default()
         .on::<order::Created, _>(StartOnOrderCreated::new(sagas.clone(), definition.clone()))

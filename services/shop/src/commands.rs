@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use onceward::Db;
 use onceward::consumer::{Consumer, ConsumerOptions};
+use onceward::{Db, Routing};
 use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber, TopicMade};
 use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
@@ -157,7 +157,8 @@ fn consumer<B: SagaBackend>(
     instance_id: Option<String>,
 ) -> anyhow::Result<Vec<Background>> {
     let handlers = std::mem::take(&mut service.handlers);
-    let mut options = ConsumerOptions::new(definition.consumer()?, service.topics.iter().copied());
+    let topics = handlers.topics(app.outbox().routing());
+    let mut options = ConsumerOptions::new(definition.consumer()?, topics);
     options.instance_id = instance_id;
     let subscriber = KafkaSubscriber::new(kafka);
     let consumer = Consumer::new(app.db().clone(), handlers, subscriber, options)
@@ -200,7 +201,7 @@ async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
 
 async fn topics(topics: Topics) -> anyhow::Result<()> {
     let broker = KafkaBroker::new(topics.kafka)?;
-    let names = contracts::TOPICS.map(str::to_owned).to_vec();
+    let names = contracts::topics(&Routing::default());
     let replication = match topics.replication {
         Some(replication) => replication,
         None => broker.copies_wanted().await?,

@@ -87,9 +87,7 @@ impl std::fmt::Debug for Background {
 pub struct Service<B: Backend> {
     /// Its routes. `/healthz`, `/readyz`, `/metrics`, `/openapi.json` and `/docs` are added.
     pub routes: Routes<B>,
-    /// Topics it consumes.
-    pub topics: Vec<&'static str>,
-    /// A handler for every message type of these topics.
+    /// A handler for every message type it consumes.
     pub handlers: Handlers<B>,
     /// Tasks besides HTTP server and consumer: timers, schedules.
     pub background: Vec<Background>,
@@ -100,16 +98,14 @@ impl<B: Backend> Service<B> {
     pub fn new(routes: Routes<B>) -> Self {
         Self {
             routes,
-            topics: Vec::new(),
             handlers: Handlers::default(),
             background: Vec::new(),
         }
     }
 
-    /// Consumes these topics by these handlers.
+    /// Consumes the messages that these handlers know.
     #[must_use]
-    pub fn consuming(mut self, topics: &[&'static str], handlers: Handlers<B>) -> Self {
-        self.topics = topics.to_vec();
+    pub fn consuming(mut self, handlers: Handlers<B>) -> Self {
         self.handlers = handlers;
         self
     }

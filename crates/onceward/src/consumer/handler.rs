@@ -1,13 +1,13 @@
 //! What a service writes: one function per message type.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
 use crate::trace::Scope;
-use crate::{Backend, BoxError, DecodeError, Envelope, Event, MessageContext, Tx};
+use crate::{Backend, BoxError, DecodeError, Envelope, Event, MessageContext, Routing, Tx};
 
 /// What a handler returns.
 pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>>;
@@ -179,6 +179,12 @@ impl<B: Backend> Handlers<B> {
         self.by_type
             .insert(E::TYPE, Box::new(Typed(handler, PhantomData)));
         self
+    }
+
+    /// The topics that these messages come by: what a consumer of them reads.
+    pub fn topics(&self, routing: &Routing) -> BTreeSet<String> {
+        let types = self.by_type.keys();
+        types.map(|known| routing.topic(known).to_owned()).collect()
     }
 
     /// Runs the handler of the envelope's type.

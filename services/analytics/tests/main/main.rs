@@ -27,7 +27,7 @@ impl<B: SchemaBackend> Shop<B> {
     async fn new(db: Db<B>) -> Self {
         skeleton::migrate(&DEFINITION, db.pool()).await.unwrap();
         let app = App::new(db, DEFINITION.source().unwrap());
-        let handlers = handlers(Facts::new(app.clock().clone()));
+        let handlers = handlers(Facts::new(app.outbox().clone()));
         Self { app, handlers }
     }
 

@@ -2,12 +2,11 @@
 
 use contracts::{inventory, order as orders, payment};
 use onceward::consumer::Handler;
-use onceward::{Event, MessageContext, MessageId, SystemClock, Tx, UuidV7};
+use onceward::{Event, MessageContext, MessageId, Outbox, Tx, UuidV7};
 use onceward_saga::SagaBackend;
 use onceward_saga::{SagaId, StepRef};
 use order::Projection;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{Shop, on_postgres, on_sqlite};
@@ -27,7 +26,7 @@ impl<B: SagaBackend> Shop<B> {
     {
         let payload = serde_json::to_vec(&message).unwrap();
         let heard = self.db.write(async move |tx: &mut Tx<'static, B>| {
-            let projection = Projection::new(Arc::new(SystemClock));
+            let projection = Projection::new(Outbox::new("order".parse().unwrap()));
             let mut context = MessageContext::start(&UuidV7);
             context.caused_at = Some(at);
             context.causation_id = Some(MessageId(Uuid::from_u128(at.try_into().unwrap())));

@@ -14,7 +14,7 @@ use contracts::order;
 use onceward::consumer::Handlers;
 use onceward::{
     Backend, Clock, Coordinates, CorrelationId, Db, Envelope, Event, IdGen, MessageId, OpenOptions,
-    Outbox, SourceName, SystemClock, UuidV7,
+    Outbox, Routing, SourceName, SystemClock, UuidV7,
 };
 use onceward_saga::inspect::{self, SagaFilter};
 use onceward_saga::{RequestRunner, SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
@@ -54,7 +54,7 @@ struct Node<B: Backend> {
     name: &'static str,
     db: Db<B>,
     handlers: Handlers<B>,
-    topics: Vec<&'static str>,
+    topics: BTreeSet<String>,
     router: Router,
     published: i64,
 }
@@ -87,6 +87,8 @@ pub struct World<B: SagaBackend> {
     requests: RequestRunner<B>,
     /// Those of choreographed orders.
     deadlines: TimerRunner<B, ::order::Choreography>,
+    /// All that `shop topics` makes.
+    topics: BTreeSet<String>,
     /// By source and topic: in order within, in any order between.
     queues: BTreeMap<(&'static str, String), VecDeque<Envelope>>,
     /// Services that are down: nothing is delivered to them.
@@ -198,11 +200,10 @@ impl<B: SagaBackend> World<B> {
             nodes.push(Node {
                 name: definition.name,
                 db,
-                handlers,
                 // Orders that the test itself says it has are none of the order service's.
                 topics: match definition.name {
-                    "order" => Vec::new(),
-                    _ => service.topics,
+                    "order" => BTreeSet::new(),
+                    _ => handlers.topics(outbox.routing()),
                 },
                 router: skeleton::assemble(
                     definition,
@@ -211,6 +212,7 @@ impl<B: SagaBackend> World<B> {
                     skeleton::Limits::default(),
                 )
                 .unwrap(),
+                handlers,
                 published: 0,
             });
         }
@@ -219,6 +221,7 @@ impl<B: SagaBackend> World<B> {
             timers: timers.unwrap(),
             requests: requests.unwrap(),
             deadlines: deadlines.unwrap(),
+            topics: contracts::topics(&Routing::default()),
             queues: BTreeMap::new(),
             down: BTreeSet::new(),
             mute: BTreeSet::new(),
@@ -391,7 +394,7 @@ impl<B: SagaBackend> World<B> {
     }
 
     fn is_held(&self, topic: &str) -> bool {
-        let concerned = |node: &&Node<B>| node.topics.contains(&topic);
+        let concerned = |node: &&Node<B>| node.topics.contains(topic);
         self.nodes
             .iter()
             .filter(concerned)
@@ -400,11 +403,7 @@ impl<B: SagaBackend> World<B> {
 
     async fn deliver(&mut self, envelope: &Envelope) {
         let topic = envelope.coordinates.topic.as_str();
-        for node in self
-            .nodes
-            .iter()
-            .filter(|node| node.topics.contains(&topic))
-        {
+        for node in self.nodes.iter().filter(|node| node.topics.contains(topic)) {
             if self.unkindness.crashes {
                 let mut tx = node.db.pool().begin_with(B::BEGIN).await.unwrap();
                 node.handlers.dispatch(&mut tx, envelope).await.unwrap();
@@ -441,7 +440,7 @@ impl<B: SagaBackend> World<B> {
                 let topic: String = row.try_get("topic").unwrap();
                 let payload: Vec<u8> = row.try_get("payload").unwrap();
                 assert!(key.is_some(), "{message_type} has a key");
-                assert!(contracts::TOPICS.contains(&topic.as_str()), "{topic}");
+                assert!(self.topics.contains(&topic), "{topic}");
                 let id: Uuid = row.try_get("message_id").unwrap();
                 let mut envelope = envelope(id, &message_type, &topic, payload);
                 let headers: String = row.try_get("headers").unwrap();

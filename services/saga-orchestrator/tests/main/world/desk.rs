@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
+use onceward::Routing;
 use onceward_saga::SagaBackend;
 use sqlx::Row;
 use uuid::Uuid;
@@ -14,7 +15,8 @@ impl<B: SagaBackend> World<B> {
     /// From now on orders are placed with the order service, and it hears what is said about them.
     pub fn open_desk(&mut self) {
         let desk = self.nodes.iter_mut().find(|node| node.name == "order");
-        desk.unwrap().topics = ::order::TOPICS.to_vec();
+        let desk = desk.unwrap();
+        desk.topics = desk.handlers.topics(&Routing::default());
     }
 
     /// Places an order at the desk.
