@@ -15,6 +15,7 @@ conformance!(
     a_discarded_key_is_free_and_its_copies_stay_visible,
     a_stale_claimer_neither_parks_nor_replays,
     a_huge_key_is_parked_once_and_told_from_another,
+    pairs_of_topic_and_key_are_told_apart_whatever_is_in_them,
 );
 
 async fn request<B: Fixture>(db: &TestDb<B>, kind: &'static str, key: &'static str) {
@@ -380,4 +381,25 @@ async fn a_huge_key_is_parked_once_and_told_from_another<B: Fixture>() {
     store.finish_replay(epoch, &done).await.unwrap();
     assert!(store.parked_keys().await.unwrap().is_empty());
     assert_eq!(db.count("select count(*) from outbox_dead_letter").await, 0);
+}
+
+async fn pairs_of_topic_and_key_are_told_apart_whatever_is_in_them<B: Fixture>() {
+    let db = B::database().await;
+    let mut follower = Follower::start(&db).await;
+    // `append` refuses such a topic; who writes rows by hand can name it.
+    for (topic, key) in [("a b", "c"), ("a", "b c")] {
+        db.append("1", "1").await;
+        sqlx::query("update outbox set topic = $1, message_key = $2 where message_key = '1'")
+            .bind(topic)
+            .bind(key)
+            .execute(&db.pool)
+            .await
+            .unwrap();
+    }
+    let batch = follower.fetch(10).await.unwrap();
+    let reason = "too large";
+    let rows = batch.rows.iter();
+    let parked: Vec<_> = rows.map(|row| Parking { row, reason }).collect();
+    follower.store.park(follower.epoch, &parked).await.unwrap();
+    assert_eq!(follower.store.parked_keys().await.unwrap().len(), 2);
 }
