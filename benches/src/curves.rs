@@ -129,20 +129,50 @@ async fn cleared(
     Ok(drained)
 }
 
-async fn payload(stage: &mut Stage, options: &Options, kind: Kind) -> Result<Curve> {
-    let mut curve = Curve::over("payload, bytes");
-    for payload_bytes in PAYLOADS {
-        let shape = Shape {
-            payload_bytes,
-            ..Shape::default()
-        };
-        let rows = options.rows().min(u32::try_from(BYTES / payload_bytes)?);
-        let drained = cleared(stage, kind, shape, rows, &[]).await?;
-        let megabytes = drained.rate() * payload_bytes as f64 / 1e6;
-        let all = [&figures(&drained)[..], &[("MB/s", megabytes)]].concat();
-        curve.add(payload_bytes as f64, &all);
+/// One backlog of a curve.
+#[derive(Default)]
+struct Point {
+    /// Where it stands on the curve.
+    at: f64,
+    rows: u32,
+    shape: Shape,
+    relay_args: Vec<String>,
+}
+
+/// A curve of backlogs; `more` is told of each besides [`figures`].
+async fn backlogs(
+    stage: &mut Stage,
+    kind: Kind,
+    over: &'static str,
+    points: impl IntoIterator<Item = Point>,
+    more: impl Fn(&Point, &Drained) -> Vec<(&'static str, f64)>,
+) -> Result<Curve> {
+    let mut curve = Curve::over(over);
+    for point in points {
+        let drained = cleared(stage, kind, point.shape, point.rows, &point.relay_args).await?;
+        let all = [&figures(&drained)[..], &more(&point, &drained)].concat();
+        curve.add(point.at, &all);
     }
     Ok(curve)
+}
+
+async fn payload(stage: &mut Stage, options: &Options, kind: Kind) -> Result<Curve> {
+    let points = PAYLOADS.map(|payload_bytes| Point {
+        at: payload_bytes as f64,
+        rows: options
+            .rows()
+            .min(u32::try_from(BYTES / payload_bytes).unwrap_or(u32::MAX)),
+        shape: Shape {
+            payload_bytes,
+            ..Shape::default()
+        },
+        ..Point::default()
+    });
+    let megabytes = |point: &Point, drained: &Drained| {
+        let payload_bytes = point.shape.payload_bytes as f64;
+        vec![("MB/s", drained.rate() * payload_bytes / 1e6)]
+    };
+    backlogs(stage, kind, "payload, bytes", points, megabytes).await
 }
 
 /// The same backlog, spread over more and more databases.
@@ -185,29 +215,25 @@ async fn partitions(stage: &mut Stage, options: &Options, kind: Kind) -> Result<
 }
 
 async fn batch(stage: &mut Stage, options: &Options, kind: Kind) -> Result<Curve> {
-    let mut curve = Curve::over("rows of a Kafka transaction at most");
-    for rows in BATCHES {
-        let arguments = ["--batch-rows".to_owned(), rows.to_string()];
+    let over = "rows of a Kafka transaction at most";
+    let points = BATCHES.map(|rows| Point {
+        at: f64::from(rows),
         // Small transactions are slow: as many of them as will do.
-        let backlog = options.rows().min(rows * 1_000);
-        let drained = cleared(stage, kind, Shape::default(), backlog, &arguments).await?;
-        curve.add(f64::from(rows), &figures(&drained));
-    }
-    Ok(curve)
+        rows: options.rows().min(rows * 1_000),
+        relay_args: vec!["--batch-rows".to_owned(), rows.to_string()],
+        ..Point::default()
+    });
+    backlogs(stage, kind, over, points, |_, _| vec![]).await
 }
 
 async fn backlog(stage: &mut Stage, options: &Options, kind: Kind) -> Result<Curve> {
-    let mut curve = Curve::over("rows of the backlog");
-    for part in [10, 4, 2, 1] {
-        let rows = options.rows() / part;
-        let drained = cleared(stage, kind, Shape::default(), rows, &[]).await?;
-        let seconds = [("start to last row, s", drained.seconds())];
-        curve.add(
-            f64::from(rows),
-            &[&figures(&drained)[..], &seconds].concat(),
-        );
-    }
-    Ok(curve)
+    let points = [10, 4, 2, 1].map(|part| Point {
+        at: f64::from(options.rows() / part),
+        rows: options.rows() / part,
+        ..Point::default()
+    });
+    let seconds = |_: &Point, drained: &Drained| vec![("start to last row, s", drained.seconds())];
+    backlogs(stage, kind, "rows of the backlog", points, seconds).await
 }
 
 /// The same backlog and the same load, on an outbox that keeps more and more.

@@ -70,11 +70,12 @@ impl<Br: Broker> Relay<Br> {
     }
 
     /// Works until `stop` is cancelled, then finishes or aborts the open Kafka transactions, writes
-    /// the mirrors and releases the leases, within [`RelayOptions::stop_ms`] and 0.7 s. A source that needs a person stops alone;
-    /// see [`Handle::status`].
+    /// the mirrors and releases the leases, within [`RelayOptions::stop_ms`] and 0.7 s. A source that
+    /// needs a person stops alone; see [`Handle::status`].
     ///
     /// # Errors
-    /// [`RelayError::Schedule`], [`RelayError::Panicked`]; trouble with Kafka or a database is waited out.
+    /// [`RelayError::Schedule`], [`RelayError::Panicked`]; trouble with Kafka or a database is waited
+    /// out.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
         let schedule = Schedule::start(&self.options.janitor_schedule)
             .await
@@ -130,7 +131,9 @@ async fn work<D: Dialect, Br: Broker>(parts: Parts<Br>) {
     // A stuck database or broker call must not hold the process up beyond its time.
     tokio::select! {
         () = worker.run() => {}
-        () = overdue(stop, Duration::from_millis(finishing)) => tracing::warn!("a source did not stop in time; its lease runs out by itself"),
+        () = overdue(stop, Duration::from_millis(finishing)) => {
+            tracing::warn!("a source did not stop in time; its lease runs out by itself");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use onceward::publisher::BrokerError;
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier,
-    TopicReplication,
+    TopicReplication, TopicResult,
 };
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -203,14 +203,10 @@ impl Admin {
         let doing = format!("giving topic {topic} {partition_count} partitions");
         let results = wait(self.client.create_partitions([&more], &options))?
             .map_err(|error| kafka_error(&error, &doing))?;
-        match results.into_iter().next() {
-            Some(Ok(_)) => Ok(()),
-            Some(Err((_, code))) => {
-                let need = format!("ALTER on topic {topic}");
-                Err(broker_error_needing(code, &doing, &need))
-            }
-            None => Err(BrokerError::Unavailable(format!("{doing}: no answer"))),
-        }
+        one_answer(results, &doing)?.map_err(|code| {
+            let need = format!("ALTER on topic {topic}");
+            broker_error_needing(code, &doing, &need)
+        })
     }
 
     /// Makes one topic; `false` if it existed.
@@ -231,14 +227,13 @@ impl Admin {
         let doing = format!("making topic {topic}");
         let results = wait(self.client.create_topics([&new], &options))?
             .map_err(|error| kafka_error(&error, &doing))?;
-        match results.into_iter().next() {
-            Some(Ok(_)) => Ok(true),
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-            Some(Err((_, code))) => {
+        match one_answer(results, &doing)? {
+            Ok(()) => Ok(true),
+            Err(RDKafkaErrorCode::TopicAlreadyExists) => Ok(false),
+            Err(code) => {
                 let need = format!("CREATE on topic {topic}");
                 Err(broker_error_needing(code, &doing, &need))
             }
-            None => Err(BrokerError::Unavailable(format!("{doing}: no answer"))),
         }
     }
 
@@ -333,6 +328,18 @@ impl Admin {
                 .or_insert(TopicMade::Existed { partition_count });
         }
         Ok(made)
+    }
+}
+
+/// What became of the one topic that was asked about.
+fn one_answer(
+    results: Vec<TopicResult>,
+    doing: &str,
+) -> Result<Result<(), RDKafkaErrorCode>, BrokerError> {
+    match results.into_iter().next() {
+        Some(Ok(_)) => Ok(Ok(())),
+        Some(Err((_, code))) => Ok(Err(code)),
+        None => Err(BrokerError::Unavailable(format!("{doing}: no answer"))),
     }
 }
 

@@ -10,7 +10,7 @@ use skeleton::{
     Answer, ApiError, App, Body, IdempotencyKey, Page, PageQuery, PathId, RequestContext,
     RequestIdentity, Routes, write_once,
 };
-use utoipa::ToSchema;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::choreography::Choreography;
@@ -36,6 +36,23 @@ pub(crate) fn routes<B: SagaBackend>(desk: Desk) -> Routes<B> {
         .with(__path_show, show::<B>)
         .with(__path_events, events::<B>)
 }
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes what `PathId` reads")]
+struct OrderPath {
+    /// `order_id` of the order.
+    id: Uuid,
+}
+
+#[derive(IntoResponses)]
+#[response(
+    status = 404,
+    description = "There is no such order.",
+    content_type = "application/problem+json"
+)]
+#[expect(dead_code, reason = "describes what `ApiError::not_found` answers")]
+struct NoSuchOrder(skeleton::Problem);
 
 /// An order that was taken.
 #[derive(Serialize, ToSchema)]
@@ -130,15 +147,8 @@ async fn place<B: SagaBackend>(
             ));
         }
         let saga = order.saga.unwrap_or(desk.default);
-        let created = saga
-            .created(
-                order_id,
-                &order.user_id,
-                &order.product_id,
-                order.quantity,
-                order.amount,
-            )
-            .map_err(ApiError::internal)?;
+        let created = saga.created(order.created(order_id));
+        let created = created.map_err(ApiError::internal)?;
         let message_id = outbox.append_raw::<B>(tx, &context, created).await?;
         sql::insert(tx, order_id, &order, saga, &context, message_id, now).await?;
         if saga == SagaStyle::Choreography {
@@ -172,7 +182,7 @@ async fn place<B: SagaBackend>(
     path = "/orders/{id}",
     operation_id = "show_order",
     tag = "orders",
-    params(("id" = Uuid, Path, description = "`order_id` of the order.")),
+    params(OrderPath),
     responses(
         (
             status = 200,
@@ -196,12 +206,7 @@ async fn place<B: SagaBackend>(
                 ]
             })
         ),
-        (
-            status = 404,
-            description = "There is no such order.",
-            body = skeleton::Problem,
-            content_type = "application/problem+json"
-        ),
+        NoSuchOrder,
     )
 )]
 async fn show<B: Backend>(
@@ -227,7 +232,7 @@ async fn show<B: Backend>(
     path = "/orders/{id}/events",
     operation_id = "show_order_events",
     tag = "orders",
-    params(("id" = Uuid, Path, description = "`order_id` of the order.")),
+    params(OrderPath),
     responses(
         (
             status = 200,
@@ -261,12 +266,7 @@ async fn show<B: Backend>(
                 }
             ]})
         ),
-        (
-            status = 404,
-            description = "There is no such order.",
-            body = skeleton::Problem,
-            content_type = "application/problem+json"
-        ),
+        NoSuchOrder,
     )
 )]
 async fn events<B: Backend>(

@@ -73,30 +73,15 @@ impl SagaStyle {
     }
 
     /// The message in which such an order says that it was taken.
-    pub(crate) fn created(
-        self,
-        order_id: Uuid,
-        user_id: &str,
-        product_id: &str,
-        quantity: i64,
-        amount: Money,
-    ) -> Result<RawMessage, serde_json::Error> {
-        let (user_id, product_id) = (user_id.to_owned(), product_id.to_owned());
-        let amount_minor = amount.minor();
+    pub(crate) fn created(self, order: Created) -> Result<RawMessage, serde_json::Error> {
         match self {
-            Self::Orchestration => RawMessage::of(&Created {
-                order_id,
-                user_id,
-                product_id,
-                quantity,
-                amount_minor,
-            }),
+            Self::Orchestration => RawMessage::of(&order),
             Self::Choreography => RawMessage::of(&OrderCreated {
-                order_id,
-                user_id,
-                product_id,
-                quantity,
-                amount_minor,
+                order_id: order.order_id,
+                user_id: order.user_id,
+                product_id: order.product_id,
+                quantity: order.quantity,
+                amount_minor: order.amount_minor,
             }),
         }
     }
@@ -136,6 +121,17 @@ impl NewOrder {
             amount,
             saga,
         }))
+    }
+
+    /// What is said of it once it is taken.
+    pub(crate) fn created(&self, order_id: Uuid) -> Created {
+        Created {
+            order_id,
+            user_id: self.user_id.clone(),
+            product_id: self.product_id.clone(),
+            quantity: self.quantity,
+            amount_minor: self.amount.minor(),
+        }
     }
 }
 
@@ -220,6 +216,19 @@ pub struct Order {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<Step>, required = false)]
     pub steps: Option<Vec<Step>>,
+}
+
+impl Order {
+    /// What was said of it when it was taken.
+    pub(crate) fn created(&self) -> Created {
+        Created {
+            order_id: self.order_id,
+            user_id: self.user_id.clone(),
+            product_id: self.product_id.clone(),
+            quantity: self.quantity,
+            amount_minor: self.amount.minor(),
+        }
+    }
 }
 
 /// Something that was said about an order.

@@ -191,20 +191,32 @@ pub(crate) async fn move_to<B: Backend>(
     Ok(moved == 1)
 }
 
+/// One order without its steps, and the message it began in.
+async fn lookup<B: Backend>(
+    pool: &Pool<B>,
+    order_id: Uuid,
+) -> Result<Option<(Order, Option<Uuid>)>> {
+    let failed = || Error::database("order lookup");
+    let statement = format!("select message_id, {COLUMNS} from orders where order_id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(order_id)
+        .fetch_optional(pool)
+        .await
+        .map_err(failed())?;
+    let Some(row) = row else { return Ok(None) };
+    let message_id = row.try_get("message_id").map_err(failed())?;
+    Ok(Some((read::<B>(&row)?, message_id)))
+}
+
 /// One order with its steps.
 pub(crate) async fn find<B: Backend>(
     pool: &Pool<B>,
     routing: &Routing,
     order_id: Uuid,
 ) -> Result<Option<Order>> {
-    let statement = format!("select {COLUMNS} from orders where order_id = $1");
-    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
-        .bind(order_id)
-        .fetch_optional(pool)
-        .await
-        .map_err(Error::database("order lookup"))?;
-    let Some(row) = row else { return Ok(None) };
-    let mut order = read::<B>(&row)?;
+    let Some((mut order, _)) = lookup(pool, order_id).await? else {
+        return Ok(None);
+    };
     // Its own first message does not come back to it.
     let mut steps = vec![Step {
         step: routing.topic(order.saga.created_type()).into(),
@@ -227,30 +239,16 @@ pub(crate) async fn events<B: Backend>(
     outbox: &Outbox,
     order_id: Uuid,
 ) -> Result<Option<Vec<OrderEvent>>> {
-    let statement = format!("select message_id, {COLUMNS} from orders where order_id = $1");
-    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
-        .bind(order_id)
-        .fetch_optional(pool)
-        .await
-        .map_err(Error::database("order lookup"))?;
-    let Some(row) = row else { return Ok(None) };
-    let order = read::<B>(&row)?;
-    let created = order
-        .saga
-        .created(
-            order_id,
-            &order.user_id,
-            &order.product_id,
-            order.quantity,
-            order.amount,
-        )
-        .map_err(|source| Error::Encode {
-            message_type: order.saga.created_type(),
-            source,
-        })?;
-    let failed = || Error::database("order events");
+    let Some((order, message_id)) = lookup(pool, order_id).await? else {
+        return Ok(None);
+    };
+    let created = order.saga.created(order.created());
+    let created = created.map_err(|source| Error::Encode {
+        message_type: order.saga.created_type(),
+        source,
+    })?;
     let mut events = vec![OrderEvent {
-        message_id: row.try_get("message_id").map_err(failed())?,
+        message_id,
         topic: outbox.routing().topic(&created.message_type).to_owned(),
         message_type: Some(created.message_type),
         source: Some(outbox.source().to_string()),
@@ -272,7 +270,7 @@ pub(crate) async fn events<B: Backend>(
     .bind(order_id)
     .fetch_all(pool)
     .await
-    .map_err(failed())?;
+    .map_err(Error::database("order events"))?;
     for (topic, at, message_id, message_type, source, payload) in said {
         events.push(OrderEvent {
             message_id,
