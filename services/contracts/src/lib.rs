@@ -1,7 +1,7 @@
 //! The messages the shop's services exchange: their only common knowledge.
 //!
 //! Every message is JSON, is about one order and is keyed by its id. The topic is the message type
-//! without its version, unless a [`Routing`] says otherwise.
+//! without its version, unless [`routing`] says otherwise.
 //!
 //! ```text
 //! order.created ─▶ inventory.reserve ─▶ inventory.reserved | inventory.failed
@@ -32,6 +32,7 @@ pub mod delivery;
 pub mod inventory;
 pub mod order;
 pub mod payment;
+pub mod routing;
 
 /// Kind of thing every message of the shop is about.
 pub const AGGREGATE: &str = "order";

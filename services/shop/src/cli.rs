@@ -1,6 +1,7 @@
 //! The command line; every flag is an environment variable as well.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use onceward::Routing;
 use onceward_kafka::KafkaConfig;
 use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
@@ -48,7 +49,28 @@ pub(crate) struct Serve<S: Args> {
     #[arg(long, env = "ONCEWARD_INSTANCE_ID", value_name = "ID")]
     pub(crate) instance_id: Option<String>,
     #[command(flatten)]
+    pub(crate) routing: RoutingOption,
+    #[command(flatten)]
     pub(crate) settings: S,
+}
+
+/// Which topic each message goes to.
+#[derive(Debug, Args)]
+pub(crate) struct RoutingOption {
+    /// Which topics messages go to: default, request-reply, or a TOML file that names those that differ
+    /// from the default, [topics] "order.created.v1" = "acme.orders". The same for all services.
+    #[arg(
+        long,
+        env = "ONCEWARD_ROUTING",
+        default_value = "default",
+        value_parser = read_routing,
+        value_name = "PRESET|FILE"
+    )]
+    pub(crate) routing: Routing,
+}
+
+fn read_routing(name: &str) -> Result<Routing, String> {
+    contracts::routing::read(name).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
 }
 
 /// A service without settings of its own.
@@ -75,6 +97,8 @@ pub(crate) struct Topics {
     /// 3, or as many as there are brokers]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
     pub(crate) replication: Option<i32>,
+    #[command(flatten)]
+    pub(crate) routing: RoutingOption,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

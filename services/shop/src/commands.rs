@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use onceward::Db;
 use onceward::consumer::{Consumer, ConsumerOptions};
-use onceward::{Db, Routing};
 use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber, TopicMade};
 use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
@@ -145,7 +145,8 @@ async fn run_service<M: Member, B: SagaBackend>(
             serve.instance_id.clone(),
         )
     };
-    skeleton::run(M::DEFINITION, db, &serve.server, make, extra).await
+    let routing = serve.routing.routing.clone();
+    skeleton::run(M::DEFINITION, db, routing, &serve.server, make, extra).await
 }
 
 /// The consumer loop as a task of the service.
@@ -201,7 +202,7 @@ async fn migrate(migrate: Migrate) -> anyhow::Result<()> {
 
 async fn topics(topics: Topics) -> anyhow::Result<()> {
     let broker = KafkaBroker::new(topics.kafka)?;
-    let names = contracts::topics(&Routing::default());
+    let names = contracts::topics(&topics.routing.routing);
     let replication = match topics.replication {
         Some(replication) => replication,
         None => broker.copies_wanted().await?,

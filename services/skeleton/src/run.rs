@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use onceward::schema::{self, SchemaBackend};
-use onceward::{Backend, Db, Tx, idempotency};
+use onceward::{Backend, Db, Outbox, Routing, Tx, idempotency};
 use onceward_http::{Guard, Limits};
 use sqlx::Pool;
 use tokio::net::TcpListener;
@@ -103,7 +103,7 @@ fn on_panic(_payload: Box<dyn Any + Send + 'static>) -> Response {
 
 /// Runs a service until SIGTERM or SIGINT: the first drains requests and tasks, the second kills.
 ///
-/// `make` builds the service of its parts; `extra` adds tasks that need them, such as the consumer
+/// Its messages go to topics, and come by topics, as `routing` says. `make` builds the service of its parts; `extra` adds tasks that need them, such as the consumer
 /// loop, which this crate can't know.
 ///
 /// # Errors
@@ -111,6 +111,7 @@ fn on_panic(_payload: Box<dyn Any + Send + 'static>) -> Response {
 pub async fn run<B, S, X>(
     definition: &Definition,
     db: Db<B>,
+    routing: Routing,
     options: &ServerOptions,
     make: S,
     extra: X,
@@ -124,7 +125,8 @@ where
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
     let operators = options.operators.access()?;
     check(definition, db.pool()).await?;
-    let app = App::new(db, definition.source()?).with_operators(operators);
+    let outbox = Outbox::new(definition.source()?).with_routing(routing);
+    let app = App::with_outbox(db, outbox).with_operators(operators);
     let mut service = make(&app)?;
     let mut tasks = extra(&app, &mut service)?;
     tasks.append(&mut service.background);

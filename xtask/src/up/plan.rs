@@ -17,6 +17,7 @@ use crate::probe::Ready;
 use crate::supervisor::{Handle, Spec};
 
 const LOG_FORMAT: &str = "ONCEWARD_LOG_FORMAT";
+const ROUTING: &str = "ONCEWARD_ROUTING";
 
 /// One run's plan.
 pub(super) struct Run {
@@ -246,7 +247,12 @@ impl Run {
         arguments: Vec<String>,
     ) -> impl Fn() -> Command + Send + 'static {
         let program = self.binaries.join(binary);
-        let settings = self.options.set.clone();
+        let routing = self.options.routing.clone();
+        let routing = routing.map(|named| (ROUTING.to_owned(), named));
+        let settings: Vec<_> = routing
+            .into_iter()
+            .chain(self.options.set.clone())
+            .collect();
         move || {
             let mut command = Command::new(&program);
             // Log files here are read by people.

@@ -1,6 +1,7 @@
 //! Orders without a coordinator: whatever is refused, silent, repeated, reordered or rolled back, an order is
 //! done or undone as a whole, and stock and money add up. Beside orchestrated ones, in the same services.
 
+use contracts::routing::PRESETS;
 use onceward_saga::{SagaBackend, TIMED_OUT};
 
 use crate::world::{Ledger, Unkindness, World, on_both};
@@ -208,6 +209,26 @@ async fn both_styles_at_once_add_up<B: SagaBackend>(mut world: World<B>) {
     assert_eq!(after.stock, before.stock - 9 * completed);
     assert_eq!((after.reserved, after.sold), (0, 9 * completed));
     assert_eq!(after.paid, 19_999 * completed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_preset_of_topics_carries_orders_to_their_end() {
+    for (preset, _) in PRESETS {
+        let routing = contracts::routing::read(preset).unwrap();
+        let mut world = World::routed(60_000, routing).await;
+        world.open_desk();
+        for style in ["orchestration", "choreography"] {
+            let order = world.place(style, "user_123", "product_1", 2).await;
+            world.settle().await;
+            assert_eq!(world.shown(order).await, ended("completed", None));
+            let said = world.said(order).await;
+            let mut shown = world.events(order).await;
+            let mut said: Vec<_> = said.into_iter().map(|said| said.event).collect();
+            shown.sort();
+            said.sort();
+            assert_eq!(shown, said, "{preset}");
+        }
+    }
 }
 
 on_both!(

@@ -14,7 +14,7 @@ use contracts::order;
 use onceward::consumer::Handlers;
 use onceward::{
     Backend, Clock, Coordinates, CorrelationId, Db, Envelope, Event, IdGen, MessageId, OpenOptions,
-    Outbox, Routing, SourceName, SystemClock, UuidV7,
+    Outbox, Routing, SystemClock, UuidV7,
 };
 use onceward_saga::inspect::{self, SagaFilter};
 use onceward_saga::{RequestRunner, SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
@@ -87,6 +87,7 @@ pub struct World<B: SagaBackend> {
     requests: RequestRunner<B>,
     /// Those of choreographed orders.
     deadlines: TimerRunner<B, ::order::Choreography>,
+    routing: Routing,
     /// All that `shop topics` makes.
     topics: BTreeSet<String>,
     /// By source and topic: in order within, in any order between.
@@ -109,6 +110,11 @@ const KIND: Unkindness = Unkindness {
 
 impl World<Sqlite> {
     pub async fn on_sqlite(deadline_ms: u64) -> Self {
+        Self::routed(deadline_ms, Routing::default()).await
+    }
+
+    /// The same with other topics.
+    pub async fn routed(deadline_ms: u64, routing: Routing) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut dbs = Vec::new();
         for n in 0..5 {
@@ -121,7 +127,7 @@ impl World<Sqlite> {
                     .unwrap(),
             );
         }
-        let mut world = Self::new(dbs, deadline_ms).await;
+        let mut world = Self::new(dbs, deadline_ms, routing).await;
         world._folder = Some(folder);
         world
     }
@@ -138,12 +144,12 @@ impl World<Postgres> {
                     .unwrap(),
             );
         }
-        Self::new(dbs, deadline_ms).await
+        Self::new(dbs, deadline_ms, Routing::default()).await
     }
 }
 
 impl<B: SagaBackend> World<B> {
-    async fn new(dbs: Vec<Db<B>>, deadline_ms: u64) -> Self {
+    async fn new(dbs: Vec<Db<B>>, deadline_ms: u64, routing: Routing) -> Self {
         let definitions = [
             saga_orchestrator::DEFINITION,
             inventory::DEFINITION,
@@ -155,7 +161,7 @@ impl<B: SagaBackend> World<B> {
         let (mut timers, mut requests, mut deadlines) = (None, None, None);
         for (definition, db) in definitions.iter().zip(dbs) {
             skeleton::migrate(definition, db.pool()).await.unwrap();
-            let outbox = Outbox::new(SourceName::new(definition.name).unwrap());
+            let outbox = Outbox::new(definition.source().unwrap()).with_routing(routing.clone());
             // Nothing fails by chance: what fails is what the test says.
             let payments = payment::Settings {
                 fail_percent: 0,
@@ -221,7 +227,8 @@ impl<B: SagaBackend> World<B> {
             timers: timers.unwrap(),
             requests: requests.unwrap(),
             deadlines: deadlines.unwrap(),
-            topics: contracts::topics(&Routing::default()),
+            topics: contracts::topics(&routing),
+            routing,
             queues: BTreeMap::new(),
             down: BTreeSet::new(),
             mute: BTreeSet::new(),

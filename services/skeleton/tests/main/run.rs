@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use onceward::{Db, Tx};
+use onceward::{Db, Routing, Tx};
 use skeleton::{App, Background, Routes, ServerOptions, Service, run};
 use sqlx::Sqlite;
 use tokio::sync::oneshot;
@@ -65,7 +65,14 @@ async fn end_of(more: &[&str], task: fn(Db<Sqlite>) -> Option<Background>) -> St
         })
     };
     let options = options(more);
-    let running = run(&DEFINITION, db, &options, make, |_, _| Ok(Vec::new()));
+    let running = run(
+        &DEFINITION,
+        db,
+        Routing::default(),
+        &options,
+        make,
+        |_, _| Ok(Vec::new()),
+    );
     let ended = tokio::time::timeout(Duration::from_secs(20), Box::pin(running));
     format!("{:#}", ended.await.unwrap().unwrap_err())
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
-use onceward::Routing;
 use onceward_saga::SagaBackend;
 use sqlx::Row;
 use uuid::Uuid;
@@ -16,7 +15,7 @@ impl<B: SagaBackend> World<B> {
     pub fn open_desk(&mut self) {
         let desk = self.nodes.iter_mut().find(|node| node.name == "order");
         let desk = desk.unwrap();
-        desk.topics = desk.handlers.topics(&Routing::default());
+        desk.topics = desk.handlers.topics(&self.routing);
     }
 
     /// Places an order at the desk.
