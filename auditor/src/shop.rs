@@ -1,4 +1,4 @@
-//! The demo shop's books: stock and money are conserved, every order has ended, and each service's
+//! The demo shop's books: stock, credit and money are conserved, every order has ended, and each service's
 //! part agrees with the order's end.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ pub struct Shop {
     pub payment: String,
     /// Deliveries.
     pub delivery: String,
+    /// Customers and their credit.
+    pub customer: String,
 }
 
 /// What the books say.
@@ -58,20 +60,26 @@ async fn rows(url: &str, sql: &'static str) -> Result<HashMap<Uuid, (String, i64
         .collect())
 }
 
-/// Reads the books. Wait until the shop is at rest: the four databases are read one after another.
+/// Reads the books. Wait until the shop is at rest: the databases are read one after another.
 pub async fn audit_shop(shop: &Shop) -> Result<Books> {
     const ORDERS: &str = "select order_id, status, amount_minor from orders";
     const QUANTITIES: &str = "select order_id, saga, quantity from orders";
     const RESERVATIONS: &str = "select order_id, state, quantity from reservation";
     const PAYMENTS: &str = "select order_id, status, amount_minor from payment";
     const DELIVERIES: &str = "select order_id, status, quantity from delivery";
+    const CREDITS: &str = "select order_id, state, amount_minor from credit";
+    const VALIDATED: &str = "select order_id, topic, at from order_step \
+         where message_type = 'customer.validated.v1'";
     let mut books = Books::default();
     let orders = rows(&shop.order, ORDERS).await?;
     let wanted = rows(&shop.order, QUANTITIES).await?;
     let reservations = rows(&shop.inventory, RESERVATIONS).await?;
     let payments = rows(&shop.payment, PAYMENTS).await?;
     let deliveries = rows(&shop.delivery, DELIVERIES).await?;
+    let credits = rows(&shop.customer, CREDITS).await?;
+    let validated = rows(&shop.order, VALIDATED).await?;
     stock(&shop.inventory, &mut books).await?;
+    credit(&shop.customer, &mut books).await?;
     for (id, (status, amount)) in &orders {
         books.orders += 1;
         let (saga, quantity) = wanted
@@ -90,6 +98,12 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
         match (saga, deliveries.get(id)) {
             ("choreography", None) => {}
             (_, delivery) => parts.push(("delivery", delivery, quantity, &["scheduled"])),
+        }
+        // Nor is every order validated first.
+        if let Some(credit) = credits.get(id) {
+            parts.push(("credit", Some(credit), *amount, &["reserved", "spent"]));
+        } else if validated.contains_key(id) {
+            parts.push(("credit", None, *amount, &[]));
         }
         match status.as_str() {
             "completed" => books.completed += 1,
@@ -118,6 +132,7 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
         ("reservation", &reservations),
         ("payment", &payments),
         ("delivery", &deliveries),
+        ("credit", &credits),
     ];
     for (what, part) in parts {
         for id in part.keys().filter(|id| !orders.contains_key(id)) {
@@ -153,6 +168,35 @@ async fn stock(url: &str, books: &mut Books) -> Result<()> {
             books.problems.push(format!(
                 "{id}: {reserved} reserved and {sold} sold, its reservations say {in_rows} and \
                  {sold_in_rows}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+type Credit = (String, i64, i64, i64, i64, i64);
+
+/// No customer's open orders come to more than the limit, and the orders say the same as the customers.
+async fn credit(url: &str, books: &mut Books) -> Result<()> {
+    const SQL: &str = "select c.user_id, c.limit_minor, c.reserved_minor, c.spent_minor, \
+         cast(coalesce(sum(case when o.state = 'reserved' then o.amount_minor end), 0) as bigint), \
+         cast(coalesce(sum(case when o.state = 'spent' then o.amount_minor end), 0) as bigint) \
+         from customer c left join credit o on o.user_id = c.user_id \
+         group by c.user_id, c.limit_minor, c.reserved_minor, c.spent_minor";
+    let customers: Vec<Credit> = match open_read_only(url).await? {
+        Connection::Sqlite(mut c) => sqlx::query_as(SQL).fetch_all(&mut c).await?,
+        Connection::Postgres(mut c) => sqlx::query_as(SQL).fetch_all(&mut c).await?,
+    };
+    for (user, limit, reserved, spent, in_rows, spent_in_rows) in customers {
+        if reserved > limit {
+            books.problems.push(format!(
+                "{user}: {reserved} reserved of a credit of {limit}"
+            ));
+        }
+        if (reserved, spent) != (in_rows, spent_in_rows) {
+            books.problems.push(format!(
+                "{user}: {reserved} reserved and {spent} spent, the orders say {in_rows} and \
+                 {spent_in_rows}"
             ));
         }
     }

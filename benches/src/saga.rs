@@ -303,6 +303,10 @@ impl Shop {
 fn serve(service: &str, name: &str, url: &str, kafka: &str, folder: &Path) -> Result<Served> {
     let mut command = program("shop")?;
     command.args([service, "--database", url, "--kafka", kafka]);
+    if service == "saga-orchestrator" {
+        // Eight hops: what other orders do first, they do at the same time as each other.
+        command.args(["--validate", "false"]);
+    }
     if ["payment", "delivery"].contains(&service) {
         // So that every order goes all the way.
         command.args(["--fail-percent", "0"]);

@@ -12,7 +12,8 @@ use onceward::{
 };
 use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 use onceward_saga::{
-    Answer, Participant, SagaStatus, Sagas, TimerOptions, TimerRunner, inspect, take_part,
+    Answer, Participant, Performer, SagaStatus, Sagas, TimerOptions, TimerRunner, inspect,
+    take_part,
 };
 use outbox_relay::{Relay, RelayOptions};
 use sqlx::Sqlite;
@@ -23,12 +24,10 @@ use trip::Trip;
 /// Has two seats. That commands come twice, or after their cancels, is not its business.
 struct Airline;
 
-impl Participant<Sqlite> for Airline {
+impl Performer<Sqlite> for Airline {
     type Command = BookSeat;
     type Done = SeatBooked;
     type Refused = SoldOut;
-    type Cancel = FreeSeat;
-    type Cancelled = SeatFreed;
 
     async fn perform(
         &self,
@@ -45,6 +44,11 @@ impl Participant<Sqlite> for Airline {
         let (at, trip) = (command.at.clone(), command.trip);
         Ok(Answer::Done(SeatBooked { at, trip }))
     }
+}
+
+impl Participant<Sqlite> for Airline {
+    type Cancel = FreeSeat;
+    type Cancelled = SeatFreed;
 
     async fn undo(
         &self,
@@ -62,12 +66,10 @@ impl Participant<Sqlite> for Airline {
 /// Declines what costs more than 100.00.
 struct Bank;
 
-impl Participant<Sqlite> for Bank {
+impl Performer<Sqlite> for Bank {
     type Command = ChargeCard;
     type Done = CardCharged;
     type Refused = CardDeclined;
-    type Cancel = RefundCard;
-    type Cancelled = CardRefunded;
 
     async fn perform(
         &self,
@@ -81,6 +83,11 @@ impl Participant<Sqlite> for Bank {
         let (at, trip) = (command.at.clone(), command.trip);
         Ok(Answer::Done(CardCharged { at, trip }))
     }
+}
+
+impl Participant<Sqlite> for Bank {
+    type Cancel = RefundCard;
+    type Cancelled = CardRefunded;
 
     async fn undo(
         &self,

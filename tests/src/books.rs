@@ -18,6 +18,7 @@ impl World {
             inventory: self.database("inventory").to_owned(),
             payment: self.database("payment").to_owned(),
             delivery: self.database("delivery").to_owned(),
+            customer: self.database("customer").to_owned(),
         };
         let deadline = Instant::now() + REST_AT_MOST;
         loop {

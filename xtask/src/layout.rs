@@ -18,7 +18,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are listed.
-pub const SERVICES: [Service; 7] = [
+pub const SERVICES: [Service; 8] = [
     Service {
         name: "order",
         port: 8001,
@@ -34,6 +34,10 @@ pub const SERVICES: [Service; 7] = [
     Service {
         name: "delivery",
         port: 8004,
+    },
+    Service {
+        name: "customer",
+        port: 8005,
     },
     Service {
         name: "notification",

@@ -5,14 +5,16 @@ use onceward_testkit::postgres;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;
 
-const TABLES: [&str; 4] = [
+const TABLES: [&str; 5] = [
     concat!(
         include_str!("../../../migrations/order/0001_order.sql"),
-        include_str!("../../../migrations/order/0002_choreography.sql")
+        include_str!("../../../migrations/order/0002_choreography.sql"),
+        include_str!("../../../migrations/order/0003_events.sql")
     ),
     include_str!("../../../migrations/inventory/0001_inventory.sql"),
     include_str!("../../../migrations/payment/0001_payment.sql"),
     include_str!("../../../migrations/delivery/0001_delivery.sql"),
+    include_str!("../../../migrations/customer/0001_customer.sql"),
 ];
 
 async fn execute(url: &str, sql: &str) {
@@ -51,19 +53,20 @@ async fn books(shop: &Shop, part: &str, sql: &str) -> Books {
     audit_shop(shop).await.unwrap()
 }
 
-async fn keeps(urls: [String; 4]) {
+async fn keeps(urls: [String; 5]) {
     for (url, sql) in urls.iter().zip(TABLES) {
         execute(url, sql).await;
     }
-    let [order, inventory, payment, delivery] = urls;
+    let [order, inventory, payment, delivery, customer] = urls;
     let shop = Shop {
         order,
         inventory,
         payment,
         delivery,
+        customer,
     };
     let open = "insert into orders values \
-        (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0, 'orchestration')";
+        (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0, 'orchestration', null, null)";
     assert_eq!(books(&shop, &shop.order, open).await.open, 1);
     execute(&shop.order, "update orders set status = 'completed'").await;
     execute(
@@ -89,7 +92,7 @@ async fn keeps(urls: [String; 4]) {
     assert_eq!((closed.completed, closed.taken_minor), (1, 300));
 
     let failed = "insert into orders values \
-        (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0, 'orchestration')";
+        (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0, 'orchestration', null, null)";
     assert!(books(&shop, &shop.order, failed).await.closed());
     let kept = "insert into payment values (id:2, 'u', 50, 'completed', null, 0, 0)";
     let wrong = books(&shop, &shop.payment, kept).await;
@@ -102,6 +105,30 @@ async fn keeps(urls: [String; 4]) {
         "update payment set status = 'refunded' where order_id = id:2",
     )
     .await;
+    // Credit: what the orders have, and what the customers say they have.
+    let lent = "insert into customer values (id:2, 'u', 'u', 1000, 300, 0, 0, 0); \
+        insert into credit values (id:1, 'u', 300, 'reserved', 0, 0)";
+    assert!(books(&shop, &shop.customer, lent).await.closed());
+    let lost = "update customer set reserved_minor = 200 where user_id = 'u'";
+    let wrong = books(&shop, &shop.customer, lost).await;
+    assert!(
+        wrong.problems[0].contains("200 reserved and 0 spent"),
+        "{wrong:?}"
+    );
+    let spent = "update customer set reserved_minor = 0, spent_minor = 300 where user_id = 'u'; \
+        update credit set state = 'spent'";
+    assert!(books(&shop, &shop.customer, spent).await.closed());
+    let never = "delete from credit; update customer set spent_minor = 0";
+    assert!(books(&shop, &shop.customer, never).await.closed());
+    let said = "insert into order_step values \
+        (id:1, 'customer.validated', 0, null, 'customer.validated.v1', null, null)";
+    let wrong = books(&shop, &shop.order, said).await;
+    assert!(
+        wrong.problems[0].ends_with("its credit is missing, expected 300"),
+        "{wrong:?}"
+    );
+    execute(&shop.order, "delete from order_step").await;
+
     let held = "insert into reservation values (id:3, 'product_2', 5, 'reserved', 0, 0)";
     let wrong = books(&shop, &shop.inventory, held).await;
     assert_eq!(wrong.problems.len(), 2, "{wrong:?}");
@@ -114,7 +141,7 @@ fn the_shops_books_tell_what_does_not_add_up() {
         .build()
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let names = ["order", "inventory", "payment", "delivery"];
+    let names = ["order", "inventory", "payment", "delivery", "customer"];
     let file = |name| format!("sqlite://{}/{name}.db", folder.path().display());
     runtime.block_on(keeps(names.map(file)));
     let server = postgres::shared().unwrap();

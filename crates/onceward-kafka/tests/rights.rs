@@ -14,9 +14,11 @@ use onceward_testkit::secure::{self, SecureKafka, password};
 use crate::consumer::joins;
 use crate::support::{Row, batch, progress};
 
-const DATA_TOPICS: [&str; 11] = [
+const DATA_TOPICS: [&str; 13] = [
     "order.created",
     "order.completed",
+    "customer.validate.request",
+    "inventory.validate.request",
     "inventory.reserve",
     "inventory.release",
     "payment.process",
@@ -179,6 +181,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
         "inventory",
         "payment",
         "delivery",
+        "customer",
         "analytics",
         "notification",
         "saga-orchestrator",
@@ -200,6 +203,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
             "inventory.",
             "payment.",
             "delivery.",
+            "customer.",
             "order-",
             "inventory-",
             "payment-",

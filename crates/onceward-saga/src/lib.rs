@@ -62,7 +62,7 @@
 //! (`handlers.on::<SeatBooked, _>(sagas.clone())`), and [`Sagas::start`] begins an instance in your transaction.
 //! Deadlines are fired by a [`TimerRunner`], one or more a database; what operators ask for
 //! ([`Verb`], `onceward saga retry` …) is done by a [`RequestRunner`]. A participant writes
-//! [`perform` and `undo`](Participant) and is registered by [`take_part`]; that commands come twice, late, or
+//! [`perform` and `undo`](Participant) and is registered by [`take_part`] (one that has nothing to undo is a [`Performer`]); that commands come twice, late, or
 //! after their cancels is not its business. Both make the tables by [`schema::migrate`].
 //!
 //! The repository's `examples/saga` is a whole program of two steps.
@@ -115,7 +115,8 @@ pub use error::{Illegal, SagaError};
 pub use event::SagaEvent;
 pub use operate::{BY_OPERATOR, Operation, UnknownVerb, Verb};
 pub use participant::{
-    Answer, CANCELLED, Confirms, EXPIRED, Participant, ParticipantOptions, Refuses, take_part,
+    Answer, CANCELLED, Confirms, EXPIRED, Participant, ParticipantOptions, Performer, Refuses,
+    take_commands, take_part,
 };
 pub use reaction::{Outcome, Reacting, Reaction, Voided};
 pub use request::RequestRunner;

@@ -51,19 +51,15 @@ pub enum Answer<D> {
     Refused(String),
 }
 
-/// One who takes part in sagas. Duplicates, cancels that overtake their command, late commands and
-/// the replies are taken care of; only what is done and undone is written here.
-pub trait Participant<B: Backend>: Send + Sync + 'static {
-    /// The wish to do something.
+/// One who carries out a saga's commands. Duplicates, late commands and the replies are taken care of; only what is done
+/// is written here.
+pub trait Performer<B: Backend>: Send + Sync + 'static {
+    /// The wish to do something, or to know it.
     type Command: SagaMessage + Clone;
-    /// "Done."
+    /// "Done", or "yes".
     type Done: SagaMessage;
     /// "No, because …"
     type Refused: Refuses<Self::Command>;
-    /// The wish to undo it if it happened.
-    type Cancel: SagaMessage;
-    /// "It is not done, nor will it be."
-    type Cancelled: Confirms<Self::Cancel>;
 
     /// Carries out a command, for the first time. Runs with the step's row locked, in the
     /// transaction that also stores the reply.
@@ -76,6 +72,14 @@ pub trait Participant<B: Backend>: Send + Sync + 'static {
         context: &MessageContext,
         command: &Self::Command,
     ) -> impl Future<Output = Result<Answer<Self::Done>, HandlerError>> + Send;
+}
+
+/// One whose steps can be undone. Cancels that overtake their command are taken care of.
+pub trait Participant<B: Backend>: Performer<B> {
+    /// The wish to undo it if it happened.
+    type Cancel: SagaMessage;
+    /// "It is not done, nor will it be."
+    type Cancelled: Confirms<Self::Cancel>;
 
     /// Undoes what `perform` has done for this very command. Called at most once for it, and never
     /// for a command that was refused or never came.
@@ -125,6 +129,21 @@ pub fn take_part<B: Backend, P: Participant<B>>(
         .on::<P::Cancel, _>(OnCancel(side))
 }
 
+/// Registers one whose step is never undone, because it changes nothing or stands behind the pivot, for its command.
+#[must_use]
+pub fn take_commands<B: Backend, P: Performer<B>>(
+    handlers: Handlers<B>,
+    performer: P,
+    outbox: Outbox,
+    options: ParticipantOptions,
+) -> Handlers<B> {
+    handlers.on::<P::Command, _>(OnCommand(Side {
+        participant: Arc::new(performer),
+        outbox,
+        options,
+    }))
+}
+
 struct Side<P> {
     participant: Arc<P>,
     outbox: Outbox,
@@ -144,7 +163,7 @@ impl<P> Clone for Side<P> {
 struct OnCommand<P>(Side<P>);
 struct OnCancel<P>(Side<P>);
 
-impl<B: Backend, P: Participant<B>> Handler<B, P::Command> for OnCommand<P> {
+impl<B: Backend, P: Performer<B>> Handler<B, P::Command> for OnCommand<P> {
     async fn handle(
         &self,
         tx: &mut Tx<'static, B>,

@@ -211,6 +211,7 @@ pub fn shared() -> Result<&'static SecureKafka> {
         "inventory",
         "payment",
         "delivery",
+        "customer",
         "analytics",
         "notification",
         "saga-orchestrator",

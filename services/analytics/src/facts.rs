@@ -1,6 +1,6 @@
 //! Messages in: each adds one to its minute, and tells something about its order.
 
-use contracts::{choreography, delivery, inventory, order, payment};
+use contracts::{choreography, customer, delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, Tx};
 use skeleton::Money;
@@ -51,6 +51,11 @@ heard! {
     order::Created => |m| Fact::Placed(m.amount_minor);
     order::Completed => |_| Fact::Ended("completed");
     order::Cancelled => |_| Fact::Ended("cancelled");
+    customer::Validated => |_| Fact::Nothing;
+    customer::Rejected => |_| Fact::Nothing;
+    customer::Released => |_| Fact::Undone;
+    inventory::Validated => |_| Fact::Nothing;
+    inventory::Rejected => |_| Fact::Nothing;
     inventory::Reserved => |_| Fact::Nothing;
     inventory::Failed => |_| Fact::Nothing;
     inventory::Released => |_| Fact::Undone;

@@ -4,6 +4,39 @@ use onceward_saga::{Confirms, Refuses, StepRef};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// Is there enough for the order? Nothing is set aside yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validate {
+    /// The step of the saga this is about.
+    pub saga: StepRef,
+    /// The order.
+    pub order_id: Uuid,
+    /// Which product.
+    pub product_id: String,
+    /// How many, at least 1.
+    pub quantity: i64,
+}
+
+/// There was enough when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validated {
+    /// The step of the saga this is about.
+    pub saga: StepRef,
+    /// The order.
+    pub order_id: Uuid,
+}
+
+/// There is not: `insufficient inventory`, `unknown product`, `expired` …
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The step of the saga this is about.
+    pub saga: StepRef,
+    /// The order.
+    pub order_id: Uuid,
+    /// Why not, in words a customer may read.
+    pub reason: String,
+}
+
 /// Set aside stock for the order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserve {
@@ -66,11 +99,24 @@ pub struct Released {
 }
 
 crate::messages! {
+    Validate = "inventory.validate.request.v1", Command, step;
+    Validated = "inventory.validated.v1", Reply, step;
+    Rejected = "inventory.rejected.v1", Reply, step, refusal;
     Reserve = "inventory.reserve.v1", Command, step;
     Reserved = "inventory.reserved.v1", Reply, step;
     Failed = "inventory.failed.v1", Reply, step, refusal;
     Release = "inventory.release.v1", Command, step;
     Released = "inventory.released.v1", Reply, step;
+}
+
+impl Refuses<Validate> for Rejected {
+    fn refuse(command: &Validate, reason: String) -> Self {
+        Self {
+            saga: command.saga.clone(),
+            order_id: command.order_id,
+            reason,
+        }
+    }
 }
 
 impl Refuses<Reserve> for Failed {

@@ -4,14 +4,17 @@
 //! without its version, unless [`routing`] says otherwise.
 //!
 //! ```text
-//! order.created ─▶ inventory.reserve ─▶ inventory.reserved | inventory.failed
+//! order.created ─▶ customer.validate.request  ─▶ customer.validated  | customer.rejected
+//!                & inventory.validate.request ─▶ inventory.validated | inventory.rejected
+//!                  inventory.reserve ─▶ inventory.reserved | inventory.failed
 //!                  payment.process   ─▶ payment.completed  | payment.failed
 //!                  delivery.schedule ─▶ delivery.scheduled | delivery.failed
 //!                                                          ─▶ order.completed
 //! undo it if it happened:
 //!                  delivery.cancel   ─▶ delivery.cancelled
 //!                  payment.refund    ─▶ payment.refunded
-//!                  inventory.release ─▶ inventory.released ─▶ order.cancelled
+//!                  inventory.release ─▶ inventory.released
+//!                  customer.release  ─▶ customer.released  ─▶ order.cancelled
 //! ```
 //! That is an order with a coordinator. One without ([`choreography`]):
 //!
@@ -28,6 +31,7 @@ use std::collections::BTreeSet;
 use onceward::Routing;
 
 pub mod choreography;
+pub mod customer;
 pub mod delivery;
 pub mod inventory;
 pub mod order;
@@ -45,6 +49,8 @@ pub const INVENTORY_GROUP: &str = "inventory-service-group";
 pub const PAYMENT_GROUP: &str = "payment-service-group";
 /// Consumer group of the delivery service.
 pub const DELIVERY_GROUP: &str = "delivery-service-group";
+/// Consumer group of the customer service.
+pub const CUSTOMER_GROUP: &str = "customer-service-group";
 /// Consumer group of the analytics service.
 pub const ANALYTICS_GROUP: &str = "analytics-service-group";
 /// Consumer group of the notification service.
@@ -56,6 +62,7 @@ pub const SAGA_ORCHESTRATOR_GROUP: &str = "saga-orchestrator-group";
 pub fn message_types() -> impl Iterator<Item = &'static str> {
     [
         order::TYPES,
+        customer::TYPES,
         inventory::TYPES,
         payment::TYPES,
         delivery::TYPES,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use onceward::{Event, Routing, is_topic_name};
 use serde::Deserialize;
 
-use crate::{delivery, inventory, message_types, payment};
+use crate::{customer, delivery, inventory, message_types, payment};
 
 /// Topics of a preset that are not the default ones: message type, topic.
 type Preset = &'static [(&'static str, &'static str)];
@@ -18,6 +18,7 @@ pub const PRESETS: [(&str, Preset); 2] = [("default", &[]), ("request-reply", RE
 
 /// Commands are requests, and a payment succeeds.
 const REQUEST_REPLY: Preset = &[
+    (customer::Release::TYPE, "customer.release.request"),
     (inventory::Reserve::TYPE, "inventory.reserve.request"),
     (inventory::Release::TYPE, "inventory.release.request"),
     (payment::Process::TYPE, "payment.process.request"),

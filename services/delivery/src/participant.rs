@@ -5,7 +5,7 @@ use std::sync::Arc;
 use contracts::delivery::{Cancel, Cancelled, Failed, Schedule, Scheduled};
 use onceward::consumer::HandlerError;
 use onceward::{Backend, Clock, MessageContext, Tx};
-use onceward_saga::{Answer, Participant};
+use onceward_saga::{Answer, Participant, Performer};
 use skeleton::Chance;
 
 /// Why a delivery is refused.
@@ -32,12 +32,10 @@ impl Deliveries {
     }
 }
 
-impl<B: Backend> Participant<B> for Deliveries {
+impl<B: Backend> Performer<B> for Deliveries {
     type Command = Schedule;
     type Done = Scheduled;
     type Refused = Failed;
-    type Cancel = Cancel;
-    type Cancelled = Cancelled;
 
     async fn perform(
         &self,
@@ -74,6 +72,11 @@ impl<B: Backend> Participant<B> for Deliveries {
             order_id: command.order_id,
         }))
     }
+}
+
+impl<B: Backend> Participant<B> for Deliveries {
+    type Cancel = Cancel;
+    type Cancelled = Cancelled;
 
     async fn undo(
         &self,

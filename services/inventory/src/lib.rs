@@ -15,11 +15,11 @@ use contracts::order;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
-use onceward_saga::{ParticipantOptions, Reacting, take_part};
+use onceward_saga::{ParticipantOptions, Reacting, take_commands, take_part};
 use skeleton::{App, Definition, Service};
 use sqlx::migrate::Migrator;
 
-pub use stock::{INSUFFICIENT, Stock, UNKNOWN_PRODUCT};
+pub use stock::{Availability, INSUFFICIENT, Stock, UNKNOWN_PRODUCT};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// The saga library's tables and its own.
@@ -32,7 +32,7 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "inventory",
     about: "Sets stock aside for orders, and gives it back.\n\n\
-    An order's pieces are reserved first by its saga; without a coordinator, once it is paid. Those of a \
+    An order's saga asks whether there is enough, then has the pieces reserved; without a coordinator, once it is paid. Those of a \
     completed order are `sold`, those of a cancelled one `released`. `stock` + `reserved` + `sold` never \
     changes but by an operator.",
     consumer: contracts::INVENTORY_GROUP,
@@ -49,8 +49,14 @@ pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
 pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
     let stock = Stock::new(outbox.clock().clone());
     let reacting = Reacting::new(stock.clone(), outbox.clone());
-    take_part(
+    let handlers = take_commands(
         Handlers::default(),
+        Availability,
+        outbox.clone(),
+        ParticipantOptions::default(),
+    );
+    take_part(
+        handlers,
         stock.clone(),
         outbox.clone(),
         ParticipantOptions::default(),

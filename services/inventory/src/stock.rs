@@ -8,7 +8,7 @@ use contracts::choreography::{
 use contracts::{inventory, order};
 use onceward::consumer::{Handler, HandlerError};
 use onceward::{Backend, Clock, MessageContext, QueryResult, Tx};
-use onceward_saga::{Answer, Outcome, Participant, Reaction};
+use onceward_saga::{Answer, Outcome, Participant, Performer, Reaction};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -122,12 +122,10 @@ impl Stock {
     }
 }
 
-impl<B: Backend> Participant<B> for Stock {
+impl<B: Backend> Performer<B> for Stock {
     type Command = inventory::Reserve;
     type Done = inventory::Reserved;
     type Refused = inventory::Failed;
-    type Cancel = inventory::Release;
-    type Cancelled = inventory::Released;
 
     async fn perform(
         &self,
@@ -149,6 +147,11 @@ impl<B: Backend> Participant<B> for Stock {
             quantity: command.quantity,
         }))
     }
+}
+
+impl<B: Backend> Participant<B> for Stock {
+    type Cancel = inventory::Release;
+    type Cancelled = inventory::Released;
 
     async fn undo(
         &self,
@@ -158,6 +161,37 @@ impl<B: Backend> Participant<B> for Stock {
     ) -> Result<(), HandlerError> {
         self.release(tx, command.order_id).await?;
         Ok(())
+    }
+}
+
+/// Tells whether there is enough, before anything is set aside: it changes nothing, so nothing is undone.
+#[derive(Debug, Clone, Copy)]
+pub struct Availability;
+
+impl<B: Backend> Performer<B> for Availability {
+    type Command = inventory::Validate;
+    type Done = inventory::Validated;
+    type Refused = inventory::Rejected;
+
+    async fn perform(
+        &self,
+        tx: &mut Tx<'static, B>,
+        _context: &MessageContext,
+        command: &inventory::Validate,
+    ) -> Result<Answer<inventory::Validated>, HandlerError> {
+        let stock: Option<i64> =
+            sqlx::query_scalar("select stock from product where product_id = $1")
+                .bind(command.product_id.clone())
+                .fetch_optional(&mut **tx)
+                .await?;
+        Ok(match stock {
+            None => Answer::Refused(UNKNOWN_PRODUCT.to_owned()),
+            Some(stock) if stock < command.quantity => Answer::Refused(INSUFFICIENT.to_owned()),
+            Some(_) => Answer::Done(inventory::Validated {
+                saga: command.saga.clone(),
+                order_id: command.order_id,
+            }),
+        })
     }
 }
 

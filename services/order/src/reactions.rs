@@ -1,6 +1,6 @@
 //! Messages in: the projection of an order's steps and status.
 
-use contracts::{delivery, inventory, order, payment};
+use contracts::{customer, delivery, inventory, order, payment};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Outbox, Tx};
 use uuid::Uuid;
@@ -48,6 +48,14 @@ macro_rules! said {
 said! {
     order::Completed => |_| Meaning::Completed;
     order::Cancelled => |m| Meaning::Failed(&m.reason);
+    customer::Validate => |_| Meaning::Step;
+    customer::Validated => |_| Meaning::Step;
+    customer::Rejected => |_| Meaning::Step;
+    customer::Release => |m| Meaning::Cancelling(&m.reason);
+    customer::Released => |_| Meaning::Step;
+    inventory::Validate => |_| Meaning::Step;
+    inventory::Validated => |_| Meaning::Step;
+    inventory::Rejected => |_| Meaning::Step;
     inventory::Reserve => |_| Meaning::Step;
     inventory::Reserved => |_| Meaning::Step;
     inventory::Failed => |_| Meaning::Step;

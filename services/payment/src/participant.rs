@@ -8,7 +8,7 @@ use contracts::choreography::{
 use contracts::payment::{Completed, Failed, Process, Refund, Refunded};
 use onceward::consumer::HandlerError;
 use onceward::{Backend, Clock, MessageContext, Tx};
-use onceward_saga::{Answer, Outcome, Participant, Reaction};
+use onceward_saga::{Answer, Outcome, Participant, Performer, Reaction};
 use skeleton::{Chance, Money};
 use uuid::Uuid;
 
@@ -88,12 +88,10 @@ impl Payments {
     }
 }
 
-impl<B: Backend> Participant<B> for Payments {
+impl<B: Backend> Performer<B> for Payments {
     type Command = Process;
     type Done = Completed;
     type Refused = Failed;
-    type Cancel = Refund;
-    type Cancelled = Refunded;
 
     async fn perform(
         &self,
@@ -113,6 +111,11 @@ impl<B: Backend> Participant<B> for Payments {
             amount_minor: command.amount_minor,
         }))
     }
+}
+
+impl<B: Backend> Participant<B> for Payments {
+    type Cancel = Refund;
+    type Cancelled = Refunded;
 
     async fn undo(
         &self,

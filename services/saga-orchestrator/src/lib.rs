@@ -12,7 +12,7 @@ mod start;
 use std::time::Duration;
 
 use clap::Args;
-use contracts::{delivery, inventory, order, payment};
+use contracts::{customer, delivery, inventory, order, payment};
 use onceward::Outbox;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
@@ -47,12 +47,23 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub deadline_ms: u64,
+    /// Whether new orders first ask customer and inventory, both at once. Orders under way go on as
+    /// they began.
+    #[arg(
+        long,
+        env = "ONCEWARD_VALIDATE",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub validate: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             deadline_ms: 60_000,
+            validate: true,
         }
     }
 }
@@ -76,7 +87,7 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> anyhow::Res
         .with_background(gauges::task(app.db().clone())))
 }
 
-/// The sagas it runs, writing to `outbox`.
+/// The sagas it runs, writing to `outbox`, and the definition of new ones.
 ///
 /// # Errors
 /// Never for the definition as it is; a test builds it.
@@ -84,10 +95,19 @@ pub fn sagas(
     outbox: &Outbox,
     settings: &Settings,
 ) -> Result<(Sagas, SagaDefinition), onceward_saga::InvalidDefinition> {
-    let definition = place_order::definition(Duration::from_millis(settings.deadline_ms))?;
+    let deadline = Duration::from_millis(settings.deadline_ms);
+    let validated = place_order::validated(deadline)?;
+    let without = place_order::without_validation(deadline)?;
+    let sagas = Sagas::new(outbox.clone())
+        .with(validated.clone())
+        .with(without.clone());
     Ok((
-        Sagas::new(outbox.clone()).with(definition.clone()),
-        definition,
+        sagas,
+        if settings.validate {
+            validated
+        } else {
+            without
+        },
     ))
 }
 
@@ -95,6 +115,11 @@ pub fn sagas(
 pub fn handlers<B: SagaBackend>(sagas: &Sagas, definition: &SagaDefinition) -> Handlers<B> {
     Handlers::default()
         .on::<order::Created, _>(StartOnOrderCreated::new(sagas.clone(), definition.clone()))
+        .on::<customer::Validated, _>(sagas.clone())
+        .on::<customer::Rejected, _>(sagas.clone())
+        .on::<customer::Released, _>(sagas.clone())
+        .on::<inventory::Validated, _>(sagas.clone())
+        .on::<inventory::Rejected, _>(sagas.clone())
         .on::<inventory::Reserved, _>(sagas.clone())
         .on::<inventory::Failed, _>(sagas.clone())
         .on::<inventory::Released, _>(sagas.clone())

@@ -5,7 +5,7 @@ use onceward::Routing;
 use onceward_kafka::KafkaConfig;
 use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
-/// The shop: seven services that talk only through outbox, Kafka and inbox.
+/// The shop: eight services that talk only through outbox, Kafka and inbox.
 #[derive(Debug, Parser)]
 #[command(name = "shop", version)]
 pub(crate) struct Cli {
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Payment(Serve<payment::Settings>),
     /// Run the delivery service (port 8004).
     Delivery(Serve<delivery::Settings>),
+    /// Run the customer service (port 8005).
+    Customer(Serve<customer::Settings>),
     /// Run the analytics service (port 8008).
     Analytics(Serve<NoSettings>),
     /// Run the notification service (port 8007).
@@ -107,6 +109,7 @@ pub(crate) enum ServiceName {
     Inventory,
     Payment,
     Delivery,
+    Customer,
     Notification,
     Analytics,
     SagaOrchestrator,
@@ -119,6 +122,7 @@ impl ServiceName {
             Self::Inventory => &inventory::DEFINITION,
             Self::Payment => &payment::DEFINITION,
             Self::Delivery => &delivery::DEFINITION,
+            Self::Customer => &customer::DEFINITION,
             Self::Analytics => &analytics::DEFINITION,
             Self::Notification => &notification::DEFINITION,
             Self::SagaOrchestrator => &saga_orchestrator::DEFINITION,

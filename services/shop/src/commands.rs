@@ -22,6 +22,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Inventory(serve) => Box::pin(on_database(serve, Inventory)).await,
         Command::Payment(serve) => Box::pin(on_database(serve, Payment)).await,
         Command::Delivery(serve) => Box::pin(on_database(serve, Delivery)).await,
+        Command::Customer(serve) => Box::pin(on_database(serve, Customer)).await,
         Command::Analytics(serve) => Box::pin(on_database(serve, Analytics)).await,
         Command::Notification(serve) => Box::pin(on_database(serve, Notification)).await,
         Command::SagaOrchestrator(serve) => Box::pin(on_database(serve, SagaOrchestrator)).await,
@@ -45,6 +46,7 @@ struct Order;
 struct Inventory;
 struct Payment;
 struct Delivery;
+struct Customer;
 struct Analytics;
 struct Notification;
 struct SagaOrchestrator;
@@ -84,6 +86,16 @@ impl Member for Delivery {
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
         Ok(delivery::service(app, settings))
+    }
+}
+impl Member for Customer {
+    type Settings = customer::Settings;
+    const DEFINITION: &'static Definition = &customer::DEFINITION;
+    fn service<B: SagaBackend>(
+        app: &App<B>,
+        settings: &Self::Settings,
+    ) -> anyhow::Result<Service<B>> {
+        Ok(customer::service(app, settings))
     }
 }
 impl Member for Analytics {

@@ -43,6 +43,12 @@ impl Money {
             .then_some(Self(minor))
     }
 
+    /// So many cents.
+    pub const fn cents(cents: u32) -> Self {
+        // Widens: `i64::from` is not const, and every u32 is in range.
+        Self(cents as i64)
+    }
+
     /// An amount that a message tells. Anybody may have written it: amounts beyond all bounds can't
     /// be added up.
     ///

@@ -33,6 +33,7 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
     for name in [
         "kafka",
         "relay",
+        "customer",
         "inventory",
         "payment",
         "delivery",

@@ -25,6 +25,8 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     let mut world = World::start(database, settings).await?;
     let client = world.client();
     let orchestrated = [
+        "customer.validated",
+        "inventory.validated",
         "inventory.reserved",
         "payment.completed",
         "delivery.scheduled",
@@ -58,6 +60,15 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     fails_for(
         &client,
         Order {
+            user_id: "user_without_credit".into(),
+            ..Order::default()
+        },
+        "credit limit exceeded",
+    )
+    .await?;
+    fails_for(
+        &client,
+        Order {
             user_id: "user_undeliverable".into(),
             ..Order::default()
         },
@@ -73,8 +84,8 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     assert_eq!(live["window_seconds"], 60, "{live:#}");
     let books = world.closed_books().await?;
     // One of each style and the one with a key; short stock, declined and silent in each style,
-    // undeliverable and turned back.
-    assert_eq!((books.completed, books.failed), (3, 8));
+    // without credit, undeliverable and turned back.
+    assert_eq!((books.completed, books.failed), (3, 9));
     world.verify()?;
 
     let stopped = world.stop("relay")?;

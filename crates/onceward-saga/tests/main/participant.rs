@@ -6,8 +6,8 @@ use std::time::Duration;
 use onceward::consumer::{HandlerError, Handlers};
 use onceward::{Backend, Clock, Db, Event, MessageContext, SystemClock, Tx};
 use onceward_saga::{
-    Answer, CANCELLED, EXPIRED, Participant, ParticipantOptions, SagaBackend, SagaId, StepRef,
-    take_part,
+    Answer, CANCELLED, EXPIRED, Participant, ParticipantOptions, Performer, SagaBackend, SagaId,
+    StepRef, take_part,
 };
 use sqlx::Postgres;
 use uuid::Uuid;
@@ -28,12 +28,10 @@ on_both!(
 /// Books seats in a table; seat 0 is always taken.
 struct Seats;
 
-impl<B: Backend> Participant<B> for Seats {
+impl<B: Backend> Performer<B> for Seats {
     type Command = Book;
     type Done = Booked;
     type Refused = Full;
-    type Cancel = Free;
-    type Cancelled = Freed;
 
     async fn perform(
         &self,
@@ -54,6 +52,11 @@ impl<B: Backend> Participant<B> for Seats {
             seat: command.seat,
         }))
     }
+}
+
+impl<B: Backend> Participant<B> for Seats {
+    type Cancel = Free;
+    type Cancelled = Freed;
 
     async fn undo(
         &self,

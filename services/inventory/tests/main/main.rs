@@ -10,7 +10,7 @@ use onceward::{
     Backend, Db, Envelope, MessageContext, MessageId, OpenOptions, Outbox, SourceName, SystemClock,
     Tx, UuidV7,
 };
-use onceward_saga::{Answer, Participant, SagaBackend, SagaId, StepRef};
+use onceward_saga::{Answer, Participant, Performer, SagaBackend, SagaId, StepRef};
 use onceward_testkit::postgres;
 use sqlx::{Postgres, Sqlite};
 use uuid::Uuid;

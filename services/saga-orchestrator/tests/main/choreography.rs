@@ -215,7 +215,7 @@ async fn both_styles_at_once_add_up<B: SagaBackend>(mut world: World<B>) {
 async fn every_preset_of_topics_carries_orders_to_their_end() {
     for (preset, _) in PRESETS {
         let routing = contracts::routing::read(preset).unwrap();
-        let mut world = World::routed(60_000, routing).await;
+        let mut world = World::routed(crate::world::settings(60_000, true), routing).await;
         world.open_desk();
         for style in ["orchestration", "choreography"] {
             let order = world.place(style, "user_123", "product_1", 2).await;

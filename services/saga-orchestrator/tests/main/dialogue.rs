@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::{delivery, inventory, order, payment};
+use contracts::{customer, delivery, inventory, order, payment};
 use onceward_saga::faults::{Cast, compensates_from_every_step};
 use onceward_saga::script::SagaScript;
 use onceward_saga::{Refusal, SagaDefinition, SagaStatus, StepRef, TIMED_OUT};
@@ -14,7 +14,7 @@ const SHORT_OF_IT: Duration = Duration::from_millis(59_999);
 const ORDER: Uuid = Uuid::from_u128(7);
 
 fn definition() -> SagaDefinition {
-    place_order::definition(DEADLINE).unwrap()
+    place_order::without_validation(DEADLINE).unwrap()
 }
 
 fn order() -> order::Created {
@@ -35,6 +35,70 @@ fn at(step: &str) -> StepRef {
     StepRef::first(definition().saga_id(&ORDER.to_string()), step)
 }
 
+/// The version that asks customer and inventory first.
+fn validated() -> SagaScript {
+    let definition = place_order::validated(DEADLINE).unwrap();
+    SagaScript::start(&definition, &ORDER.to_string(), &order())
+        .every_reply_comes_twice()
+        .expects(may_order())
+        .expects(is_there_enough())
+}
+
+fn may_order() -> customer::Validate {
+    customer::Validate {
+        saga: at("customer"),
+        order_id: ORDER,
+        user_id: "user_123".into(),
+        amount_minor: 19_999,
+    }
+}
+fn may() -> customer::Validated {
+    customer::Validated {
+        saga: at("customer"),
+        order_id: ORDER,
+    }
+}
+fn may_not() -> customer::Rejected {
+    customer::Rejected {
+        saga: at("customer"),
+        order_id: ORDER,
+        reason: "credit limit exceeded".into(),
+    }
+}
+fn give_back(reason: &str) -> customer::Release {
+    customer::Release {
+        saga: at("customer"),
+        order_id: ORDER,
+        reason: reason.into(),
+    }
+}
+fn given_back() -> customer::Released {
+    customer::Released {
+        saga: at("customer"),
+        order_id: ORDER,
+    }
+}
+fn is_there_enough() -> inventory::Validate {
+    inventory::Validate {
+        saga: at("availability"),
+        order_id: ORDER,
+        product_id: "product_1".into(),
+        quantity: 2,
+    }
+}
+fn there_is() -> inventory::Validated {
+    inventory::Validated {
+        saga: at("availability"),
+        order_id: ORDER,
+    }
+}
+fn there_is_not() -> inventory::Rejected {
+    inventory::Rejected {
+        saga: at("availability"),
+        order_id: ORDER,
+        reason: "insufficient inventory".into(),
+    }
+}
 fn reserve() -> inventory::Reserve {
     inventory::Reserve {
         saga: at("inventory"),
@@ -353,8 +417,68 @@ fn answers_to_what_was_never_asked_are_refused() {
 }
 
 #[test]
+fn customer_and_inventory_are_asked_at_once_and_both_must_say_yes() {
+    validated()
+        .replies(there_is())
+        .expects_nothing()
+        .replies(may())
+        .expects(reserve())
+        .replies(reserved())
+        .expects(charge())
+        .replies(declined())
+        .expects(release("payment declined"))
+        .expects(give_back("payment declined"))
+        .replies(given_back())
+        .expects_nothing()
+        .replies(released())
+        .expects_event(cancelled("payment declined"))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
+fn a_rejected_order_gives_the_credit_back_and_touches_no_stock() {
+    // Nothing was set aside.
+    validated()
+        .replies(may_not())
+        .expects_event(cancelled("credit limit exceeded"))
+        .replies(there_is())
+        .logged("late_reply", 1)
+        .time_passes(DEADLINE * 2)
+        .ends(SagaStatus::Compensated);
+    // The customer's answer is still on its way.
+    validated()
+        .replies(there_is_not())
+        .expects(give_back("insufficient inventory"))
+        .replies(may())
+        .logged("late_reply", 1)
+        .replies(given_back())
+        .expects_event(cancelled("insufficient inventory"))
+        .ends(SagaStatus::Compensated);
+    // Or it has come, and the inventory's never does.
+    validated()
+        .replies(may())
+        .time_passes(DEADLINE)
+        .expects(give_back(TIMED_OUT))
+        .replies(given_back())
+        .expects_event(cancelled(TIMED_OUT))
+        .ends(SagaStatus::Compensated);
+}
+
+#[test]
 fn every_step_of_the_order_can_be_broken_in_every_way() {
     let cast = Cast::new()
+        .plays::<customer::Validate, customer::Validated, customer::Rejected, customer::Release, customer::Released>(
+            |validate| customer::Validated {
+                saga: validate.saga.clone(),
+                order_id: validate.order_id,
+            },
+        )
+        .plays_on::<inventory::Validate, inventory::Validated, inventory::Rejected>(|validate| {
+            inventory::Validated {
+                saga: validate.saga.clone(),
+                order_id: validate.order_id,
+            }
+        })
         .plays::<inventory::Reserve, inventory::Reserved, inventory::Failed, inventory::Release, inventory::Released>(
             |reserve| inventory::Reserved {
                 saga: reserve.saga.clone(),
@@ -376,6 +500,10 @@ fn every_step_of_the_order_can_be_broken_in_every_way() {
                 order_id: schedule.order_id,
             },
         );
-    let ways = compensates_from_every_step(&definition(), &ORDER.to_string(), &order(), &cast);
+    let subject = ORDER.to_string();
+    let ways = compensates_from_every_step(&definition(), &subject, &order(), &cast);
     assert_eq!(ways, 36);
+    let validated = place_order::validated(DEADLINE).unwrap();
+    let ways = compensates_from_every_step(&validated, &subject, &order(), &cast);
+    assert_eq!(ways, 60);
 }

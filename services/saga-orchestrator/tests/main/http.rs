@@ -10,9 +10,10 @@ use crate::world::{World, on_both};
 on_both!(
     every_service_shows_its_part_of_an_order, 60_000;
     stock_is_set_and_bad_bodies_name_the_field, 60_000;
+    a_customer_is_made_once_and_orders_within_the_credit, 60_000;
     lists_come_in_pages, 60_000;
     an_operator_retries_a_stuck_saga, 1;
-    an_operator_ends_stuck_sagas_by_rows, 1;
+    an_operator_ends_stuck_sagas_by_rows, 1, false;
 );
 
 async fn every_service_shows_its_part_of_an_order<B: SagaBackend>(mut world: World<B>) {
@@ -54,6 +55,13 @@ async fn every_service_shows_its_part_of_an_order<B: SagaBackend>(mut world: Wor
     ]);
     assert_eq!(payments["totals"], totals);
 
+    let (_, customer) = world.get("customer", "/customers/user_123").await;
+    let credit = [&customer["credit_limit"], &customer["reserved"]];
+    assert_eq!(credit, [&json!(1_000_000.0), &json!(0.0)]);
+    assert_eq!(customer["spent_minor"], 19_999);
+    let (_, customers) = world.get("customer", "/customers?limit=2").await;
+    assert_eq!(customers["items"].as_array().unwrap().len(), 2);
+
     let (_, deliveries) = world.get("delivery", "/deliveries").await;
     assert_eq!(find(&deliveries["items"], done)["status"], "scheduled");
     assert_eq!(find(&deliveries["items"], nowhere)["status"], "failed");
@@ -78,10 +86,15 @@ async fn every_service_shows_its_part_of_an_order<B: SagaBackend>(mut world: Wor
         .map(|e| &e["kind"])
         .collect();
     assert_eq!(
-        (kinds.len(), kinds[0], kinds[7]),
-        (8, &json!("started"), &json!("completed"))
+        (kinds.len(), kinds[0], kinds[11]),
+        (12, &json!("started"), &json!("completed"))
     );
-    assert_eq!(saga["timers"][2]["name"], "deadline/delivery/0/1");
+    let timers = saga["timers"].as_array().unwrap();
+    let names: Vec<_> = timers.iter().map(|timer| &timer["name"]).collect();
+    assert!(
+        names.contains(&&json!("deadline/delivery/0/1")),
+        "{names:?}"
+    );
 
     let nobody = uuid::Uuid::nil();
     let path = format!("/sagas/{nobody}");
@@ -134,6 +147,39 @@ async fn stock_is_set_and_bad_bodies_name_the_field<B: SagaBackend>(mut world: W
     assert_eq!(unknown.0, 404);
     let (_, inventory) = world.get("inventory", "/inventory").await;
     assert_eq!(inventory["products"][3], expected);
+}
+
+async fn a_customer_is_made_once_and_orders_within_the_credit<B: SagaBackend>(mut world: World<B>) {
+    const ADA: &str = r#"{"user_id":"ada / β","name":"Ada","credit_limit":10.00}"#;
+    let make =
+        async |world: &World<B>, body| world.operate("customer", "POST", "/customers", body).await;
+    let (status, made) = make(&world, ADA).await;
+    assert_eq!((status, &made["name"]), (201, &json!("Ada")), "{made}");
+    assert_eq!(make(&world, ADA).await.0, 409);
+    for (body, status) in [
+        (r#"{"user_id":"","name":"A","credit_limit":1}"#, 422),
+        (r#"{"user_id":"a","name":"A","credit_limit":-1}"#, 422),
+        (r#"{"user_id":"a","name":"A","credit_limit":1e3}"#, 422),
+        (r#"{"user_id":"a","name":"A"}"#, 422),
+        ("[]", 400),
+    ] {
+        let (found, problem) = make(&world, body).await;
+        assert_eq!(found, status, "{body}: {problem}");
+    }
+    let from_afar = Request::post("/customers").body(Body::from(ADA)).unwrap();
+    assert_eq!(world.ask("customer", from_afar).await.0, 403);
+
+    let fits = world.order("ada / β", "product_1", 1, 1_000);
+    world.settle().await;
+    let too_much = world.order("ada / β", "product_1", 1, 1_001);
+    world.settle().await;
+    assert_eq!(world.saga(fits).await.0, SagaStatus::Completed);
+    let rejected = (SagaStatus::Compensated, Some(customer::EXCEEDED.to_owned()));
+    assert_eq!(world.saga(too_much).await, rejected);
+    // As the Location of its making says it.
+    let (_, shown) = world.get("customer", "/customers/ada%20%2F%20%CE%B2").await;
+    assert_eq!(shown["spent_minor"], 1_000, "{shown}");
+    assert_eq!(world.get("customer", "/customers/nobody").await.0, 404);
 }
 
 async fn lists_come_in_pages<B: SagaBackend>(mut world: World<B>) {

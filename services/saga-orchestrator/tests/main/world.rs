@@ -30,19 +30,21 @@ use uuid::Uuid;
 
 /// Defines each case for both databases: the same sentence, twice.
 macro_rules! on_both {
-    ($($name:ident, $deadline_ms:literal;)*) => {
+    ($($name:ident, $deadline_ms:literal $(, $validate:literal)?;)*) => {
         mod sqlite {
             use crate::world::World;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(World::on_sqlite($deadline_ms).await).await;
+                let settings = crate::world::settings($deadline_ms, true $(&& $validate)?);
+                super::$name(World::on_sqlite(settings).await).await;
             })*
         }
         mod postgres {
             use crate::world::World;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(World::on_postgres($deadline_ms).await).await;
+                let settings = crate::world::settings($deadline_ms, true $(&& $validate)?);
+                super::$name(World::on_postgres(settings).await).await;
             })*
         }
     };
@@ -79,6 +81,18 @@ pub struct Ledger {
     /// Minor units the customers have paid and not got back.
     pub paid: i64,
     pub deliveries: i64,
+    /// Minor units of the customers' credit that orders under way have.
+    pub credit: i64,
+    /// Minor units that completed orders with a coordinator came to.
+    pub spent: i64,
+}
+
+/// New orders are validated first, unless a case says otherwise.
+pub fn settings(deadline_ms: u64, validate: bool) -> Settings {
+    Settings {
+        deadline_ms,
+        validate,
+    }
 }
 
 pub struct World<B: SagaBackend> {
@@ -109,15 +123,15 @@ const KIND: Unkindness = Unkindness {
 };
 
 impl World<Sqlite> {
-    pub async fn on_sqlite(deadline_ms: u64) -> Self {
-        Self::routed(deadline_ms, Routing::default()).await
+    pub async fn on_sqlite(settings: Settings) -> Self {
+        Self::routed(settings, Routing::default()).await
     }
 
     /// The same with other topics.
-    pub async fn routed(deadline_ms: u64, routing: Routing) -> Self {
+    pub async fn routed(settings: Settings, routing: Routing) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut dbs = Vec::new();
-        for n in 0..5 {
+        for n in 0..6 {
             let path = folder.path().join(format!("{n}.db"));
             std::fs::File::create(&path).unwrap();
             let url = format!("sqlite://{}", path.display());
@@ -127,16 +141,16 @@ impl World<Sqlite> {
                     .unwrap(),
             );
         }
-        let mut world = Self::new(dbs, deadline_ms, routing).await;
+        let mut world = Self::new(dbs, &settings, routing).await;
         world._folder = Some(folder);
         world
     }
 }
 
 impl World<Postgres> {
-    pub async fn on_postgres(deadline_ms: u64) -> Self {
+    pub async fn on_postgres(settings: Settings) -> Self {
         let mut dbs = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..6 {
             let url = postgres::shared().unwrap().create_database().unwrap();
             dbs.push(
                 Db::<Postgres>::open(&url, OpenOptions::default())
@@ -144,18 +158,19 @@ impl World<Postgres> {
                     .unwrap(),
             );
         }
-        Self::new(dbs, deadline_ms, Routing::default()).await
+        Self::new(dbs, &settings, Routing::default()).await
     }
 }
 
 impl<B: SagaBackend> World<B> {
-    async fn new(dbs: Vec<Db<B>>, deadline_ms: u64, routing: Routing) -> Self {
+    async fn new(dbs: Vec<Db<B>>, settings: &Settings, routing: Routing) -> Self {
         let definitions = [
             saga_orchestrator::DEFINITION,
             inventory::DEFINITION,
             payment::DEFINITION,
             delivery::DEFINITION,
             ::order::DEFINITION,
+            customer::DEFINITION,
         ];
         let mut nodes = Vec::new();
         let (mut timers, mut requests, mut deadlines) = (None, None, None);
@@ -178,13 +193,20 @@ impl<B: SagaBackend> World<B> {
                     payment::handlers(&outbox, &payments),
                     payment::service(&app, &payments),
                 ),
+                "customer" => {
+                    let settings = customer::Settings::default();
+                    (
+                        customer::handlers(&outbox, &settings),
+                        customer::service(&app, &settings),
+                    )
+                }
                 "delivery" => (
                     delivery::handlers(&outbox, &deliveries),
                     delivery::service(&app, &deliveries),
                 ),
                 "order" => {
                     let settings = ::order::Settings {
-                        order_deadline_ms: deadline_ms,
+                        order_deadline_ms: settings.deadline_ms,
                         ..Default::default()
                     };
                     let choreography = ::order::choreography(&outbox, &settings);
@@ -194,12 +216,11 @@ impl<B: SagaBackend> World<B> {
                     (handlers, ::order::service(&app, &settings))
                 }
                 _ => {
-                    let settings = Settings { deadline_ms };
-                    let (sagas, saga) = saga_orchestrator::sagas(&outbox, &settings).unwrap();
+                    let (sagas, saga) = saga_orchestrator::sagas(&outbox, settings).unwrap();
                     let handlers = saga_orchestrator::handlers(&sagas, &saga);
                     requests = Some(RequestRunner::new(db.clone(), sagas.clone()));
                     timers = Some(TimerRunner::new(db.clone(), sagas, TimerOptions::default()));
-                    let service = saga_orchestrator::service(&app, &settings);
+                    let service = saga_orchestrator::service(&app, settings);
                     (handlers, service.unwrap())
                 }
             };
@@ -237,6 +258,14 @@ impl<B: SagaBackend> World<B> {
             delivered: 0,
             _folder: None,
         }
+    }
+
+    /// New orders begin by these settings; those under way go on.
+    pub fn begin_by(&mut self, settings: &Settings) {
+        let orchestrator = &mut self.nodes[0];
+        let outbox = Outbox::new(saga_orchestrator::DEFINITION.source().unwrap());
+        let (sagas, saga) = saga_orchestrator::sagas(&outbox, settings).unwrap();
+        orchestrator.handlers = saga_orchestrator::handlers(&sagas, &saga);
     }
 
     /// A request to a service: status and JSON body.
@@ -519,8 +548,8 @@ impl<B: SagaBackend> World<B> {
     }
 
     pub async fn ledger(&self) -> Ledger {
-        let [_, inventory, payment, delivery, _] = &self.nodes[..] else {
-            panic!("five services");
+        let [_, inventory, payment, delivery, _, customer] = &self.nodes[..] else {
+            panic!("six services");
         };
         let one = async |node: &Node<B>, what: &'static str| -> i64 {
             sqlx::query_scalar(what)
@@ -559,7 +588,32 @@ impl<B: SagaBackend> World<B> {
                 "select count(*) from delivery where status = 'scheduled'",
             )
             .await,
+            credit: one(
+                customer,
+                "select cast(sum(reserved_minor) as bigint) from customer",
+            )
+            .await,
+            spent: one(
+                customer,
+                "select cast(sum(spent_minor) as bigint) from customer",
+            )
+            .await,
         };
+        let of_orders = [
+            (
+                ledger.credit,
+                "select cast(coalesce(sum(amount_minor), 0) as bigint) from credit \
+                 where state = 'reserved'",
+            ),
+            (
+                ledger.spent,
+                "select cast(coalesce(sum(amount_minor), 0) as bigint) from credit \
+                 where state = 'spent'",
+            ),
+        ];
+        for (total, sum) in of_orders {
+            assert_eq!(one(customer, sum).await, total, "credit adds up");
+        }
         assert_eq!(ledger.reserved, reserved_by_orders, "reservations add up");
         assert_eq!(ledger.sold, sold_by_orders, "sales add up");
         ledger
