@@ -1,7 +1,6 @@
 //! The whole shop: an order through inventory, payment and delivery and back, eight hops, each through an
 //! outbox, Kafka and an inbox.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,47 +21,53 @@ use crate::report::{Better, Report};
 use crate::source::{Kind, database};
 use crate::stage::{Stage, start_kafka};
 
-const SERVICES: [&str; 5] = [
+/// The customer service takes part where orders are validated first.
+const SERVICES: [&str; 6] = [
     "order",
+    "customer",
     "inventory",
     "payment",
     "delivery",
     "saga-orchestrator",
 ];
 const CLIENTS: usize = 16;
-const STEADY_RATE: u32 = 50;
+/// Orders a second.
+const RATES: [u32; 2] = [20, 100];
+const WARM_UP_RATE: u32 = 50;
 const WARM_UP_SECONDS: u32 = 20;
 const AT_MOST: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
     for kind in Kind::ALL {
+        // Orders that are validated first have two hops more, side by side.
+        let validated = format!(
+            "saga, validated first, one order at a time, {}",
+            kind.label()
+        );
+        if options.wants(&validated) {
+            let shop = Shop::start(stage, kind, true).await?;
+            shop.one_at_a_time(report, &validated, options).await?;
+        }
         let idle = format!("saga, one order at a time, {}", kind.label());
-        let steady = format!("saga, {STEADY_RATE} orders/s, {}", kind.label());
+        let steady = RATES.map(|rate| (format!("saga, {rate} orders/s, {}", kind.label()), rate));
         let burst = format!("saga, as many as it can, {}", kind.label());
-        if ![&idle, &steady, &burst]
-            .iter()
-            .any(|case| options.wants(case))
-        {
+        let mut cases = steady.iter().map(|(case, _)| case).chain([&idle, &burst]);
+        if !cases.any(|case| options.wants(case)) {
             continue;
         }
-        let shop = Shop::start(stage, kind).await?;
-        // Connections, assignments, caches; and its broker is new, so its JVM compiles at first.
-        shop.steadily(WARM_UP_SECONDS).await?;
+        let shop = Shop::start(stage, kind, false).await?;
         if options.wants(&idle) {
-            report.begin_case(&idle);
-            let since = shop.placed().await?;
-            shop.one_by_one(if options.quick { 30 } else { 100 })
-                .await?;
-            shop.tell_latency(report, &idle, since).await?;
+            shop.one_at_a_time(report, &idle, options).await?;
         }
-        if options.wants(&steady) {
-            report.begin_case(&steady);
+        for (case, rate) in steady.iter().filter(|(case, _)| options.wants(case)) {
+            report.begin_case(case);
             let since = shop.placed().await?;
             let before = shop.cpu(stage)?;
             let begun = Instant::now();
-            shop.steadily(if options.quick { 5 } else { 20 }).await?;
-            shop.tell_cpu(report, &steady, &before, &shop.cpu(stage)?, begun);
-            shop.tell_latency(report, &steady, since).await?;
+            let seconds = if options.quick { 5 } else { 20 };
+            shop.steadily(*rate, seconds).await?;
+            shop.tell_cpu(report, case, &before, &shop.cpu(stage)?, begun);
+            shop.tell_latency(report, case, since).await?;
         }
         if options.wants(&burst) {
             report.begin_case(&burst);
@@ -82,7 +87,7 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
     Ok(())
 }
 
-/// Relay and five services on databases of their own.
+/// Relay and services on databases of their own.
 struct Shop {
     orders: Orders,
     relay: Served,
@@ -106,13 +111,17 @@ struct Spent {
 }
 
 impl Shop {
-    async fn start(stage: &mut Stage, kind: Kind) -> Result<Self> {
+    /// Started and warmed up.
+    async fn start(stage: &mut Stage, kind: Kind, validated: bool) -> Result<Self> {
         // Its own, because the services' sources have the same names in every shop.
         let broker = tokio::task::block_in_place(start_kafka)?;
         let kafka = broker.bootstrap();
         programs::run(program("shop")?.args(["topics", "--kafka", &kafka]))?;
         let mut urls = Vec::new();
         for service in SERVICES {
+            if service == "customer" && !validated {
+                continue;
+            }
             let name = stage.name(service);
             let url = database(stage, kind, &name).await?;
             programs::run(program("shop")?.args(["migrate", service, "--database", &url]))?;
@@ -125,7 +134,16 @@ impl Shop {
         let relay = stage.relay_at(&broker, &sources)?;
         let mut services = Vec::new();
         for (service, name, url) in &urls {
-            services.push(serve(service, name, url, &kafka, stage.folder.path())?);
+            let mut command = program("shop")?;
+            command.args([service, "--database", url, "--kafka", &kafka]);
+            match *service {
+                // So that every order goes all the way.
+                "payment" | "delivery" => command.args(["--fail-percent", "0"]),
+                "saga-orchestrator" => command.args(["--validate", &validated.to_string()]),
+                _ => &mut command,
+            };
+            let folder = stage.folder.path();
+            services.push(Served::start(name, command, "--listen", folder)?);
         }
         let url = urls.first().map_or("", |(_, _, url)| url);
         let mut shop = Self {
@@ -141,7 +159,22 @@ impl Shop {
         for service in &mut shop.services {
             service.wait_ready().await?;
         }
+        // Connections, assignments, caches; and its broker is new, so its JVM compiles at first.
+        shop.steadily(WARM_UP_RATE, WARM_UP_SECONDS).await?;
         Ok(shop)
+    }
+
+    async fn one_at_a_time(
+        &self,
+        report: &mut Report,
+        case: &str,
+        options: &Options,
+    ) -> Result<()> {
+        report.begin_case(case);
+        let since = self.placed().await?;
+        self.one_by_one(if options.quick { 30 } else { 100 })
+            .await?;
+        self.tell_latency(report, case, since).await
     }
 
     async fn client(&self) -> Result<Client> {
@@ -161,15 +194,15 @@ impl Shop {
     }
 
     /// At a fixed rate, until all have ended.
-    async fn steadily(&self, seconds: u32) -> Result<()> {
-        let expected = self.placed().await? + i64::from(seconds * STEADY_RATE);
+    async fn steadily(&self, rate: u32, seconds: u32) -> Result<()> {
+        let expected = self.placed().await? + i64::from(seconds * rate);
         let begun = Instant::now();
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
             let (mut connection, first) = (self.client().await?, u32::try_from(client)?);
             clients.spawn(async move {
-                for number in (first..seconds * STEADY_RATE).step_by(CLIENTS) {
-                    let due = begun + Duration::from_secs(1) * number / STEADY_RATE;
+                for number in (first..seconds * rate).step_by(CLIENTS) {
+                    let due = begun + Duration::from_secs(1) * number / rate;
                     tokio::time::sleep_until(due).await;
                     place(&mut connection).await?;
                 }
@@ -298,20 +331,6 @@ impl Shop {
         );
         add("broker CPU, % of a core", after.broker - before.broker);
     }
-}
-
-fn serve(service: &str, name: &str, url: &str, kafka: &str, folder: &Path) -> Result<Served> {
-    let mut command = program("shop")?;
-    command.args([service, "--database", url, "--kafka", kafka]);
-    if service == "saga-orchestrator" {
-        // Eight hops: what other orders do first, they do at the same time as each other.
-        command.args(["--validate", "false"]);
-    }
-    if ["payment", "delivery"].contains(&service) {
-        // So that every order goes all the way.
-        command.args(["--fail-percent", "0"]);
-    }
-    Served::start(name, command, "--listen", folder)
 }
 
 async fn place(client: &mut Client) -> Result<()> {
