@@ -208,7 +208,9 @@ impl World {
         let mut command;
         if name == MAIL {
             command = program("shop")?;
-            command.args([name, "--smtp", &smtp, "--listen", &listen]);
+            command.args([
+                name, "--smtp", &smtp, "--listen", &listen, "--keep", "100000",
+            ]);
             let process = Process::spawn(name, command, &self.log_file(name))?;
             self.processes.insert(name, process);
             return Ok(());

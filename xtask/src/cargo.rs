@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::Result;
 use crate::layout::root;
@@ -24,5 +24,14 @@ pub(crate) fn build(arguments: &[&str]) -> Result<()> {
     if !status.success() {
         bail!("the build failed, see above");
     }
+    Ok(())
+}
+
+/// Runs a command to its end, and shows what it says.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("starting {:?}", command.get_program()))?;
+    ensure!(status.success(), "{command:?} failed, see above");
     Ok(())
 }

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control::{self, Order};
 use crate::layout::Data;
-use crate::{Result, api, bench, deps, faults, image, logs, package, ps, test, up, upgrade};
+use crate::{Result, api, bench, deps, faults, image, logs, package, ps, storm, test, up, upgrade};
 
 /// `./dev` prints it itself, before anything is built.
 const HELP: &str = include_str!("help.txt");
@@ -111,6 +111,8 @@ enum Check {
         #[arg(long)]
         no_build: bool,
     },
+    /// Send mixed orders of both styles while everything is killed at random, and count (minutes)
+    Storm(storm::Options),
     /// Run another revision's programs and these on one shop, upgraded and taken back (minutes)
     Upgrade {
         /// A tag, branch or commit
@@ -174,6 +176,7 @@ fn execute(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Check(Check::Image { no_build }) => image::check(no_build),
+        Command::Check(Check::Storm(options)) => storm::check(&options),
         Command::Check(Check::Upgrade { revision }) => upgrade::check(&revision),
         Command::Check(Check::Deps) => {
             deps::check()?;

@@ -18,6 +18,7 @@ pub mod package;
 pub mod preflight;
 pub mod probe;
 pub mod ps;
+pub mod storm;
 pub mod supervisor;
 pub mod test;
 mod tool;

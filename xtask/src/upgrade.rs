@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use crate::layout::root;
 use crate::{Result, cargo};
@@ -17,38 +17,34 @@ pub fn check(revision: &str) -> Result<()> {
     let tree = folder.join("tree");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {folder:?}"))?;
     if tree.exists() {
-        run(git(&tree).args(["checkout", "-q", "--detach", revision]))?;
+        cargo::run(git(&tree).args(["checkout", "-q", "--detach", revision]))?;
     } else {
         let add = ["worktree", "add", "-q", "--detach"];
-        run(git(&root()).args(add).arg(&tree).arg(revision))?;
+        cargo::run(git(&root()).args(add).arg(&tree).arg(revision))?;
     }
     let build = ["build", "-q", "--workspace", "--bins", "--locked"];
     println!("building {revision}");
     // Kept, so that the next time only what differs is built.
     let target = folder.join("target");
-    run(cargo::command()
-        .current_dir(&tree)
-        .args(build)
-        .env("CARGO_TARGET_DIR", &target))?;
+    cargo::run(
+        cargo::command()
+            .current_dir(&tree)
+            .args(build)
+            .env("CARGO_TARGET_DIR", &target),
+    )?;
     println!("building this version");
-    run(cargo::command().args(build))?;
+    cargo::run(cargo::command().args(build))?;
     let test = ["test", "-q", "-p", "integration-tests", "--test", "main"];
-    run(cargo::command()
-        .args(test)
-        .args(["--", "--ignored", "upgrade::"])
-        .env(BINARIES, target.join("debug")))
+    cargo::run(
+        cargo::command()
+            .args(test)
+            .args(["--", "--ignored", "upgrade::"])
+            .env(BINARIES, target.join("debug")),
+    )
 }
 
 fn git(folder: &Path) -> Command {
     let mut command = Command::new("git");
     command.arg("-C").arg(folder);
     command
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("starting {:?}", command.get_program()))?;
-    ensure!(status.success(), "{command:?} failed, see above");
-    Ok(())
 }

@@ -1,5 +1,5 @@
 //! A mail server for trying things out: takes every mail by SMTP, delivers none, and shows them by
-//! HTTP: a page at `/`, JSON at `/messages`. In memory, the newest 1,000.
+//! HTTP: a page at `/`, JSON at `/messages`. In memory, the newest of them.
 #![deny(missing_docs)]
 
 mod http;
@@ -15,10 +15,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Mails that are kept.
+/// Mails that are kept unless said otherwise.
 const KEPT: usize = 1_000;
 
-/// Where it listens.
+/// Where it listens, and how much it keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Options {
     /// Takes mails here, by SMTP.
@@ -27,6 +27,9 @@ pub struct Options {
     /// Shows them here, by HTTP.
     #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS")]
     pub listen: SocketAddr,
+    /// How many mails it keeps, the newest.
+    #[arg(long, default_value_t = KEPT, value_name = "MAILS")]
+    pub keep: usize,
 }
 
 /// A mail that was taken.
@@ -47,12 +50,27 @@ pub struct Mail {
 }
 
 /// The mails that were taken, newest first. Cheap to clone; clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Mails {
     kept: Arc<Mutex<(u64, VecDeque<Mail>)>>,
+    most: usize,
+}
+
+impl Default for Mails {
+    fn default() -> Self {
+        Self::at_most(KEPT)
+    }
 }
 
 impl Mails {
+    /// None yet; so many are kept.
+    pub fn at_most(most: usize) -> Self {
+        Self {
+            kept: Arc::default(),
+            most,
+        }
+    }
+
     /// All that are kept, newest first.
     pub fn all(&self) -> Vec<Mail> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +82,7 @@ impl Mails {
         kept.0 += 1;
         mail.number = kept.0;
         kept.1.push_front(mail);
-        kept.1.truncate(KEPT);
+        kept.1.truncate(self.most);
     }
 }
 
@@ -83,7 +101,7 @@ pub async fn run(options: &Options, stop: CancellationToken) -> anyhow::Result<(
         listener.with_context(|| format!("can't listen on {address}"))
     };
     let (smtp, http) = (listen(options.smtp).await?, listen(options.listen).await?);
-    let mails = Mails::default();
+    let mails = Mails::at_most(options.keep);
     let taking = take(smtp, mails.clone(), stop.clone());
     let showing = axum::serve(http, http::router(mails))
         .with_graceful_shutdown(stop.clone().cancelled_owned());

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use auditor::shop::Books;
 use integration_tests::{Client, Database, Order, Result, Settings, World};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 const PER_SECOND: u64 = 20;
 pub(crate) const END_AT_MOST: Duration = Duration::from_secs(90);
@@ -54,7 +56,63 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
     }
     posted.extend(posting.await??);
 
-    for id in &posted {
+    all_is_right(&world, &client, &posted).await
+}
+
+/// Everything that can be killed, the order service too.
+const ALL: [&str; 10] = [
+    "kafka",
+    "relay",
+    "order",
+    "customer",
+    "inventory",
+    "payment",
+    "delivery",
+    "notification",
+    "analytics",
+    "saga-orchestrator",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: ./dev check storm"]
+async fn a_storm_of_kills_loses_and_doubles_nothing_on_sqlite() -> Result<()> {
+    a_storm_of_kills_loses_and_doubles_nothing(Database::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: ./dev check storm"]
+async fn a_storm_of_kills_loses_and_doubles_nothing_on_postgres() -> Result<()> {
+    a_storm_of_kills_loses_and_doubles_nothing(Database::Postgres).await
+}
+
+/// `ONCEWARD_STORM_ORDERS` orders of both styles, while whatever `ONCEWARD_STORM_SEED` says is killed.
+async fn a_storm_of_kills_loses_and_doubles_nothing(database: Database) -> Result<()> {
+    let told = |name: &str| Ok::<u64, anyhow::Error>(std::env::var(name)?.parse()?);
+    let (orders, seed) = (told("ONCEWARD_STORM_ORDERS")?, told("ONCEWARD_STORM_SEED")?);
+    let settings = Settings {
+        payment_fail_percent: 20,
+        delivery_fail_percent: 5,
+        ..Settings::default()
+    };
+    let mut world = World::start(database, settings).await?;
+    let client = world.client();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let posting = tokio::spawn(post_orders(client.clone(), orders, Retry::WithKey));
+    let mut killed: BTreeMap<&str, u32> = BTreeMap::new();
+    while !posting.is_finished() {
+        let pause = Duration::from_millis(rng.random_range(100..1_500));
+        tokio::time::sleep(pause).await;
+        let name = ALL[rng.random_range(0..ALL.len())];
+        world.kill9_and_restart(name)?;
+        *killed.entry(name).or_default() += 1;
+    }
+    println!("killed: {killed:?}");
+    all_is_right(&world, &client, &posting.await??).await
+}
+
+/// Every order has its end, once; stock, credit, money, counters and mails add up; nothing was lost or doubled.
+async fn all_is_right(world: &World, client: &Client, posted: &[String]) -> Result<()> {
+    for id in posted {
         client.wait_for_end(id, END_AT_MOST).await?;
     }
     let books = world.closed_books().await?;
@@ -64,8 +122,9 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
         "an order was doubled or lost"
     );
     assert!(books.completed > 0 && books.failed > 0, "{books:?}");
-    analytics_agree(&client, &books).await?;
-    each_mail_came(&client, &books).await?;
+    println!("{} completed, {} failed", books.completed, books.failed);
+    analytics_agree(client, &books).await?;
+    each_mail_came(client, &books).await?;
     world.verify()
 }
 
@@ -169,12 +228,17 @@ pub(crate) async fn post_orders(client: Client, count: u64, retry: Retry) -> Res
 }
 
 async fn post_one(client: Client, n: u64, retry: Retry) -> Result<(String, Duration)> {
-    let order = Order {
+    let mut order = Order {
         user_id: format!("user_{n}"),
         quantity: 1,
         saga: (n % 2 == 1).then_some("choreography"),
         ..Order::default()
     };
+    match n % 20 {
+        6 => order.user_id = "user_without_credit".into(),
+        12 | 17 => (order.product_id, order.quantity) = ("product_3".into(), 100),
+        _ => {}
+    }
     let key = format!("chaos-{n}");
     let start = Instant::now();
     loop {
