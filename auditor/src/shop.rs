@@ -22,6 +22,8 @@ pub struct Shop {
     pub delivery: String,
     /// Customers and their credit.
     pub customer: String,
+    /// Shipments.
+    pub shipping: String,
 }
 
 /// What the books say.
@@ -63,13 +65,14 @@ async fn rows(url: &str, sql: &'static str) -> Result<HashMap<Uuid, (String, i64
 /// Reads the books. Wait until the shop is at rest: the databases are read one after another.
 pub async fn audit_shop(shop: &Shop) -> Result<Books> {
     const ORDERS: &str = "select order_id, status, amount_minor from orders";
-    const QUANTITIES: &str = "select order_id, saga, quantity from orders";
+    const QUANTITIES: &str = "select order_id, coalesce(choreography, saga), quantity from orders";
     const RESERVATIONS: &str = "select order_id, state, quantity from reservation";
     const PAYMENTS: &str = "select order_id, status, amount_minor from payment";
     const DELIVERIES: &str = "select order_id, status, quantity from delivery";
     const CREDITS: &str = "select order_id, state, amount_minor from credit";
     const VALIDATED: &str = "select order_id, topic, at from order_step \
          where message_type = 'customer.validated.v1'";
+    const SHIPMENTS: &str = "select order_id, status, quantity from shipment";
     let mut books = Books::default();
     let orders = rows(&shop.order, ORDERS).await?;
     let wanted = rows(&shop.order, QUANTITIES).await?;
@@ -78,13 +81,14 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
     let deliveries = rows(&shop.delivery, DELIVERIES).await?;
     let credits = rows(&shop.customer, CREDITS).await?;
     let validated = rows(&shop.order, VALIDATED).await?;
+    let shipments = rows(&shop.shipping, SHIPMENTS).await?;
     stock(&shop.inventory, &mut books).await?;
     credit(&shop.customer, &mut books).await?;
     for (id, (status, amount)) in &orders {
         books.orders += 1;
-        let (saga, quantity) = wanted
+        let (way, quantity) = wanted
             .get(id)
-            .map_or(("", 0), |(saga, quantity)| (saga.as_str(), *quantity));
+            .map_or(("", 0), |(way, quantity)| (way.as_str(), *quantity));
         let mut parts = vec![
             (
                 "reservation",
@@ -94,9 +98,9 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
             ),
             ("payment", payments.get(id), *amount, &["completed"]),
         ];
-        // An order without a coordinator is not delivered.
-        match (saga, deliveries.get(id)) {
-            ("choreography", None) => {}
+        // The shorter choreography delivers nothing, and only the longer one ships.
+        match (way, deliveries.get(id)) {
+            ("payment-first", None) => {}
             (_, delivery) => parts.push(("delivery", delivery, quantity, &["scheduled"])),
         }
         // Nor is every order validated first.
@@ -104,6 +108,9 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
             parts.push(("credit", Some(credit), *amount, &["reserved", "spent"]));
         } else if validated.contains_key(id) {
             parts.push(("credit", None, *amount, &[]));
+        }
+        if way == "pipeline" {
+            parts.push(("shipment", shipments.get(id), quantity, &["shipped"]));
         }
         match status.as_str() {
             "completed" => books.completed += 1,
@@ -133,6 +140,7 @@ pub async fn audit_shop(shop: &Shop) -> Result<Books> {
         ("payment", &payments),
         ("delivery", &deliveries),
         ("credit", &credits),
+        ("shipment", &shipments),
     ];
     for (what, part) in parts {
         for id in part.keys().filter(|id| !orders.contains_key(id)) {

@@ -19,6 +19,7 @@ impl World {
             payment: self.database("payment").to_owned(),
             delivery: self.database("delivery").to_owned(),
             customer: self.database("customer").to_owned(),
+            shipping: self.database("shipping").to_owned(),
         };
         let deadline = Instant::now() + REST_AT_MOST;
         loop {

@@ -26,6 +26,8 @@ pub struct Order {
     pub quantity: i64,
     /// How its services work together; nothing is said of it otherwise.
     pub saga: Option<&'static str>,
+    /// Who reacts to whom; nothing is said of it otherwise.
+    pub choreography: Option<&'static str>,
 }
 
 impl Default for Order {
@@ -35,6 +37,7 @@ impl Default for Order {
             product_id: "product_1".into(),
             quantity: 2,
             saga: None,
+            choreography: None,
         }
     }
 }
@@ -65,6 +68,9 @@ impl Client {
         });
         if let Some(saga) = order.saga {
             body["saga"] = json!(saga);
+        }
+        if let Some(choreography) = order.choreography {
+            body["choreography"] = json!(choreography);
         }
         let mut request = self
             .http

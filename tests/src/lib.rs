@@ -1,4 +1,4 @@
-//! The whole shop as real processes, for tests that kill them: Kafka, relay and eight services on
+//! The whole shop as real processes, for tests that kill them: Kafka, relay and nine services on
 //! SQLite files or one Postgres server, on free ports of 127.0.0.1.
 
 mod books;

@@ -17,12 +17,13 @@ use crate::brokers::Brokers;
 use crate::{Client, Result, Secrets};
 
 /// The services, in the order in which an order meets them.
-pub const SERVICES: [&str; 8] = [
+pub const SERVICES: [&str; 9] = [
     "order",
     "customer",
     "inventory",
     "payment",
     "delivery",
+    "shipping",
     "notification",
     "analytics",
     "saga-orchestrator",

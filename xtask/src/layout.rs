@@ -18,7 +18,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are listed.
-pub const SERVICES: [Service; 8] = [
+pub const SERVICES: [Service; 9] = [
     Service {
         name: "order",
         port: 8001,
@@ -38,6 +38,10 @@ pub const SERVICES: [Service; 8] = [
     Service {
         name: "customer",
         port: 8005,
+    },
+    Service {
+        name: "shipping",
+        port: 8006,
     },
     Service {
         name: "notification",

@@ -5,16 +5,18 @@ use onceward_testkit::postgres;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;
 
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
     concat!(
         include_str!("../../../migrations/order/0001_order.sql"),
         include_str!("../../../migrations/order/0002_choreography.sql"),
-        include_str!("../../../migrations/order/0003_events.sql")
+        include_str!("../../../migrations/order/0003_events.sql"),
+        include_str!("../../../migrations/order/0004_pipeline.sql")
     ),
     include_str!("../../../migrations/inventory/0001_inventory.sql"),
     include_str!("../../../migrations/payment/0001_payment.sql"),
     include_str!("../../../migrations/delivery/0001_delivery.sql"),
     include_str!("../../../migrations/customer/0001_customer.sql"),
+    include_str!("../../../migrations/shipping/0001_shipping.sql"),
 ];
 
 async fn execute(url: &str, sql: &str) {
@@ -53,20 +55,21 @@ async fn books(shop: &Shop, part: &str, sql: &str) -> Books {
     audit_shop(shop).await.unwrap()
 }
 
-async fn keeps(urls: [String; 5]) {
+async fn keeps(urls: [String; 6]) {
     for (url, sql) in urls.iter().zip(TABLES) {
         execute(url, sql).await;
     }
-    let [order, inventory, payment, delivery, customer] = urls;
+    let [order, inventory, payment, delivery, customer, shipping] = urls;
     let shop = Shop {
         order,
         inventory,
         payment,
         delivery,
         customer,
+        shipping,
     };
     let open = "insert into orders values \
-        (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0, 'orchestration', null, null)";
+        (id:1, 'u', 'product_1', 2, 300, 'pending', null, id:3, 0, 0, 'orchestration', null, null, null)";
     assert_eq!(books(&shop, &shop.order, open).await.open, 1);
     execute(&shop.order, "update orders set status = 'completed'").await;
     execute(
@@ -82,17 +85,21 @@ async fn keeps(urls: [String; 5]) {
         before.problems[0].ends_with("its delivery is missing, expected 2"),
         "{before:?}"
     );
-    let without = "update orders set saga = 'choreography'";
+    let without = "update orders set saga = 'choreography', choreography = 'payment-first'";
     let closed = books(&shop, &shop.order, without).await;
     assert!(closed.closed(), "is not delivered: {closed:?}");
-    execute(&shop.order, "update orders set saga = 'orchestration'").await;
+    let pipeline = "update orders set choreography = 'pipeline'";
+    let before = books(&shop, &shop.order, pipeline).await;
+    assert_eq!(before.problems.len(), 2, "{before:?}");
     let sent = "insert into delivery values (id:1, 'u', 'product_1', 2, 'scheduled', null, 0, 0)";
-    let closed = books(&shop, &shop.delivery, sent).await;
+    assert_eq!(books(&shop, &shop.delivery, sent).await.problems.len(), 1);
+    let shipped = "insert into shipment values (id:1, 'u', 'product_1', 2, 'shipped', 0, 0)";
+    let closed = books(&shop, &shop.shipping, shipped).await;
     assert!(closed.closed(), "{closed:?}");
     assert_eq!((closed.completed, closed.taken_minor), (1, 300));
 
     let failed = "insert into orders values \
-        (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0, 'orchestration', null, null)";
+        (id:2, 'u', 'product_1', 1, 50, 'failed', 'x', id:3, 0, 0, 'orchestration', null, null, null)";
     assert!(books(&shop, &shop.order, failed).await.closed());
     let kept = "insert into payment values (id:2, 'u', 50, 'completed', null, 0, 0)";
     let wrong = books(&shop, &shop.payment, kept).await;
@@ -141,7 +148,14 @@ fn the_shops_books_tell_what_does_not_add_up() {
         .build()
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let names = ["order", "inventory", "payment", "delivery", "customer"];
+    let names = [
+        "order",
+        "inventory",
+        "payment",
+        "delivery",
+        "customer",
+        "shipping",
+    ];
     let file = |name| format!("sqlite://{}/{name}.db", folder.path().display());
     runtime.block_on(keeps(names.map(file)));
     let server = postgres::shared().unwrap();

@@ -14,7 +14,7 @@ use onceward_testkit::secure::{self, SecureKafka, password};
 use crate::consumer::joins;
 use crate::support::{Row, batch, progress};
 
-const DATA_TOPICS: [&str; 13] = [
+const DATA_TOPICS: [&str; 16] = [
     "order.created",
     "order.completed",
     "customer.validate.request",
@@ -28,6 +28,9 @@ const DATA_TOPICS: [&str; 13] = [
     "order-timed-out",
     "payment-processed",
     "inventory-updated",
+    "pipeline.order_paid",
+    "pipeline.delivery_failed",
+    "pipeline.order_timed_out",
 ];
 
 /// The lines of the document that add rules for this user.
@@ -181,6 +184,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
         "inventory",
         "payment",
         "delivery",
+        "shipping",
         "customer",
         "analytics",
         "notification",
@@ -207,6 +211,7 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
             "order-",
             "inventory-",
             "payment-",
+            "pipeline.",
         ];
         let names = kinds.map(|kind| format!("{kind}fresh{number}")).to_vec();
         let made = setup.make_topics(names, 1, 1).await;

@@ -118,7 +118,7 @@ pub use participant::{
     Answer, CANCELLED, Confirms, EXPIRED, Participant, ParticipantOptions, Performer, Refuses,
     take_commands, take_part,
 };
-pub use reaction::{Outcome, Reacting, Reaction, Voided};
+pub use reaction::{Never, Outcome, Reacting, Reaction, UndoneBy, Voided};
 pub use request::RequestRunner;
 pub use schema::SagaBackend;
 pub use state::{SagaState, SagaStatus, StepState, StepStatus, UnknownStatus};

@@ -18,7 +18,8 @@
 use std::sync::Arc;
 
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{Backend, Event, MessageContext, Micros, Outbox, RawMessage, Tx};
+use onceward::{Backend, Event, MessageContext, MessageKind, Micros, Outbox, RawMessage, Tx};
+use serde::{Deserialize, Serialize};
 
 use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, unwritable};
 use crate::{SagaId, StepRef};
@@ -38,8 +39,8 @@ pub enum Outcome<D, R> {
 ///
 /// ```
 /// use onceward::consumer::{HandlerError, Handlers};
-/// use onceward::{Backend, Event, MessageContext, Outbox, SourceName, Tx};
-/// use onceward_saga::{Outcome, Reacting, Reaction};
+/// use onceward::{Backend, Event, MessageContext, Micros, Outbox, SourceName, Tx};
+/// use onceward_saga::{Outcome, Reacting, Reaction, UndoneBy};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Clone, Serialize, Deserialize, Event)]
@@ -62,8 +63,8 @@ pub enum Outcome<D, R> {
 /// #[event(type = "order-paid-back.v1", aggregate = "order", id = order)]
 /// struct OrderPaidBack { order: u64 }
 ///
-/// impl From<&OrderGivenUp> for OrderPaidBack {
-///     fn from(void: &OrderGivenUp) -> Self { Self { order: void.order } }
+/// impl UndoneBy<OrderGivenUp> for OrderPaidBack {
+///     fn undone_by(void: &OrderGivenUp, _at: Micros) -> Self { Self { order: void.order } }
 /// }
 ///
 /// struct Charge;
@@ -105,7 +106,7 @@ pub trait Reaction<B: Backend>: Send + Sync + 'static {
     type Fact: Event + Clone;
     /// "Done."
     type Done: Event;
-    /// "No."
+    /// "No." [`Never`] if there is nothing to refuse.
     type Refused: Event;
     /// "It is not done, nor will it be": said of what was undone, and of what was void before it began.
     type Undone: Event;
@@ -133,6 +134,26 @@ pub trait Reaction<B: Backend>: Send + Sync + 'static {
         context: &MessageContext,
         fact: &Self::Fact,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// A fact that says of something that it is not done, nor will it be, because of the fact `V`.
+pub trait UndoneBy<V>: Event {
+    /// Says it at this time.
+    fn undone_by(void: &V, at: Micros) -> Self;
+}
+
+/// What is never said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Never {}
+
+impl Event for Never {
+    const TYPE: &'static str = "never.v1";
+    const KIND: MessageKind = MessageKind::Event;
+    const AGGREGATE_TYPE: &'static str = "never";
+
+    fn aggregate_id(&self) -> String {
+        match *self {}
+    }
 }
 
 /// Handles the fact of a [`Reaction`]; [`Self::voided`] handles what makes it void.
@@ -165,7 +186,7 @@ impl<R> Reacting<R> {
     }
 
     /// The handler for facts after which it must be undone, or must not happen at all: of every type
-    /// that [`Reaction::Undone`] can be made from.
+    /// that [`Reaction::Undone`] is [`UndoneBy`].
     #[must_use]
     pub fn voided(&self) -> Voided<R> {
         Voided(self.clone())
@@ -215,7 +236,7 @@ where
     B: Backend,
     R: Reaction<B>,
     V: Event,
-    R::Undone: for<'v> From<&'v V>,
+    R::Undone: UndoneBy<V>,
 {
     async fn handle(
         &self,
@@ -225,12 +246,13 @@ where
     ) -> Result<(), HandlerError> {
         let Self(side) = self;
         let (at, subject) = step_of::<B, R>(&void);
-        match cancel_step(tx, &at, &subject, side.now()).await? {
+        let now = side.now();
+        match cancel_step(tx, &at, &subject, now).await? {
             Cancel::Again => return Ok(()),
             Cancel::Nothing => {}
             Cancel::Undo(fact) => side.reaction.undo(tx, context, &fact).await?,
         }
-        let undone = R::Undone::from(&void);
+        let undone = R::Undone::undone_by(&void, now);
         side.outbox.append(tx, context, &undone).await?;
         Ok(())
     }

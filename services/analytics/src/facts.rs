@@ -1,6 +1,6 @@
 //! Messages in: each adds one to its minute, and tells something about its order.
 
-use contracts::{choreography, customer, delivery, inventory, order, payment};
+use contracts::{choreography, customer, delivery, inventory, order, payment, pipeline};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, Tx};
 use skeleton::Money;
@@ -73,6 +73,19 @@ heard! {
     choreography::InventoryUpdated => |_| Fact::Nothing;
     choreography::InventoryFailed => |_| Fact::Nothing;
     choreography::InventoryReleased => |_| Fact::Undone;
+    pipeline::OrderCreated => |m| Fact::Placed(m.amount_minor);
+    pipeline::OrderTimedOut => |_| Fact::Nothing;
+    pipeline::OrderPaid => |_| Fact::Nothing;
+    pipeline::PaymentFailed => |_| Fact::Nothing;
+    pipeline::PaymentRefunded => |_| Fact::Undone;
+    pipeline::InventoryReserved => |_| Fact::Nothing;
+    pipeline::InventoryFailed => |_| Fact::Nothing;
+    pipeline::InventoryReleased => |_| Fact::Undone;
+    pipeline::OrderShipped => |_| Fact::Nothing;
+    pipeline::ShipmentReturned => |_| Fact::Undone;
+    pipeline::OrderDelivered => |_| Fact::Nothing;
+    pipeline::DeliveryFailed => |_| Fact::Nothing;
+    pipeline::DeliveryCancelled => |_| Fact::Undone;
 }
 
 /// Counts what is said about orders.

@@ -24,6 +24,16 @@
 //!                                       inventory-failed  ─▶ payment-refunded ─▶ order.cancelled
 //! silence: order-timed-out ─▶ payment-refunded + inventory-released           ─▶ order.cancelled
 //! ```
+//! Or one that goes all the way ([`pipeline`]; its topics by default in front with `pipeline.`):
+//!
+//! ```text
+//! order_created ─▶ order_paid     ─▶ inventory_reserved ─▶ order_shipped ─▶ order_delivered ─▶ order.completed
+//!                  payment_failed                                                           ─▶ order.cancelled
+//!                                    inventory_failed   ─▶ payment_refunded                 ─▶ order.cancelled
+//!                                                                           delivery_failed
+//!       ─▶ payment_refunded + inventory_released + shipment_returned                        ─▶ order.cancelled
+//! silence: order_timed_out ─▶ these three + delivery_cancelled                              ─▶ order.cancelled
+//! ```
 #![deny(missing_docs)]
 
 use std::collections::BTreeSet;
@@ -36,6 +46,7 @@ pub mod delivery;
 pub mod inventory;
 pub mod order;
 pub mod payment;
+pub mod pipeline;
 pub mod routing;
 
 /// Kind of thing every message of the shop is about.
@@ -51,6 +62,8 @@ pub const PAYMENT_GROUP: &str = "payment-service-group";
 pub const DELIVERY_GROUP: &str = "delivery-service-group";
 /// Consumer group of the customer service.
 pub const CUSTOMER_GROUP: &str = "customer-service-group";
+/// Consumer group of the shipping service.
+pub const SHIPPING_GROUP: &str = "shipping-service-group";
 /// Consumer group of the analytics service.
 pub const ANALYTICS_GROUP: &str = "analytics-service-group";
 /// Consumer group of the notification service.
@@ -67,6 +80,7 @@ pub fn message_types() -> impl Iterator<Item = &'static str> {
         payment::TYPES,
         delivery::TYPES,
         choreography::TYPES,
+        pipeline::TYPES,
     ]
     .into_iter()
     .flatten()

@@ -8,13 +8,17 @@ use std::path::PathBuf;
 use onceward::{Event, Routing, is_topic_name};
 use serde::Deserialize;
 
-use crate::{customer, delivery, inventory, message_types, payment};
+use crate::{customer, delivery, inventory, message_types, order, payment, pipeline};
 
 /// Topics of a preset that are not the default ones: message type, topic.
 type Preset = &'static [(&'static str, &'static str)];
 
 /// The presets by name.
-pub const PRESETS: [(&str, Preset); 2] = [("default", &[]), ("request-reply", REQUEST_REPLY)];
+pub const PRESETS: [(&str, Preset); 3] = [
+    ("default", &[]),
+    ("request-reply", REQUEST_REPLY),
+    ("pipeline", PIPELINE),
+];
 
 /// Commands are requests, and a payment succeeds.
 const REQUEST_REPLY: Preset = &[
@@ -26,6 +30,31 @@ const REQUEST_REPLY: Preset = &[
     (payment::Refund::TYPE, "payment.refund.request"),
     (delivery::Schedule::TYPE, "delivery.schedule.request"),
     (delivery::Cancel::TYPE, "delivery.cancel.request"),
+];
+
+/// The facts of the pipeline have the bare names, and who can't be told apart from them is a saga's.
+const PIPELINE: Preset = &[
+    (pipeline::OrderCreated::TYPE, "order_created"),
+    (pipeline::OrderTimedOut::TYPE, "order_timed_out"),
+    (pipeline::OrderPaid::TYPE, "order_paid"),
+    (pipeline::PaymentFailed::TYPE, "payment_failed"),
+    (pipeline::PaymentRefunded::TYPE, "payment_refunded"),
+    (pipeline::InventoryReserved::TYPE, "inventory_reserved"),
+    (pipeline::InventoryFailed::TYPE, "inventory_failed"),
+    (pipeline::InventoryReleased::TYPE, "inventory_released"),
+    (pipeline::OrderShipped::TYPE, "order_shipped"),
+    (pipeline::ShipmentReturned::TYPE, "shipment_returned"),
+    (pipeline::OrderDelivered::TYPE, "order_delivered"),
+    (pipeline::DeliveryFailed::TYPE, "delivery_failed"),
+    (pipeline::DeliveryCancelled::TYPE, "delivery_cancelled"),
+    (order::Created::TYPE, "saga.order.created"),
+    (payment::Failed::TYPE, "saga.payment.failed"),
+    (payment::Refunded::TYPE, "saga.payment.refunded"),
+    (inventory::Reserved::TYPE, "saga.inventory.reserved"),
+    (inventory::Failed::TYPE, "saga.inventory.failed"),
+    (inventory::Released::TYPE, "saga.inventory.released"),
+    (delivery::Failed::TYPE, "saga.delivery.failed"),
+    (delivery::Cancelled::TYPE, "saga.delivery.cancelled"),
 ];
 
 /// Why there is no routing.
@@ -187,7 +216,10 @@ mod tests {
             assert!(told.contains(part), "{part} is not in {told}");
         }
         let told = read("piepline").unwrap_err().to_string();
-        assert!(told.contains("(default, request-reply)"), "{told}");
+        assert!(
+            told.contains("(default, request-reply, pipeline)"),
+            "{told}"
+        );
         assert!(of_file("topics = 1").is_err());
     }
 }

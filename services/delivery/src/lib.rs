@@ -4,15 +4,18 @@
 
 mod http;
 mod participant;
+mod pipeline;
 
 use clap::Args;
+use contracts::pipeline::{OrderShipped, OrderTimedOut};
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
-use onceward_saga::{ParticipantOptions, take_part};
+use onceward_saga::{ParticipantOptions, Reacting, take_part};
 use skeleton::{App, Chance, Definition, Service};
 use sqlx::migrate::Migrator;
 
+use crate::pipeline::PipelineDeliveries;
 pub use participant::{ALWAYS_REFUSED, Deliveries, REFUSED};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -26,7 +29,7 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "delivery",
     about: "Plans deliveries, and calls them off.\n\n\
-    Read only: deliveries are planned by messages of the saga. One in twenty is impossible by chance \
+    Read only: deliveries are planned by messages of the saga or, in the pipeline, once the order is shipped. One in twenty is impossible by chance \
     (`--fail-percent`), those to `user_undeliverable` always.",
     consumer: contracts::DELIVERY_GROUP,
     port: 8004,
@@ -82,10 +85,14 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> Service<B> {
 
 /// A handler for every message type it consumes.
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
+    let deliveries = Deliveries::new(outbox.clock().clone(), settings.chance());
+    let in_pipeline = Reacting::new(PipelineDeliveries(deliveries.clone()), outbox.clone());
     take_part(
         Handlers::default(),
-        Deliveries::new(outbox.clock().clone(), settings.chance()),
+        deliveries,
         outbox.clone(),
         ParticipantOptions::default(),
     )
+    .on::<OrderShipped, _>(in_pipeline.clone())
+    .on::<OrderTimedOut, _>(in_pipeline.voided())
 }

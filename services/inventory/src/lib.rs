@@ -8,10 +8,11 @@
 #![deny(missing_docs)]
 
 mod http;
+mod pipeline;
 mod stock;
 
 use contracts::choreography::{OrderTimedOut, PaymentProcessed};
-use contracts::order;
+use contracts::{order, pipeline as facts};
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
@@ -19,6 +20,7 @@ use onceward_saga::{ParticipantOptions, Reacting, take_commands, take_part};
 use skeleton::{App, Definition, Service};
 use sqlx::migrate::Migrator;
 
+use crate::pipeline::PipelineStock;
 pub use stock::{Availability, INSUFFICIENT, Stock, UNKNOWN_PRODUCT};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -49,6 +51,7 @@ pub fn service<B: Backend>(app: &App<B>) -> Service<B> {
 pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
     let stock = Stock::new(outbox.clock().clone());
     let reacting = Reacting::new(stock.clone(), outbox.clone());
+    let in_pipeline = Reacting::new(PipelineStock(stock.clone()), outbox.clone());
     let handlers = take_commands(
         Handlers::default(),
         Availability,
@@ -64,4 +67,7 @@ pub fn handlers<B: Backend>(outbox: &Outbox) -> Handlers<B> {
     .on::<order::Completed, _>(stock)
     .on::<PaymentProcessed, _>(reacting.clone())
     .on::<OrderTimedOut, _>(reacting.voided())
+    .on::<facts::OrderPaid, _>(in_pipeline.clone())
+    .on::<facts::DeliveryFailed, _>(in_pipeline.voided())
+    .on::<facts::OrderTimedOut, _>(in_pipeline.voided())
 }

@@ -7,7 +7,7 @@ use contracts::choreography::{
 };
 use contracts::{inventory, order};
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{Backend, Clock, MessageContext, QueryResult, Tx};
+use onceward::{Backend, Clock, MessageContext, Micros, QueryResult, Tx};
 use onceward_saga::{Answer, Outcome, Participant, Performer, Reaction};
 use sqlx::Row;
 use uuid::Uuid;
@@ -29,8 +29,12 @@ impl Stock {
         Self { clock }
     }
 
+    pub(crate) fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
     /// Sets pieces aside for an order; `Some` reason if they are not.
-    async fn reserve<B: Backend>(
+    pub(crate) async fn reserve<B: Backend>(
         &self,
         tx: &mut Tx<'static, B>,
         order_id: Uuid,
@@ -40,7 +44,7 @@ impl Stock {
         if quantity <= 0 {
             return Ok(Some("invalid quantity"));
         }
-        let now = self.clock.now();
+        let now = self.now();
         // One statement takes the row's lock and looks at what is there: two orders for the last
         // piece can't both find it.
         let taken = sqlx::query(
@@ -81,7 +85,7 @@ impl Stock {
     }
 
     /// Gives an order's pieces back, if any are set aside.
-    async fn release<B: Backend>(
+    pub(crate) async fn release<B: Backend>(
         &self,
         tx: &mut Tx<'static, B>,
         order_id: Uuid,
@@ -95,7 +99,7 @@ impl Stock {
         )
         .bind(product_id)
         .bind(quantity)
-        .bind(self.clock.now())
+        .bind(self.now())
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -114,7 +118,7 @@ impl Stock {
         )
         .bind(order_id)
         .bind(state.to_owned())
-        .bind(self.clock.now())
+        .bind(self.now())
         .fetch_optional(&mut **tx)
         .await?;
         row.map(|row| Ok((row.try_get("product_id")?, row.try_get("quantity")?)))
@@ -250,7 +254,7 @@ impl<B: Backend> Handler<B, order::Completed> for Stock {
         )
         .bind(product_id)
         .bind(quantity)
-        .bind(self.clock.now())
+        .bind(self.now())
         .execute(&mut **tx)
         .await?;
         Ok(())

@@ -14,14 +14,16 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::choreography::Choreography;
-use crate::domain::{NewOrder, Order, OrderEvents, OrderStatus, SagaStyle};
+use crate::domain::{Choreographed, NewOrder, Order, OrderEvents, OrderStatus, SagaStyle};
 use crate::{metrics, sql};
 
 /// What new orders need to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
     /// How the services of an order work together that does not say.
-    pub(crate) default: SagaStyle,
+    pub(crate) style: SagaStyle,
+    /// Who reacts to whom in one without a coordinator that does not say.
+    pub(crate) flow: Choreographed,
     pub(crate) choreography: Choreography,
 }
 
@@ -68,8 +70,9 @@ struct Placed {
 /// Writes the order and its message `order.created` in one transaction: 201 means that both are
 /// durable. Stock, payment and delivery follow by messages; ask for the order to see how far it is.
 ///
-/// With `"saga": "choreography"` the message is `order-created`, no coordinator commands anybody, and
-/// payment comes before stock; such an order has no delivery.
+/// With `"saga": "choreography"` no coordinator commands anybody, and payment comes before stock. In
+/// `"choreography": "payment-first"` the message is `order-created`, and nothing is delivered; in `"pipeline"` it
+/// is `order_created`, and the order is shipped and delivered.
 ///
 /// Send an `Idempotency-Key` (any text of your choice, new for each order) to be able to repeat the
 /// request when no answer came: the order is taken once, and the first answer is given again.
@@ -81,7 +84,7 @@ struct Placed {
     params(IdempotencyKey),
     request_body(
         content = NewOrder,
-        description = "Every field but `saga` is needed, and no other is allowed.",
+        description = "Every field but `saga` and `choreography` is needed, and no other is allowed.",
         examples(
             ("completes" = (
                 summary = "An order that completes (four times in five)",
@@ -90,6 +93,10 @@ struct Placed {
             ("without a coordinator" = (
                 summary = "The same, each service in reaction to the others",
                 value = json!({"user_id": "user_123", "product_id": "product_1", "quantity": 2, "amount": 199.99, "saga": "choreography"})
+            )),
+            ("without a coordinator, delivered" = (
+                summary = "The same with shipping and delivery",
+                value = json!({"user_id": "user_123", "product_id": "product_1", "quantity": 2, "amount": 199.99, "choreography": "pipeline"})
             )),
             ("too many" = (
                 summary = "Ends failed: insufficient inventory",
@@ -146,12 +153,12 @@ async fn place<B: SagaBackend>(
                 "is not a product of this shop",
             ));
         }
-        let saga = order.saga.unwrap_or(desk.default);
-        let created = saga.created(order.created(order_id));
+        let way = order.way(desk.style, desk.flow);
+        let created = way.created(order.created(order_id), now);
         let created = created.map_err(ApiError::internal)?;
         let message_id = outbox.append_raw::<B>(tx, &context, created).await?;
-        sql::insert(tx, order_id, &order, saga, &context, message_id, now).await?;
-        if saga == SagaStyle::Choreography {
+        sql::insert(tx, order_id, &order, way, &context, message_id, now).await?;
+        if way.choreographed().is_some() {
             match desk.choreography.begin(tx, order_id).await {
                 Err(SagaError::Storage(error)) => return Err(error.into()),
                 begun => begun.map_err(ApiError::internal)?,
@@ -193,6 +200,7 @@ async fn place<B: SagaBackend>(
                 "status": "failed",
                 "reason": "payment declined",
                 "saga": "orchestration",
+                "choreography": null,
                 "user_id": "user_declined",
                 "product_id": "product_1",
                 "quantity": 1,

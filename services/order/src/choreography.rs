@@ -6,25 +6,27 @@
 //!    ├──────inventory-failed──▶ cancelling ──payment-refunded───────────────▶ │
 //!    └──────the deadline──────▶ cancelling ──and inventory-released too──────▶ │
 //! ```
+//! In the pipeline `order_delivered` completes it; `delivery_failed` is undone by payment, inventory and shipping,
+//! and the deadline by delivery too.
+//!
 //! Which facts were heard is kept as the order's steps, so their order does not matter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use contracts::choreography::{
-    InventoryFailed, InventoryReleased, InventoryUpdated, OrderTimedOut, PROCESS, PaymentFailed,
+    InventoryFailed, InventoryReleased, InventoryUpdated, OrderTimedOut, PaymentFailed,
     PaymentProcessed, PaymentRefunded,
 };
-use contracts::order;
+use contracts::{order, pipeline};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Clock, Error, Event, MessageContext, Outbox, Tx};
 use onceward_saga::{
-    Deadline, Passed, ProcessView, SagaBackend, SagaError, SagaId, SagaStatus, TIMED_OUT,
-    TimerOwner,
+    Deadline, Passed, ProcessView, SagaBackend, SagaError, SagaStatus, TIMED_OUT, TimerOwner,
 };
 use uuid::Uuid;
 
-use crate::domain::OrderStatus;
+use crate::domain::{Choreographed, OrderStatus};
 use crate::sql::{self, Locked, Said};
 
 /// `owner_kind` of the orders' deadlines.
@@ -66,6 +68,17 @@ facts! {
     InventoryUpdated => |_| None;
     InventoryFailed => |m| Some(&m.reason);
     InventoryReleased => |_| None;
+    pipeline::OrderPaid => |_| None;
+    pipeline::PaymentFailed => |m| Some(&m.reason);
+    pipeline::PaymentRefunded => |_| None;
+    pipeline::InventoryReserved => |_| None;
+    pipeline::InventoryFailed => |m| Some(&m.reason);
+    pipeline::InventoryReleased => |_| None;
+    pipeline::OrderShipped => |_| None;
+    pipeline::ShipmentReturned => |_| None;
+    pipeline::OrderDelivered => |_| None;
+    pipeline::DeliveryFailed => |m| Some(&m.reason);
+    pipeline::DeliveryCancelled => |_| None;
 }
 
 /// Begins choreographed orders, and moves them on.
@@ -73,21 +86,25 @@ facts! {
 pub struct Choreography {
     outbox: Outbox,
     deadline: Duration,
-    view: ProcessView,
+    payment_first: ProcessView,
+    pipeline: ProcessView,
 }
 
 impl Choreography {
     /// Orders that must be complete within `deadline`.
     pub fn new(outbox: Outbox, deadline: Duration) -> Self {
-        let refunded = PaymentRefunded::TYPE;
         Self {
             outbox,
             deadline,
-            view: ProcessView::completed_by::<InventoryUpdated>()
-                // Payment is the first: nobody has done anything.
-                .failed_by::<PaymentFailed>(&[])
-                .failed_by::<InventoryFailed>(&[refunded])
-                .failed_by::<OrderTimedOut>(&[refunded, InventoryReleased::TYPE]),
+            payment_first: payment_first(),
+            pipeline: the_pipeline(),
+        }
+    }
+
+    fn view(&self, flow: Choreographed) -> &ProcessView {
+        match flow {
+            Choreographed::PaymentFirst => &self.payment_first,
+            Choreographed::Pipeline => &self.pipeline,
         }
     }
 
@@ -101,6 +118,26 @@ impl Choreography {
         deadline_of(order_id)
             .arm(tx, clock.as_ref(), self.deadline)
             .await
+    }
+
+    /// Says a fact of its own about an order, and notes it.
+    async fn say<B: SagaBackend, E: Event>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        order_id: Uuid,
+        fact: &E,
+    ) -> Result<(), SagaError> {
+        let message_id = self.outbox.append(tx, context, fact).await?;
+        let said = Said {
+            order_id,
+            topic: self.outbox.routing().topic(E::TYPE),
+            at: self.outbox.clock().now(),
+            message_id: Some(message_id.0),
+            source: Some(self.outbox.source().as_str()),
+            event: fact,
+        };
+        Ok(said.note(tx).await?)
     }
 
     /// Looks where the order stands now, and writes what follows. The order's row is locked.
@@ -121,10 +158,12 @@ impl Choreography {
         let heard = sql::heard(tx, order_id)
             .await
             .map_err(storage("order steps"))?;
-        let stands = self.view.status(|fact| heard.contains(fact));
+        let stands = self
+            .view(order.choreographed)
+            .status(|fact| heard.contains(fact));
         // The first reason counts.
         let reason = order.reason.or(reason.map(str::to_owned));
-        let saga_id = SagaId::derived(PROCESS, &order_id.to_string());
+        let saga_id = order.choreographed.saga_id(order_id);
         let (status, reason) = match stands {
             SagaStatus::Running => return Ok(()),
             SagaStatus::Completed => {
@@ -202,21 +241,39 @@ impl<B: SagaBackend> TimerOwner<B> for Choreography {
         }
         // No message causes it: it goes on in the story the order was placed in.
         let context = order.story.clone();
-        let timed_out = OrderTimedOut { order_id };
-        let message_id = self.outbox.append(tx, &context, &timed_out).await?;
-        Said {
-            order_id,
-            topic: self.outbox.routing().topic(OrderTimedOut::TYPE),
-            at: clock.now(),
-            message_id: Some(message_id.0),
-            source: Some(self.outbox.source().as_str()),
-            event: &timed_out,
+        match order.choreographed {
+            Choreographed::PaymentFirst => {
+                let timed_out = OrderTimedOut { order_id };
+                self.say(tx, &context, order_id, &timed_out).await?;
+            }
+            Choreographed::Pipeline => {
+                let timed_out = pipeline::OrderTimedOut::of(order_id, &order.user_id, clock.now());
+                self.say(tx, &context, order_id, &timed_out).await?;
+            }
         }
-        .note(tx)
-        .await?;
         self.move_on(tx, &context, order_id, order, Some(TIMED_OUT))
             .await
     }
+}
+
+fn payment_first() -> ProcessView {
+    let refunded = PaymentRefunded::TYPE;
+    ProcessView::completed_by::<InventoryUpdated>()
+        // Payment is the first: nobody has done anything.
+        .failed_by::<PaymentFailed>(&[])
+        .failed_by::<InventoryFailed>(&[refunded])
+        .failed_by::<OrderTimedOut>(&[refunded, InventoryReleased::TYPE])
+}
+
+fn the_pipeline() -> ProcessView {
+    use contracts::pipeline::*;
+    let (refunded, released) = (PaymentRefunded::TYPE, InventoryReleased::TYPE);
+    let (returned, cancelled) = (ShipmentReturned::TYPE, DeliveryCancelled::TYPE);
+    ProcessView::completed_by::<OrderDelivered>()
+        .failed_by::<PaymentFailed>(&[])
+        .failed_by::<InventoryFailed>(&[refunded])
+        .failed_by::<DeliveryFailed>(&[refunded, released, returned])
+        .failed_by::<OrderTimedOut>(&[refunded, released, returned, cancelled])
 }
 
 fn deadline_of(order_id: Uuid) -> Deadline {

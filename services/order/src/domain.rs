@@ -1,9 +1,10 @@
 //! What an order is. Pure.
 
 use clap::ValueEnum;
-use contracts::choreography::OrderCreated;
 use contracts::order::Created;
+use contracts::{choreography, pipeline};
 use onceward::{CorrelationId, Event, Micros, RawMessage};
+use onceward_saga::SagaId;
 use serde::{Serialize, Serializer};
 use skeleton::{ApiError, Body, Money};
 use utoipa::ToSchema;
@@ -42,6 +43,9 @@ pub struct NewOrder {
     /// How its services work together; the shop's default unless said.
     #[schema(example = "choreography")]
     pub saga: Option<SagaStyle>,
+    /// Who reacts to whom if nobody commands; the shop's default unless said. Without a coordinator only.
+    #[schema(example = "pipeline")]
+    pub choreography: Option<Choreographed>,
 }
 
 /// How the services of an order work together.
@@ -71,26 +75,108 @@ impl SagaStyle {
         let mut all = Self::value_variants().iter().copied();
         all.find(|style| style.as_str() == text)
     }
+}
 
-    /// The message in which such an order says that it was taken.
-    pub(crate) fn created(self, order: Created) -> Result<RawMessage, serde_json::Error> {
+/// Who reacts to whom in an order without a coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, ValueEnum)]
+#[schema(
+    description = "`payment-first`: payment, then stock; `pipeline`: payment, stock, shipping, delivery"
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choreographed {
+    /// Payment, then stock; nothing is delivered.
+    PaymentFirst,
+    /// Payment, stock, shipping, delivery.
+    Pipeline,
+}
+
+impl Choreographed {
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Orchestration => RawMessage::of(&order),
-            Self::Choreography => RawMessage::of(&OrderCreated {
-                order_id: order.order_id,
-                user_id: order.user_id,
-                product_id: order.product_id,
-                quantity: order.quantity,
-                amount_minor: order.amount_minor,
-            }),
+            Self::PaymentFirst => "payment-first",
+            Self::Pipeline => "pipeline",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut all = Self::value_variants().iter().copied();
+        all.find(|flow| flow.as_str() == text)
+    }
+
+    /// The saga id of such an order's last word.
+    pub(crate) fn saga_id(self, order_id: Uuid) -> SagaId {
+        let process = match self {
+            Self::PaymentFirst => choreography::PROCESS,
+            Self::Pipeline => pipeline::PROCESS,
+        };
+        SagaId::derived(process, &order_id.to_string())
+    }
+}
+
+/// How the services of one order work together; it stays so to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Commanded by the saga orchestrator.
+    Orchestrated,
+    /// Each in reaction to the others.
+    Choreographed(Choreographed),
+}
+
+impl Way {
+    /// Its style.
+    pub fn style(self) -> SagaStyle {
+        match self {
+            Self::Orchestrated => SagaStyle::Orchestration,
+            Self::Choreographed(_) => SagaStyle::Choreography,
+        }
+    }
+
+    /// Who reacts to whom, if nobody commands.
+    pub fn choreographed(self) -> Option<Choreographed> {
+        match self {
+            Self::Orchestrated => None,
+            Self::Choreographed(flow) => Some(flow),
+        }
+    }
+
+    /// The message in which such an order says that it was taken, at `now`.
+    pub(crate) fn created(
+        self,
+        order: Created,
+        now: Micros,
+    ) -> Result<RawMessage, serde_json::Error> {
+        match self {
+            Self::Orchestrated => RawMessage::of(&order),
+            Self::Choreographed(Choreographed::PaymentFirst) => {
+                RawMessage::of(&choreography::OrderCreated {
+                    order_id: order.order_id,
+                    user_id: order.user_id,
+                    product_id: order.product_id,
+                    quantity: order.quantity,
+                    amount_minor: order.amount_minor,
+                })
+            }
+            Self::Choreographed(Choreographed::Pipeline) => {
+                RawMessage::of(&pipeline::OrderCreated::of(
+                    order.order_id,
+                    &order.user_id,
+                    now,
+                    order.product_id,
+                    order.quantity,
+                    order.amount_minor,
+                ))
+            }
         }
     }
 
     /// Type of that message.
     pub(crate) fn created_type(self) -> &'static str {
         match self {
-            Self::Orchestration => Created::TYPE,
-            Self::Choreography => OrderCreated::TYPE,
+            Self::Orchestrated => Created::TYPE,
+            Self::Choreographed(Choreographed::PaymentFirst) => choreography::OrderCreated::TYPE,
+            Self::Choreographed(Choreographed::Pipeline) => pipeline::OrderCreated::TYPE,
         }
     }
 }
@@ -113,6 +199,16 @@ impl NewOrder {
             }
             style
         });
+        let named = fields.optional_text("choreography", MAX_ID_CHARS);
+        let choreography = named.and_then(|text| {
+            let flow = Choreographed::parse(&text);
+            if flow.is_none() {
+                fields.refuse("choreography", "must be \"payment-first\" or \"pipeline\"");
+            } else if saga == Some(SagaStyle::Orchestration) {
+                fields.refuse("choreography", "needs \"saga\": \"choreography\"");
+            }
+            flow
+        });
         let all = user_id.zip(product_id).zip(quantity).zip(amount);
         fields.finish(all.map(|(((user_id, product_id), quantity), amount)| Self {
             user_id,
@@ -120,7 +216,17 @@ impl NewOrder {
             quantity,
             amount,
             saga,
+            choreography,
         }))
+    }
+
+    /// How its services are to work together: as it says, or else as these defaults do.
+    pub fn way(&self, style: SagaStyle, flow: Choreographed) -> Way {
+        let said = self.choreography.map(|_| SagaStyle::Choreography);
+        match self.saga.or(said).unwrap_or(style) {
+            SagaStyle::Orchestration => Way::Orchestrated,
+            SagaStyle::Choreography => Way::Choreographed(self.choreography.unwrap_or(flow)),
+        }
     }
 
     /// What is said of it once it is taken.
@@ -193,6 +299,9 @@ pub struct Order {
     pub reason: Option<String>,
     /// How its services work together.
     pub saga: SagaStyle,
+    /// Who reacts to whom if nobody commands.
+    #[schema(required)]
+    pub choreography: Option<Choreographed>,
     /// Who ordered.
     pub user_id: String,
     /// What.
@@ -219,6 +328,12 @@ pub struct Order {
 }
 
 impl Order {
+    /// How its services work together.
+    pub(crate) fn way(&self) -> Way {
+        self.choreography
+            .map_or(Way::Orchestrated, Way::Choreographed)
+    }
+
     /// What was said of it when it was taken.
     pub(crate) fn created(&self) -> Created {
         Created {

@@ -13,8 +13,8 @@
 //! that would move it back is only noted as a step. The arrow from `cancelling` to `completed` is
 //! never taken by our saga; it is there because the orchestrator has the last word.
 //!
-//! An order without a coordinator begins with `order-created`, and this service has the last word
-//! ([`Choreography`]).
+//! An order without a coordinator begins with `order-created` or `pipeline.order_created`, and this service
+//! has the last word ([`Choreography`]).
 #![deny(missing_docs)]
 
 mod api;
@@ -35,7 +35,9 @@ use skeleton::{App, Background, Definition, Service};
 use sqlx::migrate::Migrator;
 
 pub use choreography::Choreography;
-pub use domain::{NewOrder, Order, OrderEvent, OrderEvents, OrderStatus, SagaStyle, Step};
+pub use domain::{
+    Choreographed, NewOrder, Order, OrderEvent, OrderEvents, OrderStatus, SagaStyle, Step, Way,
+};
 pub use reactions::Projection;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -50,7 +52,7 @@ pub const DEFINITION: Definition = Definition {
     name: "order",
     about: "Takes orders, and shows how far each has come.\n\n\
     An order is written together with its message, in one transaction: `order.created` for the saga \
-    orchestrator, or `order-created` for services that react to each other. Everything else \
+    orchestrator, `order-created` or `order_created` for services that react to each other. Everything else \
     happens in other services, by messages, and comes back as the order's status: `pending` → \
     `completed`, or `cancelling` → `failed` once all that was done is undone.",
     consumer: contracts::ORDER_GROUP,
@@ -70,6 +72,15 @@ pub struct Settings {
         value_name = "STYLE"
     )]
     pub saga: SagaStyle,
+    /// Who reacts to whom in an order without a coordinator that does not say `"choreography"` itself.
+    #[arg(
+        long,
+        env = "ONCEWARD_CHOREOGRAPHY",
+        value_enum,
+        default_value_t = Choreographed::PaymentFirst,
+        value_name = "NAME"
+    )]
+    pub choreography: Choreographed,
     /// How long a choreographed order may take before it is cancelled, in milliseconds.
     #[arg(
         long,
@@ -85,6 +96,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             saga: SagaStyle::Orchestration,
+            choreography: Choreographed::PaymentFirst,
             order_deadline_ms: 60_000,
         }
     }
@@ -96,7 +108,8 @@ pub fn service<B: SagaBackend>(app: &App<B>, settings: &Settings) -> Service<B> 
     let choreography = choreography(app.outbox(), settings);
     let handlers = handlers(app.outbox(), &choreography);
     let desk = api::Desk {
-        default: settings.saga,
+        style: settings.saga,
+        flow: settings.choreography,
         choreography: choreography.clone(),
     };
     let deadlines = TimerRunner::new(app.db().clone(), choreography, TimerOptions::default());

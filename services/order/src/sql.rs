@@ -3,17 +3,19 @@
 use std::collections::HashSet;
 
 use onceward::{
-    Backend, CorrelationId, Error, Event, MessageContext, MessageId, Micros, Outbox, QueryResult,
-    Result, Routing, Tx,
+    Backend, BoxError, CorrelationId, Error, Event, MessageContext, MessageId, Micros, Outbox,
+    QueryResult, Result, Routing, Tx,
 };
 use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
 
-use crate::domain::{NewOrder, Order, OrderEvent, OrderStatus, SagaStyle, Step};
+use crate::domain::{
+    Choreographed, NewOrder, Order, OrderEvent, OrderStatus, SagaStyle, Step, Way,
+};
 
 const COLUMNS: &str = "order_id, status, reason, user_id, product_id, quantity, amount_minor, \
-                       correlation_id, saga, created_at, updated_at";
+                       correlation_id, saga, choreography, created_at, updated_at";
 
 /// Whether the product can be ordered.
 pub(crate) async fn is_product<B: Backend>(
@@ -32,15 +34,15 @@ pub(crate) async fn insert<B: Backend>(
     tx: &mut Tx<'_, B>,
     order_id: Uuid,
     order: &NewOrder,
-    saga: SagaStyle,
+    way: Way,
     context: &MessageContext,
     message_id: MessageId,
     now: Micros,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into orders (order_id, user_id, product_id, quantity, amount_minor, status, \
-         correlation_id, saga, created_at, updated_at, message_id, traceparent) \
-         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $8, $9, $10)",
+         correlation_id, saga, choreography, created_at, updated_at, message_id, traceparent) \
+         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $9, $9, $10, $11)",
     )
     .bind(order_id)
     .bind(&*order.user_id)
@@ -48,7 +50,8 @@ pub(crate) async fn insert<B: Backend>(
     .bind(order.quantity)
     .bind(order.amount.minor())
     .bind(context.correlation_id.0)
-    .bind(saga.as_str())
+    .bind(way.style().as_str())
+    .bind(way.choreographed().map(Choreographed::as_str))
     .bind(now)
     .bind(message_id.0)
     .bind(context.traceparent.as_deref())
@@ -61,6 +64,8 @@ pub(crate) async fn insert<B: Backend>(
 pub(crate) struct Locked {
     pub(crate) status: OrderStatus,
     pub(crate) reason: Option<String>,
+    pub(crate) user_id: String,
+    pub(crate) choreographed: Choreographed,
     /// The story it was placed in.
     pub(crate) story: MessageContext,
 }
@@ -74,7 +79,7 @@ pub(crate) async fn lock<B: Backend>(
     // An update that changes nothing locks on both databases; `for update` does not exist on one.
     let row = sqlx::query(
         "update orders set updated_at = updated_at where order_id = $1 and saga = 'choreography' \
-         returning status, reason, correlation_id, traceparent",
+         returning status, reason, user_id, choreography, correlation_id, traceparent",
     )
     .bind(order_id)
     .fetch_optional(&mut **tx)
@@ -85,11 +90,21 @@ pub(crate) async fn lock<B: Backend>(
         Ok(Locked {
             status: OrderStatus::parse(&status).ok_or_else(unknown)?,
             reason: row.try_get("reason")?,
+            user_id: row.try_get("user_id")?,
+            choreographed: flow_of(row.try_get("choreography")?).map_err(sqlx::Error::Decode)?,
             story: MessageContext::correlated(CorrelationId(row.try_get("correlation_id")?))
                 .traced(row.try_get("traceparent")?),
         })
     })
     .transpose()
+}
+
+/// Who reacts to whom, as stored; a service of before stores none, and knows but one.
+fn flow_of(stored: Option<String>) -> Result<Choreographed, BoxError> {
+    let Some(text) = stored else {
+        return Ok(Choreographed::PaymentFirst);
+    };
+    Choreographed::parse(&text).ok_or_else(|| format!("choreography {text}").into())
 }
 
 /// Types of the messages about an order that were noted.
@@ -219,7 +234,7 @@ pub(crate) async fn find<B: Backend>(
     };
     // Its own first message does not come back to it.
     let mut steps = vec![Step {
-        step: routing.topic(order.saga.created_type()).into(),
+        step: routing.topic(order.way().created_type()).into(),
         at: order.created_at,
     }];
     let said: Vec<(String, i64)> =
@@ -242,9 +257,9 @@ pub(crate) async fn events<B: Backend>(
     let Some((order, message_id)) = lookup(pool, order_id).await? else {
         return Ok(None);
     };
-    let created = order.saga.created(order.created());
+    let created = order.way().created(order.created(), order.created_at);
     let created = created.map_err(|source| Error::Encode {
-        message_type: order.saga.created_type(),
+        message_type: order.way().created_type(),
         source,
     })?;
     let mut events = vec![OrderEvent {
@@ -314,11 +329,20 @@ fn read<B: Backend>(row: &B::Row) -> Result<Order> {
     let saga: String = row.try_get("saga").map_err(failed)?;
     let amount: i64 = row.try_get("amount_minor").map_err(failed)?;
     let correlation_id: Uuid = row.try_get("correlation_id").map_err(failed)?;
+    let saga = SagaStyle::parse(&saga).ok_or_else(|| corrupt(format!("saga {saga}")))?;
+    let choreography = match saga {
+        SagaStyle::Orchestration => None,
+        SagaStyle::Choreography => {
+            let stored = row.try_get("choreography").map_err(failed)?;
+            Some(flow_of(stored).map_err(|e| corrupt(e.to_string()))?)
+        }
+    };
     Ok(Order {
         order_id: row.try_get("order_id").map_err(failed)?,
         status: OrderStatus::parse(&status).ok_or_else(|| corrupt(format!("status {status}")))?,
         reason: row.try_get("reason").map_err(failed)?,
-        saga: SagaStyle::parse(&saga).ok_or_else(|| corrupt(format!("saga {saga}")))?,
+        saga,
+        choreography,
         user_id: row.try_get("user_id").map_err(failed)?,
         product_id: row.try_get("product_id").map_err(failed)?,
         quantity: row.try_get("quantity").map_err(failed)?,

@@ -4,9 +4,11 @@
 
 mod http;
 mod participant;
+mod pipeline;
 
 use clap::Args;
 use contracts::choreography::{InventoryFailed, OrderCreated, OrderTimedOut};
+use contracts::pipeline as facts;
 use onceward::consumer::Handlers;
 use onceward::schema::Line;
 use onceward::{Backend, Outbox};
@@ -14,6 +16,7 @@ use onceward_saga::{ParticipantOptions, Reacting, take_part};
 use skeleton::{App, Chance, Definition, Service};
 use sqlx::migrate::Migrator;
 
+use crate::pipeline::PipelinePayments;
 pub use participant::{ALWAYS_REFUSED, Payments, REFUSED};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -28,7 +31,7 @@ pub const DEFINITION: Definition = Definition {
     name: "payment",
     about: "Charges customers, and pays back.\n\n\
     Read only: charges and refunds come as messages, commanded by the order's saga or, in an order \
-    without a coordinator, in reaction to `order-created`. One payment in five is declined by \
+    without a coordinator, in reaction to `order-created` or `order_created`. One payment in five is declined by \
     chance (`--fail-percent`), those of `user_declined` always.",
     consumer: contracts::PAYMENT_GROUP,
     port: 8003,
@@ -86,6 +89,7 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> Service<B> {
 pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B> {
     let payments = Payments::new(outbox.clock().clone(), settings.chance());
     let reacting = Reacting::new(payments.clone(), outbox.clone());
+    let in_pipeline = Reacting::new(PipelinePayments(payments.clone()), outbox.clone());
     take_part(
         Handlers::default(),
         payments,
@@ -95,4 +99,8 @@ pub fn handlers<B: Backend>(outbox: &Outbox, settings: &Settings) -> Handlers<B>
     .on::<OrderCreated, _>(reacting.clone())
     .on::<OrderTimedOut, _>(reacting.voided())
     .on::<InventoryFailed, _>(reacting.voided())
+    .on::<facts::OrderCreated, _>(in_pipeline.clone())
+    .on::<facts::InventoryFailed, _>(in_pipeline.voided())
+    .on::<facts::DeliveryFailed, _>(in_pipeline.voided())
+    .on::<facts::OrderTimedOut, _>(in_pipeline.voided())
 }

@@ -7,7 +7,7 @@ use contracts::choreography::{
 };
 use contracts::payment::{Completed, Failed, Process, Refund, Refunded};
 use onceward::consumer::HandlerError;
-use onceward::{Backend, Clock, MessageContext, Tx};
+use onceward::{Backend, Clock, MessageContext, Micros, Tx};
 use onceward_saga::{Answer, Outcome, Participant, Performer, Reaction};
 use skeleton::{Chance, Money};
 use uuid::Uuid;
@@ -31,13 +31,17 @@ impl Payments {
         Self { clock, chance }
     }
 
+    pub(crate) fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
     /// Whether this payment is declined: the same answer whenever it is asked.
     fn declines(&self, order_id: Uuid, user_id: &str) -> bool {
         user_id == ALWAYS_REFUSED || self.chance.refuses(order_id)
     }
 
     /// Charges `user_id`; `false` if it was declined.
-    async fn charge<B: Backend>(
+    pub(crate) async fn charge<B: Backend>(
         &self,
         tx: &mut Tx<'static, B>,
         order_id: Uuid,
@@ -64,14 +68,14 @@ impl Payments {
         .bind(amount.minor())
         .bind(status.to_owned())
         .bind(reason.map(str::to_owned))
-        .bind(self.clock.now())
+        .bind(self.now())
         .execute(&mut **tx)
         .await?;
         Ok(!declined)
     }
 
     /// Pays back what was charged for an order.
-    async fn pay_back<B: Backend>(
+    pub(crate) async fn pay_back<B: Backend>(
         &self,
         tx: &mut Tx<'static, B>,
         order_id: Uuid,
@@ -81,7 +85,7 @@ impl Payments {
              where order_id = $1 and status = 'completed'",
         )
         .bind(order_id)
-        .bind(self.clock.now())
+        .bind(self.now())
         .execute(&mut **tx)
         .await?;
         Ok(())

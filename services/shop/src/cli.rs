@@ -5,7 +5,7 @@ use onceward::Routing;
 use onceward_kafka::KafkaConfig;
 use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
-/// The shop: eight services that talk only through outbox, Kafka and inbox.
+/// The shop: nine services that talk only through outbox, Kafka and inbox.
 #[derive(Debug, Parser)]
 #[command(name = "shop", version)]
 pub(crate) struct Cli {
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Delivery(Serve<delivery::Settings>),
     /// Run the customer service (port 8005).
     Customer(Serve<customer::Settings>),
+    /// Run the shipping service (port 8006).
+    Shipping(Serve<NoSettings>),
     /// Run the analytics service (port 8008).
     Analytics(Serve<NoSettings>),
     /// Run the notification service (port 8007).
@@ -59,7 +61,7 @@ pub(crate) struct Serve<S: Args> {
 /// Which topic each message goes to.
 #[derive(Debug, Args)]
 pub(crate) struct RoutingOption {
-    /// Which topics messages go to: default, request-reply, or a TOML file that names those that differ
+    /// Which topics messages go to: default, request-reply, pipeline, or a TOML file that names those that differ
     /// from the default, [topics] "order.created.v1" = "acme.orders". The same for all services.
     #[arg(
         long,
@@ -110,6 +112,7 @@ pub(crate) enum ServiceName {
     Payment,
     Delivery,
     Customer,
+    Shipping,
     Notification,
     Analytics,
     SagaOrchestrator,
@@ -123,6 +126,7 @@ impl ServiceName {
             Self::Payment => &payment::DEFINITION,
             Self::Delivery => &delivery::DEFINITION,
             Self::Customer => &customer::DEFINITION,
+            Self::Shipping => &shipping::DEFINITION,
             Self::Analytics => &analytics::DEFINITION,
             Self::Notification => &notification::DEFINITION,
             Self::SagaOrchestrator => &saga_orchestrator::DEFINITION,

@@ -23,6 +23,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Payment(serve) => Box::pin(on_database(serve, Payment)).await,
         Command::Delivery(serve) => Box::pin(on_database(serve, Delivery)).await,
         Command::Customer(serve) => Box::pin(on_database(serve, Customer)).await,
+        Command::Shipping(serve) => Box::pin(on_database(serve, Shipping)).await,
         Command::Analytics(serve) => Box::pin(on_database(serve, Analytics)).await,
         Command::Notification(serve) => Box::pin(on_database(serve, Notification)).await,
         Command::SagaOrchestrator(serve) => Box::pin(on_database(serve, SagaOrchestrator)).await,
@@ -47,6 +48,7 @@ struct Inventory;
 struct Payment;
 struct Delivery;
 struct Customer;
+struct Shipping;
 struct Analytics;
 struct Notification;
 struct SagaOrchestrator;
@@ -96,6 +98,13 @@ impl Member for Customer {
         settings: &Self::Settings,
     ) -> anyhow::Result<Service<B>> {
         Ok(customer::service(app, settings))
+    }
+}
+impl Member for Shipping {
+    type Settings = crate::cli::NoSettings;
+    const DEFINITION: &'static Definition = &shipping::DEFINITION;
+    fn service<B: SagaBackend>(app: &App<B>, _: &Self::Settings) -> anyhow::Result<Service<B>> {
+        Ok(shipping::service(app))
     }
 }
 impl Member for Analytics {

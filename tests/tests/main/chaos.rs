@@ -39,6 +39,7 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
         "inventory",
         "payment",
         "delivery",
+        "shipping",
         "notification",
         "analytics",
         "saga-orchestrator",
@@ -60,7 +61,7 @@ async fn kill_9_of_anything_loses_and_doubles_nothing(database: Database) -> Res
 }
 
 /// Everything that can be killed, the order service too.
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "kafka",
     "relay",
     "order",
@@ -68,6 +69,7 @@ const ALL: [&str; 10] = [
     "inventory",
     "payment",
     "delivery",
+    "shipping",
     "notification",
     "analytics",
     "saga-orchestrator",
@@ -85,7 +87,7 @@ async fn a_storm_of_kills_loses_and_doubles_nothing_on_postgres() -> Result<()> 
     a_storm_of_kills_loses_and_doubles_nothing(Database::Postgres).await
 }
 
-/// `ONCEWARD_STORM_ORDERS` orders of both styles, while whatever `ONCEWARD_STORM_SEED` says is killed.
+/// `ONCEWARD_STORM_ORDERS` orders of all ways, while whatever `ONCEWARD_STORM_SEED` says is killed.
 async fn a_storm_of_kills_loses_and_doubles_nothing(database: Database) -> Result<()> {
     let told = |name: &str| Ok::<u64, anyhow::Error>(std::env::var(name)?.parse()?);
     let (orders, seed) = (told("ONCEWARD_STORM_ORDERS")?, told("ONCEWARD_STORM_SEED")?);
@@ -138,7 +140,8 @@ async fn analytics_agree(client: &Client, books: &Books) -> Result<()> {
         let counted = (count("placed"), count("completed"), count("cancelled"));
         let wanted = (books.orders, books.completed, books.failed);
         let said = |topic: &str| found["messages"][topic].as_u64().unwrap_or_default();
-        let created = said("order.created") + said("order-created");
+        let created =
+            said("order.created") + said("order-created") + said("pipeline.order_created");
         let messages = [created, said("order.completed"), said("order.cancelled")];
         let revenue = found["revenue_minor"].as_i64().unwrap_or_default();
         if counted == wanted && messages == [wanted.0, wanted.1, wanted.2] {
@@ -231,7 +234,8 @@ async fn post_one(client: Client, n: u64, retry: Retry) -> Result<(String, Durat
     let mut order = Order {
         user_id: format!("user_{n}"),
         quantity: 1,
-        saga: (n % 2 == 1).then_some("choreography"),
+        saga: (n % 3 == 1).then_some("choreography"),
+        choreography: (n % 3 == 2).then_some("pipeline"),
         ..Order::default()
     };
     match n % 20 {

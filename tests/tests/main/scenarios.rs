@@ -31,9 +31,25 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
         "payment.completed",
         "delivery.scheduled",
     ];
-    completes(&client, None, &orchestrated).await?;
+    completes(&client, &Order::default(), &orchestrated).await?;
     let choreographed = ["order-created", "payment-processed", "inventory-updated"];
-    completes(&client, Some("choreography"), &choreographed).await?;
+    let one = Order {
+        saga: Some("choreography"),
+        ..Order::default()
+    };
+    completes(&client, &one, &choreographed).await?;
+    let delivered = [
+        "pipeline.order_created",
+        "pipeline.order_paid",
+        "pipeline.inventory_reserved",
+        "pipeline.order_shipped",
+        "pipeline.order_delivered",
+    ];
+    let one = Order {
+        choreography: Some("pipeline"),
+        ..Order::default()
+    };
+    completes(&client, &one, &delivered).await?;
     for saga in [None, Some("choreography")] {
         fails_for(
             &client,
@@ -66,15 +82,18 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
         "credit limit exceeded",
     )
     .await?;
-    fails_for(
-        &client,
-        Order {
-            user_id: "user_undeliverable".into(),
-            ..Order::default()
-        },
-        "undeliverable",
-    )
-    .await?;
+    for choreography in [None, Some("pipeline")] {
+        fails_for(
+            &client,
+            Order {
+                user_id: "user_undeliverable".into(),
+                choreography,
+                ..Order::default()
+            },
+            "undeliverable",
+        )
+        .await?;
+    }
     the_same_key_is_one_order(&client).await?;
     a_silent_payment_is_undone(&mut world, &client).await?;
     an_operator_turns_an_order_back(&mut world, &client).await?;
@@ -83,9 +102,9 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     let live = client.first_event("analytics", "/analytics/live").await?;
     assert_eq!(live["window_seconds"], 60, "{live:#}");
     let books = world.closed_books().await?;
-    // One of each style and the one with a key; short stock, declined and silent in each style,
-    // without credit, undeliverable and turned back.
-    assert_eq!((books.completed, books.failed), (3, 9));
+    // One of each way and the one with a key; short stock, declined and silent in each style,
+    // without credit, undeliverable in two ways, and turned back.
+    assert_eq!((books.completed, books.failed), (4, 10));
     world.verify()?;
 
     let stopped = world.stop("relay")?;
@@ -96,12 +115,8 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     Ok(())
 }
 
-async fn completes(client: &Client, saga: Option<&'static str>, said: &[&str]) -> Result<()> {
-    let new = Order {
-        saga,
-        ..Order::default()
-    };
-    let id = client.order(&new).await?;
+async fn completes(client: &Client, order: &Order, said: &[&str]) -> Result<()> {
+    let id = client.order(order).await?;
     let order = client.wait_for(&id, "completed", SOON).await?;
     let steps: Vec<&str> = order["steps"]
         .as_array()

@@ -51,7 +51,7 @@ pub struct Options {
     /// A setting for the relay and the services, e.g. ONCEWARD_PAYMENT_FAIL_PERCENT=0
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, String)>,
-    /// Which topics messages go to: a preset (default, request-reply) or a file; see `shop order --help`
+    /// Which topics messages go to: a preset (default, request-reply, pipeline) or a file; see `shop order --help`
     #[arg(long, value_name = "PRESET|FILE")]
     routing: Option<String>,
     /// Build and run optimised binaries

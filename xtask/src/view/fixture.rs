@@ -16,7 +16,7 @@ pub(super) fn all_fine(at: Duration, placed: u64) -> Look {
 /// Everything works; `ended` of the orders have ended, 3 in 20 of them as failed.
 pub(super) fn look(at: Duration, placed: u64, ended: u64) -> Look {
     let ports = [
-        9092, 9100, 8001, 8002, 8003, 8004, 8005, 8007, 8008, 8009, 8025,
+        9092, 9100, 8001, 8002, 8003, 8004, 8005, 8006, 8007, 8008, 8009, 8025,
     ];
     let names = ["kafka", RELAY]
         .into_iter()

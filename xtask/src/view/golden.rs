@@ -153,7 +153,7 @@ fn nothing_breaks_at_any_size_and_what_matters_stays() {
     for width in (1..150).step_by(7) {
         for height in 0..50 {
             let text = picture(&shop, &said, (width, height));
-            if width >= 66 && height >= 19 {
+            if width >= 66 && height >= 20 {
                 assert!(text.contains("needs a person"), "{width}x{height}\n{text}");
                 assert!(
                     text.contains("saga-orchestrator"),

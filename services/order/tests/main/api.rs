@@ -107,6 +107,73 @@ async fn the_style_is_the_orders_own_or_the_settings<B: SagaBackend>(mut shop: S
     );
 }
 
+/// Who reacts to whom, by setting and by the order's own word; what it begins with is remembered.
+async fn the_choreography_is_the_orders_own_or_the_settings<B: SagaBackend>(mut shop: Shop<B>) {
+    use order::{Choreographed, SagaStyle};
+    let with = |more: &str| GOOD.replace('}', &format!(",{more}}}"));
+    let of_style = with(r#""saga":"choreography""#);
+    let own = |name: &str| with(&format!(r#""choreography":"{name}""#));
+    let mut ids = Vec::new();
+    for (choreography, body, named, topic) in [
+        (
+            Choreographed::Pipeline,
+            of_style,
+            "pipeline",
+            "pipeline.order_created",
+        ),
+        (
+            Choreographed::PaymentFirst,
+            own("pipeline"),
+            "pipeline",
+            "pipeline.order_created",
+        ),
+        (
+            Choreographed::Pipeline,
+            own("payment-first"),
+            "payment-first",
+            "order-created",
+        ),
+    ] {
+        let settings = order::Settings {
+            saga: SagaStyle::Orchestration,
+            choreography,
+            ..order::Settings::default()
+        };
+        shop.router = router(&shop.db, &settings);
+        let (_, _, placed) = shop.post(body, &[]).await;
+        ids.push((placed["order_id"].clone(), named, topic));
+    }
+    shop.router = router(&shop.db, &order::Settings::default());
+    for (id, named, topic) in ids {
+        let id = id.as_str().unwrap();
+        let (_, _, order) = shop.get(&format!("/orders/{id}")).await;
+        assert_eq!(
+            (&order["saga"], &order["choreography"]),
+            (&json!("choreography"), &json!(named))
+        );
+        let said: Vec<u8> =
+            sqlx::query_scalar("select payload from outbox where message_key = $1 and topic = $2")
+                .bind(id.to_owned())
+                .bind(topic.to_owned())
+                .fetch_one(shop.db.pool())
+                .await
+                .unwrap();
+        let said: Value = serde_json::from_slice(&said).unwrap();
+        let (_, _, events) = shop.get(&format!("/orders/{id}/events")).await;
+        assert_eq!(events["items"][0]["payload"], said, "made again");
+    }
+}
+
+#[tokio::test]
+async fn the_choreography_is_the_orders_own_or_the_settings_on_sqlite() {
+    the_choreography_is_the_orders_own_or_the_settings(on_sqlite().await).await;
+}
+
+#[tokio::test]
+async fn the_choreography_is_the_orders_own_or_the_settings_on_postgres() {
+    the_choreography_is_the_orders_own_or_the_settings(on_postgres().await).await;
+}
+
 #[tokio::test]
 async fn the_style_is_the_orders_own_or_the_settings_on_sqlite() {
     the_style_is_the_orders_own_or_the_settings(on_sqlite().await).await;
@@ -179,7 +246,10 @@ fn bad_bodies() -> Vec<(String, u16, &'static str)> {
     bodies.push((with("product_id", "\"product_6\""), 422, "product_id"));
     for value in ["\"\"", "\"chaos\"", "1"] {
         bodies.push((with("saga", value), 422, "saga"));
+        bodies.push((with("choreography", value), 422, "choreography"));
     }
+    let both = "\"orchestration\",\"choreography\":\"pipeline\"";
+    bodies.push((with("saga", both), 422, "choreography"));
     bodies.push((with("coupon", "1"), 422, "coupon"));
     bodies.push((with("amount", "1,\"amount\":2"), 400, "body"));
     for broken in [

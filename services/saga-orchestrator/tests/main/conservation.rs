@@ -146,6 +146,7 @@ async fn orders_at_the_same_time_end_right_and_add_up<B: SagaBackend>(mut world:
             deliveries,
             credit: 0,
             spent: paid,
+            shipments: 0,
         };
         assert_eq!(world.ledger().await, expected, "seed {seed}");
     }

@@ -85,6 +85,7 @@ pub struct Ledger {
     pub credit: i64,
     /// Minor units that completed orders with a coordinator came to.
     pub spent: i64,
+    pub shipments: i64,
 }
 
 /// New orders are validated first, unless a case says otherwise.
@@ -131,7 +132,7 @@ impl World<Sqlite> {
     pub async fn routed(settings: Settings, routing: Routing) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut dbs = Vec::new();
-        for n in 0..6 {
+        for n in 0..7 {
             let path = folder.path().join(format!("{n}.db"));
             std::fs::File::create(&path).unwrap();
             let url = format!("sqlite://{}", path.display());
@@ -150,7 +151,7 @@ impl World<Sqlite> {
 impl World<Postgres> {
     pub async fn on_postgres(settings: Settings) -> Self {
         let mut dbs = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..7 {
             let url = postgres::shared().unwrap().create_database().unwrap();
             dbs.push(
                 Db::<Postgres>::open(&url, OpenOptions::default())
@@ -171,6 +172,7 @@ impl<B: SagaBackend> World<B> {
             delivery::DEFINITION,
             ::order::DEFINITION,
             customer::DEFINITION,
+            shipping::DEFINITION,
         ];
         let mut nodes = Vec::new();
         let (mut timers, mut requests, mut deadlines) = (None, None, None);
@@ -204,6 +206,7 @@ impl<B: SagaBackend> World<B> {
                     delivery::handlers(&outbox, &deliveries),
                     delivery::service(&app, &deliveries),
                 ),
+                "shipping" => (shipping::handlers(&outbox), shipping::service(&app)),
                 "order" => {
                     let settings = ::order::Settings {
                         order_deadline_ms: settings.deadline_ms,
@@ -548,8 +551,8 @@ impl<B: SagaBackend> World<B> {
     }
 
     pub async fn ledger(&self) -> Ledger {
-        let [_, inventory, payment, delivery, _, customer] = &self.nodes[..] else {
-            panic!("six services");
+        let [_, inventory, payment, delivery, _, customer, shipping] = &self.nodes[..] else {
+            panic!("seven services");
         };
         let one = async |node: &Node<B>, what: &'static str| -> i64 {
             sqlx::query_scalar(what)
@@ -596,6 +599,11 @@ impl<B: SagaBackend> World<B> {
             spent: one(
                 customer,
                 "select cast(sum(spent_minor) as bigint) from customer",
+            )
+            .await,
+            shipments: one(
+                shipping,
+                "select count(*) from shipment where status = 'shipped'",
             )
             .await,
         };

@@ -19,11 +19,15 @@ impl<B: SagaBackend> World<B> {
     }
 
     /// Places an order at the desk.
-    pub async fn place(&self, saga: &str, user: &str, product: &str, quantity: i64) -> Uuid {
-        let order = serde_json::json!({
+    pub async fn place(&self, way: &str, user: &str, product: &str, quantity: i64) -> Uuid {
+        let mut order = serde_json::json!({
             "user_id": user, "product_id": product, "quantity": quantity, "amount": 199.99,
-            "saga": saga,
         });
+        let field = match way {
+            "orchestration" => "saga",
+            _ => "choreography",
+        };
+        order[field] = way.into();
         let request = Request::post("/orders").header("traceparent", TRACE);
         let request = request.body(Body::from(order.to_string()));
         let (status, placed) = self.ask("order", request.unwrap()).await;
@@ -45,7 +49,9 @@ impl<B: SagaBackend> World<B> {
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         items
             .map(|event| {
-                assert_eq!(event["payload"]["order_id"], order.to_string());
+                let payload = &event["payload"];
+                let about = payload.get("order_id").or(payload.get("orderId"));
+                assert_eq!(about, Some(&serde_json::json!(order)));
                 let id = text(&event["message_id"]).parse().unwrap();
                 (id, text(&event["type"]), text(&event["source"]))
             })
