@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use onceward::consumer::rebuild::Since;
 use onceward::{DatabaseUrl, Secret};
 use onceward_kafka::KafkaConfig;
 
@@ -97,6 +98,9 @@ pub(crate) enum Command {
     /// What consumers have received
     #[command(subcommand)]
     Inbox(InboxCommand),
+    /// Consumers: make their state again from the topics
+    #[command(subcommand)]
+    Consumer(ConsumerCommand),
     /// Messages that need a person: list, show, replay, discard
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
@@ -263,6 +267,47 @@ impl InboxStateArg {
             Self::Discarded => "discarded",
         }
     }
+}
+
+/// `onceward consumer …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConsumerCommand {
+    /// Make a service's state again from the topics, beside the live one, and show the difference
+    #[command(after_help = REBUILD)]
+    Rebuild(RebuildWish),
+}
+
+const REBUILD: &str = "\
+Only the service's own program knows what its messages do, so that is what runs, on this database and Kafka:
+  PROGRAM rebuild SOURCE --into FILE --from TIME [ARGUMENTS]
+
+The live service may go on: its database is read in one snapshot, the topics outside of its group. What
+the shadow would send stays in the shadow.
+
+Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 a database, Kafka or the
+program could not be reached, 64 the command line is wrong.
+
+Example:
+  onceward consumer rebuild --consumer inventory-service-group --into shadow.db";
+
+/// Which state, and where it is made again.
+#[derive(Debug, Args)]
+pub(crate) struct RebuildWish {
+    /// The consumer whose service it is
+    #[arg(long, value_name = "NAME")]
+    pub consumer: String,
+    /// The new SQLite file
+    #[arg(long, value_name = "FILE")]
+    pub into: PathBuf,
+    /// Where to begin: beginning, or a time such as 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME", default_value = "beginning")]
+    pub from: Since,
+    /// The service's program: a path, or a name that is looked for beside this one and by PATH
+    #[arg(long, value_name = "PROGRAM", default_value = "shop")]
+    pub program: PathBuf,
+    /// What else it needs: settings of the service, --ignore TABLE.COLUMN
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    pub arguments: Vec<OsString>,
 }
 
 /// `onceward dead-letter …`

@@ -473,6 +473,11 @@ impl World {
         &self.databases[service]
     }
 
+    /// Where its files are, and more of a test's may be.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn log_file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name).with_extension("log")
     }

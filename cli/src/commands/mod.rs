@@ -5,6 +5,7 @@ mod dead_letter;
 mod dead_letter_request;
 mod inbox;
 mod message;
+mod rebuild;
 mod saga;
 mod saga_request;
 mod schema;
@@ -23,8 +24,8 @@ use onceward_saga::Verb;
 use self::source_epoch::Wish;
 use crate::World;
 use crate::args::{
-    Cli, Command, DeadLetterCommand, InboxCommand, MessageCommand, SagaCommand, SchemaCommand,
-    SourceCommand, TopicCommand,
+    Cli, Command, ConsumerCommand, DeadLetterCommand, InboxCommand, MessageCommand, SagaCommand,
+    SchemaCommand, SourceCommand, TopicCommand,
 };
 use crate::locate::Place;
 use crate::outcome::Outcome;
@@ -38,6 +39,9 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
         Command::Message(MessageCommand::Show { id }) => message::show(&place()?, &id).await,
         Command::Message(MessageCommand::Trace { id }) => trace::trace(&place()?, &id).await,
         Command::Inbox(InboxCommand::List(args)) => inbox::list(&place()?, &args).await,
+        Command::Consumer(ConsumerCommand::Rebuild(wish)) => {
+            rebuild::rebuild(&place()?, &wish, cli.place.json).await
+        }
         Command::DeadLetter(command) => dead_letter(command, &place()?, world).await,
         Command::Saga(command) => saga(command, &place()?, world).await,
         Command::Source(SourceCommand::List) => source::list(&place()?).await,

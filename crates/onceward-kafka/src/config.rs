@@ -1,6 +1,7 @@
 //! How to reach Kafka: one definition for config files (serde), command lines and environment
 //! variables (clap), shared by relay, services and tools.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use onceward::Secret;
@@ -220,6 +221,52 @@ impl KafkaConfig {
         }
     }
 
+    /// The variables by which a program that is started from here reads the same settings, passwords included.
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let file = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
+        let properties = self.properties.0.iter();
+        let properties: Vec<String> = properties
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let settings = [
+            (
+                "ONCEWARD_KAFKA",
+                Some(self.bootstrap_servers.clone().into()),
+            ),
+            (
+                "ONCEWARD_KAFKA_SECURITY_PROTOCOL",
+                self.security_protocol.map(|known| known.name().into()),
+            ),
+            ("ONCEWARD_KAFKA_CA_FILE", file(&self.ca_file)),
+            ("ONCEWARD_KAFKA_CERT_FILE", file(&self.cert_file)),
+            ("ONCEWARD_KAFKA_KEY_FILE", file(&self.key_file)),
+            (
+                "ONCEWARD_KAFKA_KEY_PASSWORD_FILE",
+                file(&self.key_password_file),
+            ),
+            (
+                "ONCEWARD_KAFKA_SASL_MECHANISM",
+                self.sasl_mechanism.map(|known| known.name().into()),
+            ),
+            (
+                "ONCEWARD_KAFKA_USERNAME",
+                self.username.clone().map(Into::into),
+            ),
+            (
+                "ONCEWARD_KAFKA_PASSWORD",
+                self.password.as_ref().map(|secret| secret.reveal().into()),
+            ),
+            ("ONCEWARD_KAFKA_PASSWORD_FILE", file(&self.password_file)),
+            (
+                "ONCEWARD_KAFKA_PROPERTIES",
+                (!properties.is_empty()).then(|| properties.join(",").into()),
+            ),
+        ];
+        let set = settings.into_iter();
+        set.filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+
     /// Checks everything, without connecting or reading a secret.
     ///
     /// # Errors
@@ -374,7 +421,7 @@ fn secret_of(name: &str, file: &Path) -> Result<String, ConfigProblems> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::{KafkaConfig, Secret, SecurityProtocol};
 
@@ -406,6 +453,27 @@ mod tests {
         let client = file.client_config().unwrap();
         assert_eq!(client.get("sasl.password"), Some("open sesame"));
         assert_eq!(client.get("socket.timeout.ms"), Some("1000"));
+    }
+
+    #[test]
+    fn the_environment_of_another_program_says_the_same() {
+        let config: KafkaConfig = serde_json::from_str(
+            r#"{"bootstrap_servers": "a:1", "security_protocol": "sasl_ssl", "ca_file": "/ca",
+                "cert_file": "/cert", "key_file": "/key", "key_password_file": "/word",
+                "sasl_mechanism": "PLAIN", "username": "me", "password": "open sesame",
+                "password_file": "/pass", "properties": {"a": "1", "b": "2"}}"#,
+        )
+        .unwrap();
+        let (command, variables) = (Cli::command(), config.environment());
+        assert_eq!(variables.len(), command.get_arguments().count());
+        let flags = variables.iter().map(|(name, value)| {
+            let mut all = command.get_arguments();
+            let flag = all.find(|arg| arg.get_env().is_some_and(|env| env == *name));
+            let flag = flag.and_then(|arg| arg.get_long()).unwrap();
+            format!("--{flag}={}", value.to_str().unwrap())
+        });
+        let read = Cli::parse_from(std::iter::once("x".to_owned()).chain(flags));
+        assert_eq!(read.kafka, config);
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod credentials;
 mod events;
 mod fault;
 mod ffi;
+mod history;
 mod progress;
 mod publisher;
 mod subscriber;
@@ -57,6 +58,7 @@ pub use choice::{KafkaPublisher, PublisherKind, PublisherOptions};
 pub use config::{
     ConfigProblems, KafkaConfig, Properties, SaslMechanism, Secret, SecurityProtocol,
 };
+pub use history::KafkaHistory;
 pub use publisher::TRANSACTION_TIMEOUT;
 pub use subscriber::KafkaSubscriber;
 pub use topics::{TopicChange, WantedTopic};

@@ -59,7 +59,7 @@ const FENCED_PAUSE: Duration = Duration::from_secs(10);
 const EXPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// librdkafka's log goes to `tracing`; errors come as events.
-struct Quiet;
+pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, _: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
@@ -563,7 +563,7 @@ fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
 }
 
 /// For `map_err`.
-fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> SubscriberError {
+pub(crate) fn failed<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> SubscriberError {
     move |error| SubscriberError {
         doing,
         reason: error.to_string(),

@@ -1,7 +1,10 @@
 //! The command line; every flag is an environment variable as well.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use onceward::Routing;
+use onceward::consumer::rebuild::Since;
 use onceward_kafka::KafkaConfig;
 use skeleton::{DatabaseOptions, Definition, ServerOptions};
 
@@ -39,6 +42,58 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Create all topics that are missing. May be repeated.
     Topics(Topics),
+    /// Make a service's state again from the topics, beside the live one, and show the difference.
+    #[command(subcommand, after_help = REBUILD)]
+    Rebuild(RebuildCommand),
+}
+
+const REBUILD: &str = "\
+Orders and customers are made by HTTP, and the saga orchestrator goes by timers: topics don't tell all of the
+state of these services, so it can't be rebuilt.
+
+Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 Kafka or a database could not be
+reached, 64 the command line is wrong.";
+
+/// Whose state.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RebuildCommand {
+    /// Stock and reservations.
+    Inventory(Rebuild<NoSettings>),
+    /// Charges. With the settings the live service has.
+    Payment(Rebuild<payment::Settings>),
+    /// Deliveries. With the settings the live service has.
+    Delivery(Rebuild<delivery::Settings>),
+    /// Mails that were written; not what became of them.
+    Notification(Rebuild<notification::Settings>),
+    /// Counts and facts.
+    Analytics(Rebuild<NoSettings>),
+}
+
+/// What every rebuild needs, and what only this service does.
+#[derive(Debug, Args)]
+pub(crate) struct Rebuild<S: Args> {
+    /// The new SQLite file to rebuild into.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) into: PathBuf,
+    /// Where to begin: beginning, or a time such as 2026-01-02T03:04:05Z; what was published before it is missing
+    /// then.
+    #[arg(long, value_name = "TIME", default_value = "beginning")]
+    pub(crate) from: Since,
+    /// A column that is not to be held against the live one; may be repeated.
+    #[arg(long, value_name = "TABLE.COLUMN")]
+    pub(crate) ignore: Vec<String>,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The live database; it is only read.
+    #[command(flatten)]
+    pub(crate) database: DatabaseOptions,
+    #[command(flatten)]
+    pub(crate) kafka: KafkaConfig,
+    #[command(flatten)]
+    pub(crate) routing: RoutingOption,
+    #[command(flatten)]
+    pub(crate) settings: S,
 }
 
 /// What every service needs, and what only this one does.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,13 +11,14 @@ use onceward_saga::SagaBackend;
 use skeleton::{App, Background, Definition, Service};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Command, Migrate, Serve, Topics};
+use crate::cli::{Command, Migrate, RebuildCommand, Serve, Topics};
 use crate::database::Database;
+use crate::rebuild;
 
 /// Longest wait at the end for the collector to take the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Order(serve) => Box::pin(on_database(serve, Order)).await,
         Command::Inventory(serve) => Box::pin(on_database(serve, Inventory)).await,
@@ -30,13 +32,27 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::MailSink(options) => self::mail_sink(options).await,
         Command::Migrate(migrate) => self::migrate(migrate).await,
         Command::Topics(topics) => self::topics(topics).await,
+        Command::Rebuild(rebuild) => return Box::pin(self::rebuild(rebuild)).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn rebuild(command: RebuildCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        RebuildCommand::Inventory(wish) => rebuild::run::<Inventory>(wish).await,
+        RebuildCommand::Payment(wish) => rebuild::run::<Payment>(wish).await,
+        RebuildCommand::Delivery(wish) => rebuild::run::<Delivery>(wish).await,
+        RebuildCommand::Notification(wish) => rebuild::run::<Notification>(wish).await,
+        RebuildCommand::Analytics(wish) => rebuild::run::<Analytics>(wish).await,
     }
 }
 
 /// One service of the shop, on whichever database.
-trait Member {
+pub(crate) trait Member {
     type Settings: Args;
     const DEFINITION: &'static Definition;
+    /// Columns that are no message's effect: `table.column`.
+    const OF_OTHERS: &'static [&'static str] = &[];
     fn service<B: SagaBackend>(
         app: &App<B>,
         settings: &Self::Settings,
@@ -117,6 +133,8 @@ impl Member for Analytics {
 impl Member for Notification {
     type Settings = notification::Settings;
     const DEFINITION: &'static Definition = &notification::DEFINITION;
+    /// The sender's notes.
+    const OF_OTHERS: &'static [&'static str] = &["mail.state", "mail.attempts", "mail.error"];
     fn service<B: SagaBackend>(
         app: &App<B>,
         settings: &Self::Settings,

@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod database;
+mod rebuild;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -31,7 +32,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _closed = writeln!(std::io::stderr(), "shop: {error:#}");
             ExitCode::FAILURE
@@ -39,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn start(cli: cli::Cli) -> anyhow::Result<()> {
+fn start(cli: cli::Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

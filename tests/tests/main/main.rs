@@ -3,6 +3,7 @@
 mod brokers;
 mod chaos;
 mod documents;
+mod rebuild;
 mod scenarios;
 mod secrets;
 mod telemetry;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use integration_tests::{Client, Database, Order, Result, Settings, World};
 use serde_json::Value;
 
+use crate::rebuild;
+
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,6 +108,7 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     // without credit, undeliverable in two ways, and turned back.
     assert_eq!((books.completed, books.failed), (4, 10));
     world.verify()?;
+    rebuild::equals_the_live_one_until_somebody_tampers(&world).await?;
 
     let stopped = world.stop("relay")?;
     assert!(

@@ -1,5 +1,6 @@
 //! The consumer on a real Kafka.
 
+mod rebuild;
 mod world;
 
 use std::time::{Duration, Instant};

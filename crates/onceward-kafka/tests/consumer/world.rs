@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use onceward::consumer::{
     Consumer, ConsumerOptions, ConsumerStatus, Handle, Handler, HandlerError, Handlers,
 };
-use onceward::{Backend, ConsumerName, Db, Event, MessageContext, SourceName, Tx};
+use onceward::{Backend, ConsumerName, DatabaseUrl, Db, Event, MessageContext, SourceName, Tx};
 use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -53,6 +53,7 @@ impl<B: Backend> Handler<B, Ping> for Effect {
 
 pub struct World<B: Backend> {
     pub db: Db<B>,
+    pub url: DatabaseUrl,
     pub bootstrap: String,
     pub topic: String,
     pub group: ConsumerName,
@@ -73,7 +74,7 @@ impl World<Sqlite> {
         std::fs::File::create(&file).unwrap();
         let url = format!("sqlite://{}", file.display());
         let db = Db::<Sqlite>::open(&url, Default::default()).await.unwrap();
-        Self::new(db, bootstrap, partitions, Some(folder)).await
+        Self::new(db, url, bootstrap, partitions, Some(folder)).await
     }
 }
 impl World<Postgres> {
@@ -85,13 +86,14 @@ impl World<Postgres> {
         let db = Db::<Postgres>::open(&url, Default::default())
             .await
             .unwrap();
-        Self::new(db, bootstrap, partitions, None).await
+        Self::new(db, url, bootstrap, partitions, None).await
     }
 }
 
 impl<B: onceward::schema::SchemaBackend> World<B> {
     async fn new(
         db: Db<B>,
+        url: String,
         bootstrap: &str,
         partitions: i32,
         folder: Option<tempfile::TempDir>,
@@ -105,6 +107,7 @@ impl<B: onceward::schema::SchemaBackend> World<B> {
         let number = number();
         let world = Self {
             db,
+            url: url.into(),
             bootstrap: bootstrap.to_owned(),
             topic: format!("ping{number}"),
             group: ConsumerName::new(format!("group{number}")).unwrap(),
@@ -203,16 +206,23 @@ impl<B: Backend> World<B> {
 
     /// Publishes pings `numbers` with keys `k0` … `k9`, in one Kafka transaction.
     pub fn publish(&self, numbers: std::ops::Range<i64>) {
-        let records = numbers.map(|n| (n, ping(n)));
-        self.publish_raw(records.map(|(n, (key, payload))| {
-            let headers = OwnedHeaders::new();
-            let headers = header(headers, "ce_id", &format!("id-{n}"));
-            let headers = header(headers, "ce_source", "test");
-            (key, payload, header(headers, "ce_type", "ping.v1"))
-        }));
+        self.publish_raw(records(numbers));
     }
 
-    pub fn publish_raw(&self, records: impl Iterator<Item = (String, Vec<u8>, OwnedHeaders)>) {
+    /// Publishes pings in a Kafka transaction that is aborted.
+    pub fn publish_aborted(&self, numbers: std::ops::Range<i64>) {
+        let producer = self.in_transaction(records(numbers));
+        producer.flush(WAIT).unwrap();
+        producer.abort_transaction(WAIT).unwrap();
+    }
+
+    pub fn publish_raw(&self, records: impl Iterator<Item = RawRecord>) {
+        let producer = self.in_transaction(records);
+        producer.commit_transaction(WAIT).unwrap();
+    }
+
+    /// Sends records in a transaction that is still open.
+    fn in_transaction(&self, records: impl Iterator<Item = RawRecord>) -> BaseProducer {
         let producer: BaseProducer = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
             .set("transactional.id", format!("test-{}", number()))
@@ -228,7 +238,7 @@ impl<B: Backend> World<B> {
                 .map_err(|(e, _)| e)
                 .unwrap();
         }
-        producer.commit_transaction(WAIT).unwrap();
+        producer
     }
 
     /// How often each number took effect.
@@ -265,6 +275,18 @@ impl<B: Backend> World<B> {
         .await
         .unwrap()
     }
+}
+
+/// Key, payload and headers.
+type RawRecord = (String, Vec<u8>, OwnedHeaders);
+
+fn records(numbers: std::ops::Range<i64>) -> impl Iterator<Item = RawRecord> {
+    numbers.map(|n| {
+        let (key, payload) = ping(n);
+        let headers = header(OwnedHeaders::new(), "ce_id", &format!("id-{n}"));
+        let headers = header(headers, "ce_source", "test");
+        (key, payload, header(headers, "ce_type", "ping.v1"))
+    })
 }
 
 pub fn header(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {

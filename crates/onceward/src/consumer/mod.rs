@@ -36,6 +36,7 @@ pub mod inbox;
 mod janitor;
 mod options;
 mod queue;
+pub mod rebuild;
 mod retry;
 mod round;
 mod run;
