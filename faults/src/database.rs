@@ -7,7 +7,7 @@ use onceward::schema::migrate;
 use onceward::{Micros, SourceName, postgres_options, sqlite_options};
 use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolOptions;
-use sqlx::{ConnectOptions, Connection, Pool, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Pool, Postgres, Sqlite};
 
 use crate::Result;
 use crate::account::Event;
@@ -122,6 +122,12 @@ impl Store {
     /// One number.
     pub async fn number(&self, sql: &'static str) -> Result<i64> {
         Ok(on!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
+    }
+
+    /// Statements of ours, without values of others.
+    pub async fn execute(&self, sql: String) -> Result<()> {
+        on!(self, pool => { sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await?; });
+        Ok(())
     }
 
     /// The last number of every key.

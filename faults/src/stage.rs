@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use onceward_testkit::cutter::Cutter;
-use onceward_testkit::postgres::Postgres;
+use onceward_testkit::postgres::{Postgres, PostgresOptions};
 use onceward_testkit::proxy::ProxiedKafka;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use sqlx::{Connection, PgConnection};
@@ -54,7 +56,12 @@ impl Stage {
     /// The server.
     pub fn postgres(&mut self) -> Result<&mut Postgres> {
         if self.postgres.is_none() {
-            self.postgres = Some(Postgres::start()?);
+            // For the transactions that a fault prepares.
+            let settings = vec![("max_prepared_transactions".to_owned(), "10".to_owned())];
+            self.postgres = Some(Postgres::start_with(PostgresOptions {
+                settings,
+                ..PostgresOptions::default()
+            })?);
         }
         self.postgres.as_mut().context("Postgres was just started")
     }
@@ -109,11 +116,29 @@ impl Stage {
         format!("faults-{}", self.made)
     }
 
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.kafka.bootstrap())
+            .create()?)
+    }
+
+    /// From now on the topic takes records up to so many bytes.
+    pub fn limit_records(&self, topic: &str, bytes: &str) -> Result<()> {
+        let limited = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let limited = limited.set("max.message.bytes", bytes);
+        let (admin, options) = (self.admin()?, AdminOptions::new());
+        let altered = self
+            .runtime
+            .block_on(admin.alter_configs([&limited], &options))?;
+        for outcome in altered {
+            outcome.map_err(|(_, code)| anyhow!("topic {topic}: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// Makes a topic.
     pub fn make_topic(&self, name: &str) -> Result<()> {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", self.kafka.kafka.bootstrap())
-            .create()?;
+        let admin = self.admin()?;
         let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
         let made = self

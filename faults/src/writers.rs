@@ -9,7 +9,8 @@ use onceward::{Clock, MessageContext, Outbox, RawMessage, SourceName, SystemCloc
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
-use sqlx::{Pool, Transaction};
+use sqlx::pool::PoolOptions;
+use sqlx::{AssertSqlSafe, Pool, Transaction};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -21,9 +22,9 @@ use crate::database::Store;
 pub const SHARED_KEYS: u32 = 24;
 /// Keys of the slow writer alone, behind the shared ones.
 pub const SLOW_KEYS: u32 = 4;
-/// A key of its own for each transaction that is kept open by [`hold`].
+/// A key of its own for the transactions of single faults.
 pub const HELD_KEY: u32 = SHARED_KEYS + SLOW_KEYS;
-/// All keys.
+/// All keys, but those of [`many_at_once`], which are behind them.
 pub const KEYS: u32 = HELD_KEY + 1;
 /// Writers of the shared keys.
 const WRITERS: u64 = 4;
@@ -103,9 +104,73 @@ pub async fn hold(store: &Store, task: &Task, time: Duration) -> Result<()> {
         Store::Sqlite(_) => anyhow::bail!("it would keep every other writer waiting"),
         Store::Postgres(pool) => {
             let writer = Writer::new(pool.clone(), task.clone(), 0, true);
-            writer.hold(time).await
+            writer.hold(HELD_KEY, "", time, true).await
         }
     }
+}
+
+/// Writes an event with so many bytes beside it, which a topic may refuse.
+pub async fn write_big(store: &Store, task: &Task, bytes: usize) -> Result<()> {
+    // No compression makes it short.
+    let noise = (0_u64..).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let padding = noise.take(bytes / 16).collect::<String>();
+    match store {
+        Store::Sqlite(pool) => {
+            let writer = Writer::new(pool.clone(), task.clone(), 0, false);
+            writer.hold(HELD_KEY, &padding, Duration::ZERO, true).await
+        }
+        Store::Postgres(pool) => {
+            let writer = Writer::new(pool.clone(), task.clone(), 0, false);
+            writer.hold(HELD_KEY, &padding, Duration::ZERO, true).await
+        }
+    }
+}
+
+/// Writes an event in a transaction that is prepared under this name and not committed, on Postgres.
+pub async fn prepare(store: &Store, task: &Task, name: &str) -> Result<Event> {
+    match store {
+        Store::Sqlite(_) => anyhow::bail!("only Postgres has prepared transactions"),
+        Store::Postgres(pool) => {
+            let writer = Writer::new(pool.clone(), task.clone(), 0, false);
+            let mut tx = pool.begin().await?;
+            let event = writer.write(&mut tx, HELD_KEY, "").await?;
+            let prepare = AssertSqlSafe(format!("prepare transaction '{name}'"));
+            sqlx::raw_sql(prepare).execute(&mut *tx).await?;
+            // The connection has none any more; this only tells it so.
+            tx.rollback().await?;
+            Ok(event)
+        }
+    }
+}
+
+/// Opens so many transactions at once, on Postgres, each with an event of a key of its own; half of them are rolled
+/// back, in no order.
+pub async fn many_at_once(store: &Store, task: &Task, count: u32, time: Duration) -> Result<()> {
+    let Store::Postgres(shared) = store else {
+        anyhow::bail!("SQLite has one writer at a time");
+    };
+    let keys = format!(
+        "insert into numbered select generate_series({KEYS}, {}), 0 on conflict do nothing",
+        KEYS + count - 1
+    );
+    store.execute(keys).await?;
+    let pool = PoolOptions::<sqlx::Postgres>::new().max_connections(count);
+    let pool = pool
+        .connect_with((*shared.connect_options()).clone())
+        .await?;
+    let mut open = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let writer = Writer::new(pool.clone(), task.clone(), u64::from(number), false);
+        open.spawn(async move {
+            let pause = time * (number * 7 % count) / count;
+            writer.hold(KEYS + number, "", pause, number % 2 == 0).await
+        });
+    }
+    while let Some(ended) = open.join_next().await {
+        ended??;
+    }
+    pool.close().await;
+    Ok(())
 }
 
 /// Writes until it is killed, for a process of its own; its tokens begin at `first_token`.
@@ -163,7 +228,7 @@ impl<B: SchemaBackend> Writer<B> {
         let mut tx = self.pool.begin_with(B::BEGIN).await?;
         for key in keys {
             let key = from + u32::try_from(key)?;
-            let event = self.write(&mut tx, key).await?;
+            let event = self.write(&mut tx, key, "").await?;
             events.push(event);
             if self.is_slow {
                 let pause = self.random.random_range(20..250);
@@ -182,19 +247,26 @@ impl<B: SchemaBackend> Writer<B> {
     }
 
     /// Writes one event and keeps its transaction open for so long.
-    async fn hold(&self, time: Duration) -> Result<()> {
+    async fn hold(&self, key: u32, padding: &str, time: Duration, commits: bool) -> Result<()> {
         let mut tx = self.pool.begin_with(B::BEGIN).await?;
-        let event = self.write(&mut tx, HELD_KEY).await?;
+        let event = self.write(&mut tx, key, padding).await?;
         tokio::time::sleep(time).await;
-        let end = match tx.commit().await {
-            Ok(()) => End::Committed,
-            Err(_) => End::Unknown,
+        let end = match commits {
+            false => {
+                tx.rollback().await?;
+                End::RolledBack
+            }
+            true => match tx.commit().await {
+                Ok(()) => End::Committed,
+                Err(_) => End::Unknown,
+            },
         };
         self.task.account.note(&[event], end);
         Ok(())
     }
 
-    async fn write(&self, tx: &mut Transaction<'_, B>, key: u32) -> Result<Event> {
+    /// Its payload has `padding` in it, which nobody reads.
+    async fn write(&self, tx: &mut Transaction<'_, B>, key: u32, padding: &str) -> Result<Event> {
         // Locks the key's row before the append: that is what order per key asks for.
         let number = sqlx::query_scalar::<_, i64>(
             "update numbered set last = last + 1 where message_key = $1 returning last",
@@ -208,7 +280,12 @@ impl<B: SchemaBackend> Writer<B> {
             token: NEXT_TOKEN.fetch_add(1, Ordering::Relaxed),
             written: SystemClock.now(),
         };
-        let message = RawMessage::of(&event)?.to_topic(&self.task.topic);
+        let mut message = RawMessage::of(&event)?.to_topic(&self.task.topic);
+        if !padding.is_empty() {
+            let mut payload: serde_json::Value = serde_json::from_slice(&message.payload)?;
+            payload["padding"] = padding.into();
+            message.payload = serde_json::to_vec(&payload)?;
+        }
         let context = MessageContext::start(&UuidV7);
         self.outbox.append_raw::<B>(tx, &context, message).await?;
         Ok(event)

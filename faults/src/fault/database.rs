@@ -13,11 +13,12 @@ use rand::rngs::StdRng;
 
 use super::Struck;
 use crate::Result;
+use crate::account::End;
 use crate::database::Store;
 use crate::relay::program;
 use crate::rig::{PATIENCE, Rig};
 use crate::stage::Stage;
-use crate::writers::hold;
+use crate::writers::{HELD_KEY, hold, many_at_once, prepare, write_big};
 
 /// Kills the server and starts it again.
 pub(super) fn killed(_: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<Struck> {
@@ -75,6 +76,109 @@ pub(super) fn kept_open(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Re
     })
 }
 
+/// Prepares a transaction, crashes the server, and commits what it has kept; others flow meanwhile.
+pub(super) fn prepared(rig: &mut Rig, stage: &mut Stage, random: &mut StdRng) -> Result<Struck> {
+    let name = format!("{}-{}", rig.task.source, rig.round);
+    let event = rig
+        .runtime
+        .block_on(prepare(&rig.store, &rig.task, &name))?;
+    rig.flows()?;
+    let crashes = random.random_bool(0.5);
+    if crashes {
+        let postgres = stage.postgres()?;
+        postgres.kill9()?;
+        postgres.start_again()?;
+        rig.flows()?;
+    }
+    let ended = |how: &str| format!("{how} prepared '{name}'");
+    let (end, how) = match random.random_bool(0.7) {
+        true => (End::Committed, "commit"),
+        false => (End::RolledBack, "rollback"),
+    };
+    rig.runtime.block_on(rig.store.execute(ended(how)))?;
+    rig.account.note(&[event], end);
+    let crash = if crashes {
+        ", the server killed meanwhile"
+    } else {
+        ""
+    };
+    Ok(Struck::since(SystemClock.now(), format!("{how}{crash}")))
+}
+
+/// Has many transactions open at once, which end in no order.
+pub(super) fn many_open(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
+    let count = random.random_range(100..200);
+    let time = Duration::from_millis(random.random_range(500..2_500));
+    let begun = SystemClock.now();
+    let many = many_at_once(&rig.store, &rig.task, count, time);
+    rig.runtime.block_on(many)?;
+    Ok(Struck::since(begun, format!("{count} of them")))
+}
+
+/// Writes an event that its topic refuses and two behind it; has the relay die at a step of parking or of replay; lets
+/// the topic take the event, and asks for the replay.
+pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<Struck> {
+    const LINES: [&str; 6] = [
+        "parking",
+        "parked",
+        "request-taken",
+        "replay-publishing",
+        "replay-committed",
+        "replay-settled",
+    ];
+    let index = usize::try_from(rig.round.saturating_sub(1))? % LINES.len();
+    let line = LINES.get(index).copied().unwrap_or("parked");
+    let topic = rig.task.topic.clone();
+    stage.limit_records(&topic, "50000")?;
+    let owner = rig.owner()?;
+    rig.relay(owner)?.process.kill9()?;
+    rig.restart(owner, Some(line))?;
+    for bytes in [100_000, 0, 0] {
+        let event = write_big(&rig.store, &rig.task, bytes);
+        rig.runtime.block_on(event)?;
+    }
+    let dies_parking = index < 2;
+    if dies_parking {
+        dies(rig, owner, line)?;
+    }
+    let parked = |rig: &Rig, wanted: i64| {
+        wait::until("the rows to be parked, or none any more", PATIENCE, || {
+            let parked =
+                "select cast(count(*) as bigint) from outbox_dead_letter where state = 'parked'";
+            let found = rig.runtime.block_on(rig.store.number(parked))?;
+            Ok((found == wanted).then_some(()))
+        })
+        .with_context(|| rig.told())
+    };
+    parked(rig, 3)?;
+    // Nobody else waits for that key.
+    rig.flows()?;
+    stage.limit_records(&topic, "1048588")?;
+    let request = format!(
+        "insert into outbox_dead_letter_request (kind, topic, message_key, requested_by, requested_at) \
+         values ('replay', '{topic}', '{HELD_KEY}', 'faults', 0)"
+    );
+    rig.runtime.block_on(rig.store.execute(request))?;
+    if !dies_parking {
+        dies(rig, owner, line)?;
+    }
+    let begun = SystemClock.now();
+    parked(rig, 0)?;
+    Ok(Struck::since(begun, format!("at {line}")))
+}
+
+/// Waits until a relay has died at its line, and starts it again.
+fn dies(rig: &mut Rig, number: usize, line: &str) -> Result<()> {
+    let relay = rig.relay(number)?;
+    if relay.process.wait(PATIENCE)?.is_none() {
+        bail!(
+            "the relay has not died at {line}:\n{}",
+            relay.process.log_tail(12)
+        );
+    }
+    rig.restart(number, None)
+}
+
 /// Cuts the connection of whoever commits next: before the server sees it, or before its answer.
 pub(super) fn cut_at_commit(_: &mut Rig, stage: &mut Stage, random: &mut StdRng) -> Result<Struck> {
     let cutter = stage.cutter()?;
@@ -89,31 +193,42 @@ pub(super) fn cut_at_commit(_: &mut Rig, stage: &mut Stage, random: &mut StdRng)
     Ok(Struck::since(SystemClock.now(), what))
 }
 
-/// Kills a process that writes, in the midst of it; what it knew it has written down.
-pub(super) fn writer_killed(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
-    let journal = rig.logs.join(format!("writer-{}.journal", rig.round));
-    let mut command = program("onceward-faults")?;
-    command
-        .args(["writer", "--url", &rig.url, "--topic", &rig.task.topic])
-        .args(["--source", rig.task.source.as_str()])
-        .args([
-            "--seed",
-            &random.random_range(0..u64::from(u32::MAX)).to_string(),
-        ])
-        .args(["--first-token", &(u64::from(rig.round) << 40).to_string()])
-        .arg("--journal")
-        .arg(&journal);
-    File::create(&journal)?;
-    let mut writer = Process::spawn("writer", command, &rig.logs.join("writer.log"))?;
-    wait::until("the writer to write", PATIENCE, || {
-        if !writer.is_running() {
-            bail!("the writer has ended:\n{}", writer.log_tail(5));
-        }
-        Ok((std::fs::metadata(&journal)?.len() > 200).then_some(()))
-    })?;
-    std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
-    writer.kill9()?;
+/// Kills processes that write beside each other, in the midst of it; what they knew they have written down.
+pub(super) fn writers_killed(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
+    let mut writers = Vec::new();
+    for number in 0..3_u64 {
+        let journal = rig
+            .logs
+            .join(format!("writer-{}-{number}.journal", rig.round));
+        let mut command = program("onceward-faults")?;
+        let seed = random.random_range(0..u64::from(u32::MAX));
+        let first_token = (u64::from(rig.round) << 40) + (number << 32);
+        command
+            .args(["writer", "--url", &rig.url, "--topic", &rig.task.topic])
+            .args(["--source", rig.task.source.as_str()])
+            .args(["--seed", &seed.to_string()])
+            .args(["--first-token", &first_token.to_string()])
+            .arg("--journal")
+            .arg(&journal);
+        File::create(&journal)?;
+        let log = rig.logs.join(format!("writer-{number}.log"));
+        writers.push((Process::spawn("writer", command, &log)?, journal));
+    }
+    for (writer, journal) in &mut writers {
+        wait::until("the writer to write", PATIENCE, || {
+            if !writer.is_running() {
+                bail!("the writer has ended:\n{}", writer.log_tail(5));
+            }
+            Ok((std::fs::metadata(&*journal)?.len() > 200).then_some(()))
+        })?;
+    }
+    for (writer, _) in &mut writers {
+        std::thread::sleep(Duration::from_millis(random.random_range(0..300)));
+        writer.kill9()?;
+    }
     let begun = SystemClock.now();
-    rig.account.merge(&std::fs::read_to_string(&journal)?)?;
+    for (_, journal) in &writers {
+        rig.account.merge(&std::fs::read_to_string(journal)?)?;
+    }
     Ok(Struck::since(begun, ""))
 }

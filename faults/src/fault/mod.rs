@@ -290,6 +290,36 @@ pub static FAULTS: &[Fault] = &[
         ..ANY
     },
     Fault {
+        name: "postgres-transaction-prepared",
+        does: "A transaction with an event is prepared (PREPARE TRANSACTION) and ended later, in half of the strikes \
+               behind a crash of the server.",
+        rule: "A prepared transaction is an open one to every snapshot, across restarts of server and relay.",
+        databases: &[Kind::Postgres],
+        rounds: 4,
+        strike: database::prepared,
+        ..ANY
+    },
+    Fault {
+        name: "postgres-writers-many",
+        does: "100 to 200 connections at once each keep a transaction with an event open; half of them are rolled \
+               back, in no order. Recovery counts from their end.",
+        rule: "What is new is told by two snapshots, not by the order of ids or commits.",
+        databases: &[Kind::Postgres],
+        rounds: 3,
+        strike: database::many_open,
+        ..ANY
+    },
+    Fault {
+        name: "row-poisoned",
+        does: "A row that its topic refuses, and two more of its key; the relay dies at a step of parking them, or of \
+               the replay that follows when the topic takes them.",
+        rule: "A key is parked before the cursor passes its row, what is published of it is in the progress, and a \
+               replay is cleaned up by whoever takes over.",
+        rounds: 6,
+        strike: database::poisoned,
+        ..ANY
+    },
+    Fault {
         name: "postgres-cut-at-commit",
         does: "The connection of whoever commits next, writer or relay, is cut at COMMIT: before \
                the server sees it, or before its answer.",
@@ -303,10 +333,11 @@ pub static FAULTS: &[Fault] = &[
     },
     Fault {
         name: "writer-killed",
-        does: "A process that writes events is killed with `kill -9` in the midst of it.",
+        does: "Three processes that write events beside each other are killed with `kill -9`, one after the other, in \
+               the midst of it.",
         rule: "Domain rows and outbox rows commit in one transaction, or none of them does.",
         rounds: 3,
-        strike: database::writer_killed,
+        strike: database::writers_killed,
         ..ANY
     },
     Fault {
