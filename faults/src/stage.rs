@@ -56,8 +56,13 @@ impl Stage {
     /// The server.
     pub fn postgres(&mut self) -> Result<&mut Postgres> {
         if self.postgres.is_none() {
-            // For the transactions that a fault prepares.
-            let settings = vec![("max_prepared_transactions".to_owned(), "10".to_owned())];
+            // For what faults prepare, and for the many that one opens at once.
+            let settings = [
+                ("max_prepared_transactions", "10"),
+                ("max_connections", "400"),
+            ];
+            let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let settings = settings.to_vec();
             self.postgres = Some(Postgres::start_with(PostgresOptions {
                 settings,
                 ..PostgresOptions::default()

@@ -107,7 +107,7 @@ pub(super) fn prepared(rig: &mut Rig, stage: &mut Stage, random: &mut StdRng) ->
 
 /// Has many transactions open at once, which end in no order.
 pub(super) fn many_open(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
-    let count = random.random_range(100..200);
+    let count = random.random_range(250..=300);
     let time = Duration::from_millis(random.random_range(500..2_500));
     let begun = SystemClock.now();
     let many = many_at_once(&rig.store, &rig.task, count, time);

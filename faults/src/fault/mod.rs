@@ -301,7 +301,7 @@ pub static FAULTS: &[Fault] = &[
     },
     Fault {
         name: "postgres-writers-many",
-        does: "100 to 200 connections at once each keep a transaction with an event open; half of them are rolled \
+        does: "250 to 300 connections at once each keep a transaction with an event open; half of them are rolled \
                back, in no order. Recovery counts from their end.",
         rule: "What is new is told by two snapshots, not by the order of ids or commits.",
         databases: &[Kind::Postgres],
