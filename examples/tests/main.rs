@@ -10,6 +10,7 @@
 mod program;
 mod topic;
 
+use onceward_kafka::{KafkaBroker, KafkaConfig};
 use onceward_testkit::{kafka, postgres, wait};
 use program::{Program, at_most, place, readyz};
 use serde_json::{Value, json};
@@ -115,4 +116,71 @@ fn messages_go_where_they_are_routed_with_the_headers_they_were_given() {
     let clicks = topic::read(&kafka, "acme.clicks", "routing");
     assert_eq!(clicks.len(), 1);
     assert_eq!(clicks[0].key, None);
+}
+
+#[test]
+fn a_tenth_service_grants_points_once_in_whatever_order_it_hears() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let broker = KafkaBroker::new(KafkaConfig::plaintext(&kafka)).unwrap();
+    let topics = ["order.created", "order.completed"];
+    program::block_on(broker.make_topics(topics, 3, 1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/loyalty.db?mode=rwc", folder.path().display());
+    let mut loyalty = Program::new("loyalty", &url, &kafka);
+    loyalty.start();
+    let order = |number: u32| format!("00000000-0000-7000-8000-{number:012}");
+    let created = |number: u32| {
+        let told = json!({"order_id": order(number), "user_id": "ada", "amount_minor": 19_999, "quantity": 2});
+        topic::publish(&kafka, "order.created", number, &told);
+    };
+    let completed = |number: u32| {
+        let told = json!({"order_id": order(number)});
+        topic::publish(&kafka, "order.completed", 100 + number, &told);
+    };
+    let has = |loyalty: &Program, points: &str| {
+        let all = wait::until("the points", at_most(), || {
+            let found = loyalty.get("/points/ada");
+            Ok((found.as_deref() == Some(points)).then_some(()))
+        });
+        all.unwrap_or_else(|e| panic!("{e}\n{}", loyalty.log()));
+    };
+    created(1);
+    completed(1);
+    has(&loyalty, "199");
+    // The other way round, a repeated message, and an order that never completes.
+    completed(2);
+    completed(1);
+    created(3);
+    loyalty.kill9_and_restart();
+    created(2);
+    has(&loyalty, "398");
+    let told = wait::until("what it says", at_most(), || {
+        let told = topic::read(&kafka, "points.granted", "loyalty");
+        Ok((told.len() >= 2).then_some(told))
+    });
+    let told = told.unwrap();
+    let told: Vec<_> = told
+        .iter()
+        .map(|r| (r.key.as_deref(), &r.payload))
+        .collect();
+    let grant = |number| json!({"user_id": "ada", "order_id": order(number), "points": 199});
+    assert_eq!(told, [(Some("ada"), &grant(1)), (Some("ada"), &grant(2))]);
+}
+
+#[test]
+fn the_tutorial_shows_the_tenth_service_in_under_100_lines() {
+    let (program, page) = (
+        include_str!("../loyalty/main.rs"),
+        include_str!("../../docs/TUTORIAL.md"),
+    );
+    let blocks = page.split("```rust\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("\n```").next());
+    let shown: Vec<&str> = blocks.collect();
+    assert_eq!(shown.join("\n\n"), program.trim_end());
+    let lines = program.lines().map(str::trim);
+    let count = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .count();
+    assert!(count < 100, "{count} lines");
+    assert!(page.contains(&format!("in {count} lines of Rust")));
 }

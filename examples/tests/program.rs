@@ -31,6 +31,7 @@ impl Program {
             "axum-postgres" => env!("CARGO_BIN_EXE_axum-postgres"),
             "axum-sqlite" => env!("CARGO_BIN_EXE_axum-sqlite"),
             "consume-once" => env!("CARGO_BIN_EXE_consume-once"),
+            "loyalty" => env!("CARGO_BIN_EXE_loyalty"),
             "trip-saga" => env!("CARGO_BIN_EXE_trip-saga"),
             "routing" => env!("CARGO_BIN_EXE_routing"),
             _ => panic!("no example {name}"),
@@ -106,6 +107,11 @@ impl Program {
             .unwrap_or_default()
     }
 
+    /// What a path answers, if anything does.
+    pub fn get(&self, path: &str) -> Option<String> {
+        block_on(async { reqwest::get(self.url(path)).await.ok()?.text().await.ok() })
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port.number())
     }
@@ -149,7 +155,7 @@ pub fn query(url: &str, sql: &'static str) -> Result<(i64, i64)> {
     })
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

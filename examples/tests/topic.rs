@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -45,6 +46,30 @@ pub fn read(kafka: &str, topic: &str, source: &str) -> Vec<Record> {
     }
     records.retain(|record| record.headers["ce_source"] == source);
     records
+}
+
+/// Publishes one message about an order, as the shop does.
+pub fn publish(kafka: &str, topic: &str, id: u32, payload: &Value) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .create()
+        .unwrap();
+    let (id, message_type) = (id.to_string(), format!("{topic}.v1"));
+    let header = |key, value| Header {
+        key,
+        value: Some(value),
+    };
+    let headers = OwnedHeaders::new()
+        .insert(header("ce_id", &id))
+        .insert(header("ce_source", &"order".to_owned()))
+        .insert(header("ce_type", &message_type));
+    let (key, payload) = (payload["order_id"].to_string(), payload.to_string());
+    let record = BaseRecord::to(topic).key(&key).payload(&payload);
+    producer
+        .send(record.headers(headers))
+        .map_err(|(error, _)| error)
+        .unwrap();
+    producer.flush(at_most()).unwrap();
 }
 
 fn record(message: &rdkafka::message::OwnedMessage) -> Record {
