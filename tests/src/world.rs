@@ -12,6 +12,7 @@ use onceward_testkit::ports::Port;
 use onceward_testkit::postgres::{self, Postgres};
 use onceward_testkit::process::Process;
 use serde_json::json;
+use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use crate::brokers::Brokers;
 use crate::{Client, Result, Secrets};
@@ -301,6 +302,30 @@ impl World {
             }
         }
         Ok(Command::new(other))
+    }
+
+    /// Runs SQL in a service's database, as somebody would by hand.
+    pub async fn execute(&self, service: &str, sql: &'static str) -> Result<()> {
+        let url = self.database(service);
+        match url.starts_with("sqlite:") {
+            true => {
+                let mut conn = SqliteConnection::connect(url).await?;
+                sqlx::raw_sql(sql).execute(&mut conn).await?;
+                conn.close().await?;
+            }
+            false => {
+                let mut conn = PgConnection::connect(url).await?;
+                sqlx::raw_sql(sql).execute(&mut conn).await?;
+                conn.close().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts the orchestrator, which waits this long for replies to what it commands from now on.
+    pub async fn wait_for_replies(&mut self, deadline: Duration) -> Result<()> {
+        self.settings.deadline = deadline;
+        self.replace("saga-orchestrator", false).await
     }
 
     /// Brings every service's tables to this version, under whatever runs.

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod chaos;
+mod dead_letters;
 mod documents;
 mod rebuild;
 mod scenarios;

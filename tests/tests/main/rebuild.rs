@@ -2,7 +2,6 @@
 
 use integration_tests::{Result, World};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection, SqliteConnection};
 
 /// What each service is told besides; the live ones are told the same.
 const SERVICES: [(&str, &[&str]); 5] = [
@@ -23,7 +22,7 @@ pub(crate) async fn equals_the_live_one_until_somebody_tampers(world: &World) ->
             "{out}{err}"
         );
     }
-    let change = |sql| execute(world.database("inventory"), sql);
+    let change = |sql| world.execute("inventory", sql);
     change("update product set stock = stock - 1, supplied = supplied - 1 where product_id = 'product_5'").await?;
     let (code, out, err) = rebuild(world, "inventory", "tampered", &["--json"])?;
     change("update product set stock = stock + 1, supplied = supplied + 1 where product_id = 'product_5'").await?;
@@ -48,20 +47,6 @@ pub(crate) async fn equals_the_live_one_until_somebody_tampers(world: &World) ->
         code == 64 && err.contains("exists already"),
         "{code}: {err}"
     );
-    Ok(())
-}
-
-async fn execute(url: &str, sql: &'static str) -> Result<()> {
-    match url.starts_with("sqlite:") {
-        true => {
-            let mut conn = SqliteConnection::connect(url).await?;
-            sqlx::raw_sql(sql).execute(&mut conn).await?;
-        }
-        false => {
-            let mut conn = PgConnection::connect(url).await?;
-            sqlx::raw_sql(sql).execute(&mut conn).await?;
-        }
-    }
     Ok(())
 }
 

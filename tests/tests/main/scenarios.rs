@@ -5,7 +5,7 @@ use std::time::Duration;
 use integration_tests::{Client, Database, Order, Result, Settings, World};
 use serde_json::Value;
 
-use crate::rebuild;
+use crate::{dead_letters, rebuild};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -99,16 +99,17 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     the_same_key_is_one_order(&client).await?;
     a_silent_payment_is_undone(&mut world, &client).await?;
     an_operator_turns_an_order_back(&mut world, &client).await?;
+    rebuild::equals_the_live_one_until_somebody_tampers(&world).await?;
+    dead_letters::a_poisoned_command_waits_for_its_mend(&mut world, &client, database).await?;
 
     // The stream says the same as the page, and holds up no stop.
     let live = client.first_event("analytics", "/analytics/live").await?;
     assert_eq!(live["window_seconds"], 60, "{live:#}");
     let books = world.closed_books().await?;
     // One of each way and the one with a key; short stock, declined and silent in each style,
-    // without credit, undeliverable in two ways, and turned back.
-    assert_eq!((books.completed, books.failed), (4, 10));
+    // without credit, undeliverable in two ways, and turned back; a poisoned one of each end.
+    assert_eq!((books.completed, books.failed), (5, 11));
     world.verify()?;
-    rebuild::equals_the_live_one_until_somebody_tampers(&world).await?;
 
     let stopped = world.stop("relay")?;
     assert!(
