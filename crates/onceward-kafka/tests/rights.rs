@@ -14,7 +14,7 @@ use onceward_testkit::secure::{self, SecureKafka, password};
 use crate::consumer::joins;
 use crate::support::{Row, batch, progress};
 
-const DATA_TOPICS: [&str; 16] = [
+const DATA_TOPICS: [&str; 18] = [
     "order.created",
     "order.completed",
     "customer.validate.request",
@@ -31,6 +31,8 @@ const DATA_TOPICS: [&str; 16] = [
     "pipeline.order_paid",
     "pipeline.delivery_failed",
     "pipeline.order_timed_out",
+    "high_priority_notifications",
+    "low_priority_notifications",
 ];
 
 /// The lines of the document that add rules for this user.
@@ -212,6 +214,8 @@ async fn each_rule_of_the_document_is_needed_and_all_are_enough() {
             "inventory-",
             "payment-",
             "pipeline.",
+            "high_priority_notifications",
+            "low_priority_notifications",
         ];
         let names = kinds.map(|kind| format!("{kind}fresh{number}")).to_vec();
         let made = setup.make_topics(names, 1, 1).await;

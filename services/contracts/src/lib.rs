@@ -34,6 +34,7 @@
 //!       ─▶ payment_refunded + inventory_released + shipment_returned                        ─▶ order.cancelled
 //! silence: order_timed_out ─▶ these three + delivery_cancelled                              ─▶ order.cancelled
 //! ```
+//! What customers are told is asked for by [`notification`]s, of high and of low priority.
 #![deny(missing_docs)]
 
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ pub mod choreography;
 pub mod customer;
 pub mod delivery;
 pub mod inventory;
+pub mod notification;
 pub mod order;
 pub mod payment;
 pub mod pipeline;
@@ -81,6 +83,7 @@ pub fn message_types() -> impl Iterator<Item = &'static str> {
         delivery::TYPES,
         choreography::TYPES,
         pipeline::TYPES,
+        notification::TYPES,
     ]
     .into_iter()
     .flatten()

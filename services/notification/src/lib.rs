@@ -6,7 +6,9 @@
 //!    │ └────the user wants none──────▶ unwanted
 //!    └◀──── no server, or "later"
 //! ```
-//! A mail is a row, written in the transaction of the message that led to it: exactly one per message.
+//! News of an order asks for a mail by a message to `high_priority_notifications` or
+//! `low_priority_notifications`, as any other service may. A mail is a row, written in the transaction of that
+//! message: exactly one per message.
 //! Handing it to the mail server is at least once: whoever dies between the server's "250 OK" and
 //! the row's `sent` sends it again, with the same `Message-ID`, by which servers and readers can
 //! tell that they have it.
@@ -40,9 +42,10 @@ static LINES: [Line; 1] = [Line::portable("_notification_migrations", &MIGRATION
 pub const DEFINITION: Definition = Definition {
     name: "notification",
     about: "Tells customers by mail what became of their orders.\n\n\
-    One mail for each message that calls for one, high priority before low. While the mail server is \
-    away they wait; each has a stable `Message-ID`, because the last step, into the mail server, is at \
-    least once.",
+    Each message of which the customer is to be told asks for a mail, on the topic \
+    `high_priority_notifications` or `low_priority_notifications`; so may any service. High goes before \
+    low. While the mail server is away they wait; each has a stable `Message-ID`, because the last step, \
+    into the mail server, is at least once.",
     consumer: contracts::NOTIFICATION_GROUP,
     port: 8007,
     lines: &LINES,
@@ -101,6 +104,6 @@ pub fn service<B: Backend>(app: &App<B>, settings: &Settings) -> anyhow::Result<
     let sender = Sender::new(app, &url, settings).context("--smtp")?;
     let sending = Background::unfailing("mail", |stop| sender.run(stop));
     Ok(Service::new(http::routes())
-        .consuming(handlers(Reactions::new(app.clock().clone())))
+        .consuming(handlers(Reactions::new(app.outbox().clone())))
         .with_background(sending))
 }

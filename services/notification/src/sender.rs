@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use contracts::notification::Notice;
 use futures::future::join_all;
 use lettre::message::{Mailbox, header};
 use lettre::transport::smtp::Error as SmtpError;
@@ -16,8 +17,7 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::templates::Template;
-use crate::{Settings, metrics};
+use crate::{Settings, metrics, templates};
 
 /// Mails handed over side by side; high priority goes before low from one batch to the next.
 const BATCH: i64 = 16;
@@ -213,8 +213,8 @@ impl<B: Backend> Sender<B> {
     }
 
     fn message(&self, mail: &Taken) -> anyhow::Result<Message> {
-        let template = Template::called(&mail.template).context("no such template")?;
-        let (subject, text) = template.write(mail.order_id, mail.reason.as_deref());
+        let notice = Notice::parse(&mail.template).context("no such template")?;
+        let (subject, text) = templates::write(notice, mail.order_id, mail.reason.as_deref());
         let address = match &mail.address {
             Some(address) => address.parse::<Address>(),
             None => Address::new(&mail.user_id, &self.domain),

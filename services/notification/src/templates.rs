@@ -1,67 +1,68 @@
 //! What the mails say.
 
+use contracts::notification::Notice;
 use uuid::Uuid;
 
-/// Why a customer gets a mail. The name is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Template {
-    OrderCompleted,
-    OrderCancelled,
-    PaymentFailed,
-    DeliveryScheduled,
-}
-
-impl Template {
-    const ALL: [Self; 4] = [
-        Self::OrderCompleted,
-        Self::OrderCancelled,
-        Self::PaymentFailed,
-        Self::DeliveryScheduled,
-    ];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::OrderCompleted => "order_completed",
-            Self::OrderCancelled => "order_cancelled",
-            Self::PaymentFailed => "payment_failed",
-            Self::DeliveryScheduled => "delivery_scheduled",
-        }
-    }
-
-    pub(crate) fn called(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|t| t.as_str() == name)
-    }
-
-    /// 0 goes before 1: bad news is what a customer can still act on.
-    pub(crate) fn priority(self) -> i64 {
-        match self {
-            Self::OrderCancelled | Self::PaymentFailed => 0,
-            Self::OrderCompleted | Self::DeliveryScheduled => 1,
-        }
-    }
-
-    /// Subject and text.
-    pub(crate) fn write(self, order_id: Uuid, reason: Option<&str>) -> (String, String) {
-        let reason = reason.unwrap_or("no reason was given");
-        let (subject, text) = match self {
-            Self::OrderCompleted => (
-                "Your order is complete",
-                "everything is done: paid, and on its way to you.".to_owned(),
-            ),
-            Self::OrderCancelled => (
-                "Your order was cancelled",
-                format!("it was cancelled ({reason}). You have paid nothing for it."),
-            ),
-            Self::PaymentFailed => (
-                "Your payment failed",
-                format!("it could not be paid ({reason}). Please try another way to pay."),
-            ),
-            Self::DeliveryScheduled => (
-                "Your delivery is planned",
-                "its delivery is planned.".to_owned(),
-            ),
-        };
-        let text = format!("Good day,\n\nabout your order {order_id}:\n{text}\n\nThe shop\n");
-        (subject.to_owned(), text)
-    }
+/// Subject and text of a mail.
+pub(crate) fn write(notice: Notice, order_id: Uuid, reason: Option<&str>) -> (String, String) {
+    let reason = reason.unwrap_or("no reason was given");
+    let (subject, text) = match notice {
+        Notice::OrderCreated => (
+            "We have your order",
+            "we have it; you hear from us.".to_owned(),
+        ),
+        Notice::OrderPaid => ("Your order is paid", "it is paid, thank you.".to_owned()),
+        Notice::PaymentFailed => (
+            "Your payment failed",
+            format!("it could not be paid ({reason}). Please try another way to pay."),
+        ),
+        Notice::PaymentRefunded => (
+            "You pay nothing",
+            "you have paid nothing for it, or have it back.".to_owned(),
+        ),
+        Notice::InventoryReserved => (
+            "Your pieces are set aside",
+            "all pieces are there and set aside for you.".to_owned(),
+        ),
+        Notice::InventoryFailed => (
+            "Your pieces are not there",
+            format!("it can't be filled ({reason})."),
+        ),
+        Notice::InventoryReleased => (
+            "Nothing is set aside any more",
+            "no pieces are set aside for it any more.".to_owned(),
+        ),
+        Notice::OrderShipped => ("Your order is on its way", "it is on its way.".to_owned()),
+        Notice::ShipmentReturned => (
+            "Your order comes back to us",
+            "it is not on its way to you any more.".to_owned(),
+        ),
+        Notice::DeliveryScheduled => (
+            "Your delivery is planned",
+            "its delivery is planned.".to_owned(),
+        ),
+        Notice::OrderDelivered => ("Your order is there", "it was delivered.".to_owned()),
+        Notice::DeliveryFailed => (
+            "Your order could not be delivered",
+            format!("it could not be delivered ({reason})."),
+        ),
+        Notice::DeliveryCancelled => (
+            "Your delivery was called off",
+            "it will not be delivered.".to_owned(),
+        ),
+        Notice::OrderTimedOut => (
+            "Your order took too long",
+            "it took too long, and is being given up.".to_owned(),
+        ),
+        Notice::OrderCompleted => (
+            "Your order is complete",
+            "everything is done: paid, and on its way to you.".to_owned(),
+        ),
+        Notice::OrderCancelled => (
+            "Your order was cancelled",
+            format!("it was cancelled ({reason}). You have paid nothing for it."),
+        ),
+    };
+    let text = format!("Good day,\n\nabout your order {order_id}:\n{text}\n\nThe shop\n");
+    (subject.to_owned(), text)
 }

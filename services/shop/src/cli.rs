@@ -63,6 +63,8 @@ pub(crate) enum RebuildCommand {
     Payment(Rebuild<payment::Settings>),
     /// Deliveries. With the settings the live service has.
     Delivery(Rebuild<delivery::Settings>),
+    /// Shipments.
+    Shipping(Rebuild<NoSettings>),
     /// Mails that were written; not what became of them.
     Notification(Rebuild<notification::Settings>),
     /// Counts and facts.

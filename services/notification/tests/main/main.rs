@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "test code fails by panicking")]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
-use contracts::{delivery, order, payment};
+use contracts::notification::{HighPriority, LowPriority, Notice};
+use contracts::{delivery, order, payment, pipeline};
 use mail_sink::{Mail, Mails};
 use notification::{DEFINITION, Reactions, Sender, Settings, handlers};
 use onceward::consumer::Handlers;
@@ -17,8 +19,9 @@ use onceward::{Backend, Db, Envelope, Event, IdGen, MessageId, OpenOptions, Uuid
 use onceward_saga::{SagaId, StepRef};
 use onceward_testkit::postgres as server;
 use skeleton::App;
-use sqlx::{Postgres, Sqlite};
-use tokio::net::TcpListener;
+use sqlx::{Postgres, Row, Sqlite};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -47,6 +50,8 @@ on_both!(
     mails_wait_for_their_server_and_high_priority_goes_first,
     a_user_gets_the_mails_that_are_wanted_where_they_are_wanted,
     what_the_server_took_and_nobody_noted_is_the_same_mail_again,
+    every_event_of_the_pipeline_asks_for_one_mail_by_its_priority,
+    high_priority_overtakes_many_low_ones_while_the_server_is_slow,
 );
 
 /// The service without Kafka, and a mail server that comes and goes.
@@ -57,6 +62,8 @@ struct Shop<B: Backend> {
     smtp: SocketAddr,
     mails: Mails,
     server: Option<(CancellationToken, JoinHandle<()>)>,
+    /// How much of the outbox has come back.
+    published: AtomicI64,
 }
 
 async fn on_sqlite() -> (Shop<Sqlite>, tempfile::TempDir) {
@@ -97,22 +104,61 @@ impl<B: SchemaBackend> Shop<B> {
         };
         Self {
             sender: Sender::new(&app, &url, &settings).unwrap(),
-            handlers: handlers(Reactions::new(app.clock().clone())),
+            handlers: handlers(Reactions::new(app.outbox().clone())),
             app,
             smtp,
             mails: Mails::default(),
             server: None,
+            published: AtomicI64::new(0),
         }
     }
 
-    /// A message comes; its id.
+    /// A message comes, and what it asks for; id of the last of them, which is the mail's.
     async fn hear<E: Event>(&self, message: E) -> Uuid {
-        let id = UuidV7.next();
-        let envelope = Envelope::of(&message, MessageId(id)).unwrap();
+        let mut id = UuidV7.next();
+        self.handle(&message, id).await;
+        for (asked, topic, payload) in self.published().await {
+            match topic.as_str() {
+                "high_priority_notifications" => {
+                    let message: HighPriority = serde_json::from_slice(&payload).unwrap();
+                    self.handle(&message, asked).await;
+                }
+                _ => {
+                    let message: LowPriority = serde_json::from_slice(&payload).unwrap();
+                    self.handle(&message, asked).await;
+                }
+            }
+            id = asked;
+        }
+        id
+    }
+
+    async fn handle<E: Event>(&self, message: &E, id: Uuid) {
+        let envelope = Envelope::of(message, MessageId(id)).unwrap();
         let mut tx = self.app.db().pool().begin_with(B::BEGIN).await.unwrap();
         self.handlers.dispatch(&mut tx, &envelope).await.unwrap();
         tx.commit().await.unwrap();
-        id
+    }
+
+    /// Id, topic and payload of what the service has said since it was last asked.
+    async fn published(&self) -> Vec<(Uuid, String, Vec<u8>)> {
+        let statement =
+            "select seq, message_id, topic, payload from outbox where seq > $1 order by seq";
+        let rows = sqlx::query(statement)
+            .bind(self.published.load(Ordering::SeqCst))
+            .fetch_all(self.app.db().pool())
+            .await
+            .unwrap();
+        let read = rows.iter().map(|row| {
+            let seq = row.try_get("seq").unwrap();
+            self.published.store(seq, Ordering::SeqCst);
+            (
+                row.try_get("message_id").unwrap(),
+                row.try_get("topic").unwrap(),
+                row.try_get("payload").unwrap(),
+            )
+        });
+        read.collect()
     }
 
     async fn placed(&self, user_id: &str) -> Uuid {
@@ -137,6 +183,42 @@ impl<B: SchemaBackend> Shop<B> {
         let listener = TcpListener::bind(self.smtp).await.unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(mail_sink::take(listener, self.mails.clone(), stop.clone()));
+        self.server = Some((stop, serving));
+    }
+
+    /// A server that thinks about everything it is told.
+    async fn start_slow_server(&mut self, thinking: Duration) {
+        let near = TcpListener::bind(self.smtp).await.unwrap();
+        let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = far.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = mail_sink::take(far, self.mails.clone(), stop.clone());
+        let forwarding = async move {
+            while let Ok((mut client, _)) = near.accept().await {
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(address).await.unwrap();
+                    let (mut asks, mut hears) = client.split();
+                    let (mut answers, mut told) = server.split();
+                    let slowly = async {
+                        let mut answer = [0; 1_000];
+                        while let Ok(length @ 1..) = answers.read(&mut answer).await {
+                            tokio::time::sleep(thinking).await;
+                            hears.write_all(&answer[..length]).await?;
+                        }
+                        Ok(())
+                    };
+                    let _gone = tokio::try_join!(tokio::io::copy(&mut asks, &mut told), slowly);
+                });
+            }
+        };
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = forwarding => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         self.server = Some((stop, serving));
     }
 
@@ -343,4 +425,111 @@ async fn what_the_server_took_and_nobody_noted_is_the_same_mail_again<B: SchemaB
         assert_eq!(mail.message_id, id_of(id));
         assert_eq!(mail.text, came[0].text);
     }
+}
+
+async fn every_event_of_the_pipeline_asks_for_one_mail_by_its_priority<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    shop.start_server().await;
+    let (id, why) = (UuidV7.next(), "for a reason".to_owned());
+    let mut asked = Vec::new();
+    macro_rules! hear {
+        ($($event:ident($($more:expr),*);)*) => {$(
+            asked.push(shop.hear(pipeline::$event::of(id, "anna", 1, $($more),*)).await);
+        )*};
+    }
+    hear! {
+        OrderCreated("product_1".into(), 1, 500);
+        OrderTimedOut();
+        OrderPaid("product_1".into(), 1, 500);
+        PaymentFailed(why.clone());
+        PaymentRefunded();
+        InventoryReserved("product_1".into(), 1);
+        InventoryFailed(why.clone());
+        InventoryReleased();
+        OrderShipped("product_1".into(), 1);
+        ShipmentReturned();
+        OrderDelivered();
+        DeliveryFailed(why.clone());
+        DeliveryCancelled();
+    }
+    // Whoever else wants a customer to be told.
+    asked.push(
+        shop.hear(LowPriority {
+            order_id: id,
+            notice: Notice::DeliveryScheduled,
+            reason: None,
+        })
+        .await,
+    );
+    let (saga_id, reason) = (SagaId(id), why);
+    let cancelled = order::Cancelled {
+        order_id: id,
+        saga_id,
+        reason,
+    };
+    asked.push(shop.hear(cancelled).await);
+    let high: Vec<String> =
+        sqlx::query_scalar("select template from mail where priority = 0 order by template")
+            .fetch_all(shop.app.db().pool())
+            .await
+            .unwrap();
+    assert_eq!(
+        high,
+        ["order_cancelled", "order_delivered", "payment_failed"]
+    );
+    shop.send_all().await;
+    let mut came: Vec<_> = shop
+        .came()
+        .into_iter()
+        .map(|mail| mail.message_id)
+        .collect();
+    let mut wanted: Vec<_> = asked.into_iter().map(id_of).collect();
+    came.sort();
+    wanted.sort();
+    assert_eq!(came, wanted, "each once");
+}
+
+async fn high_priority_overtakes_many_low_ones_while_the_server_is_slow<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    // Mails that are handed over side by side.
+    const BATCH: usize = 16;
+    let order_id = shop.placed("anna").await;
+    let mut wanted = Vec::new();
+    for _ in 0..6 * BATCH {
+        wanted.push(id_of(shop.completed(order_id).await));
+    }
+    shop.start_slow_server(Duration::from_millis(5)).await;
+    let sending = shop.send_all();
+    let hearing = async {
+        while shop.mails.all().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut high = Vec::new();
+        for _ in 0..3 {
+            let saga_id = SagaId(order_id);
+            let reason = "timed out".to_owned();
+            let cancelled = order::Cancelled {
+                order_id,
+                saga_id,
+                reason,
+            };
+            high.push(id_of(shop.hear(cancelled).await));
+        }
+        (high, shop.mails.all().len())
+    };
+    let ((), (high, before)) = tokio::join!(sending, hearing);
+    let mut came: Vec<_> = shop
+        .came()
+        .into_iter()
+        .map(|mail| mail.message_id)
+        .collect();
+    let last = came.iter().rposition(|id| high.contains(id)).unwrap();
+    // The batch that was under way, and the one they are in.
+    assert!(last < before + 2 * BATCH, "{last}, heard after {before}");
+    wanted.extend(high);
+    came.sort();
+    wanted.sort();
+    assert_eq!(came, wanted, "each once");
 }
