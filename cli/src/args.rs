@@ -278,14 +278,14 @@ pub(crate) enum ConsumerCommand {
 }
 
 const REBUILD: &str = "\
-Only the service's own program knows what its messages do, so that is what runs, on this database and Kafka:
+Only the service's own program knows what its messages do, so that is what runs:
   PROGRAM rebuild SOURCE --into FILE --from TIME [ARGUMENTS]
 
-The live service may go on: its database is read in one snapshot, the topics outside of its group. What
-the shadow would send stays in the shadow.
+The live service may go on: its database is read in one snapshot, the topics outside of its group.
+What the shadow would send stays in the shadow.
 
-Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 a database, Kafka or the
-program could not be reached, 64 the command line is wrong.
+Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 a database, Kafka or
+the program could not be reached, 64 the command line is wrong.
 
 Example:
   onceward consumer rebuild --consumer inventory-service-group --into shadow.db";

@@ -130,7 +130,10 @@ fn a_tenth_service_grants_points_once_in_whatever_order_it_hears() {
     loyalty.start();
     let order = |number: u32| format!("00000000-0000-7000-8000-{number:012}");
     let created = |number: u32| {
-        let told = json!({"order_id": order(number), "user_id": "ada", "amount_minor": 19_999, "quantity": 2});
+        // More than this service reads.
+        let told = json!({
+            "order_id": order(number), "user_id": "ada", "amount_minor": 19_999, "quantity": 2,
+        });
         topic::publish(&kafka, "order.created", number, &told);
     };
     let completed = |number: u32| {

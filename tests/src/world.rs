@@ -322,7 +322,7 @@ impl World {
         Ok(())
     }
 
-    /// Restarts the orchestrator, which waits this long for replies to what it commands from now on.
+    /// Restarts the orchestrator, which waits this long for replies from now on.
     pub async fn wait_for_replies(&mut self, deadline: Duration) -> Result<()> {
         self.settings.deadline = deadline;
         self.replace("saga-orchestrator", false).await

@@ -28,6 +28,14 @@ fn portable() -> Vec<(&'static str, Vec<String>)> {
             "inbox list filtered",
             words("inbox list --state dead --key order-7"),
         ),
+        (
+            "consumer rebuild unknown",
+            words("consumer rebuild --consumer nobody --into shadow.db"),
+        ),
+        (
+            "consumer rebuild without its program",
+            words("consumer rebuild --consumer inventory-service-group --into x --program ./none"),
+        ),
         ("dead-letter list", words("dead-letter list")),
         (
             "dead-letter show inbox",
@@ -116,6 +124,7 @@ fn the_help_texts_are_these() {
         "-h",
         "message -h",
         "message list -h",
+        "consumer rebuild -h",
         "dead-letter -h",
         "dead-letter discard -h",
         "saga -h",

@@ -221,7 +221,8 @@ impl KafkaConfig {
         }
     }
 
-    /// The variables by which a program that is started from here reads the same settings, passwords included.
+    /// The variables by which a program that is started from here reads the same settings,
+    /// passwords included.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         let file = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
         let properties = self.properties.0.iter();

@@ -68,13 +68,13 @@ impl<'c, C: ConsumerContext> Events<'c, C> {
         })
     }
 
-    /// The records, the end and the errors of one assigned partition, which then come by no other queue. `None` if
-    /// there can be no such topic.
+    /// The records, the end and the errors of one assigned partition, which then come by no other
+    /// queue. `None` if there can be no such topic.
     pub(crate) fn of_partition(consumer: &'c BaseConsumer<C>, at: &TopicPartition) -> Option<Self> {
         let topic = CString::new(&*at.topic).ok()?;
         let client = consumer.client().native_ptr();
-        // SAFETY: as above; the name is only read during the call. A queue that is forwarded nowhere keeps its events
-        // until they are polled.
+        // SAFETY: as above; the name is only read during the call. A queue that is forwarded
+        // nowhere keeps its events until they are polled.
         let queue = unsafe {
             let queue = c::rd_kafka_queue_get_partition(client, topic.as_ptr(), at.partition);
             if !queue.is_null() {

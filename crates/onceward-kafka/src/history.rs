@@ -60,7 +60,8 @@ fn client_config(mut config: ClientConfig) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
-        // Partitions are read side by side, and each holds what it has fetched until its turn comes.
+        // Partitions are read side by side, and each holds what it has fetched until its turn
+        // comes.
         .set("queued.max.messages.kbytes", "4096")
         .set("queued.min.messages", "1000");
     config

@@ -48,11 +48,11 @@ pub(crate) enum Command {
 }
 
 const REBUILD: &str = "\
-Orders and customers are made by HTTP, and the saga orchestrator goes by timers: topics don't tell all of the
-state of these services, so it can't be rebuilt.
+Orders and customers are made by HTTP, and the saga orchestrator goes by timers: topics don't tell
+all of the state of these services, so it can't be rebuilt.
 
-Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 Kafka or a database could not be
-reached, 64 the command line is wrong.";
+Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 Kafka or a database
+could not be reached, 64 the command line is wrong.";
 
 /// Whose state.
 #[derive(Debug, Subcommand)]
@@ -77,8 +77,8 @@ pub(crate) struct Rebuild<S: Args> {
     /// The new SQLite file to rebuild into.
     #[arg(long, value_name = "FILE")]
     pub(crate) into: PathBuf,
-    /// Where to begin: beginning, or a time such as 2026-01-02T03:04:05Z; what was published before it is missing
-    /// then.
+    /// Where to begin: beginning, or a time such as 2026-01-02T03:04:05Z; what was published before
+    /// it is missing then.
     #[arg(long, value_name = "TIME", default_value = "beginning")]
     pub(crate) from: Since,
     /// A column that is not to be held against the live one; may be repeated.

@@ -8,11 +8,13 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(20);
 /// Longer than a person takes here.
 const PATIENT: Duration = Duration::from_secs(60);
-/// Who reads the command: the one that carries it out, and the one that shows what was said about an order.
+/// Who reads the command: the one that carries it out, and the one that shows what was said about
+/// an order.
 const READERS: [&str; 2] = ["payment", "order"];
 
-/// A poisoned command parks its key and nothing else: the cancel comes by another topic, and overtakes it. What was
-/// sent again queues behind it. Replayed after the mend, the command does its work, or none if it was cancelled.
+/// A poisoned command parks its key and nothing else: the cancel comes by another topic, and
+/// overtakes it. What was sent again queues behind it. Replayed after the mend, the command does
+/// its work, or none if it was cancelled.
 pub(crate) async fn a_poisoned_command_waits_for_its_mend(
     world: &mut World,
     client: &Client,

@@ -13,7 +13,13 @@ const SERVICES: [(&str, &[&str]); 6] = [
     ("notification", &[]),
 ];
 
-/// Every service whose state came by messages alone is rebuilt equal; a row that somebody changed by hand is shown.
+const LOSE_ONE: &str = "update product set stock = stock - 1, supplied = supplied - 1 \
+                        where product_id = 'product_5'";
+const FIND_IT: &str = "update product set stock = stock + 1, supplied = supplied + 1 \
+                       where product_id = 'product_5'";
+
+/// Every service whose state came by messages alone is rebuilt equal; a row that somebody changed
+/// by hand is shown.
 pub(crate) async fn equals_the_live_one_until_somebody_tampers(world: &World) -> Result<()> {
     for (service, more) in SERVICES {
         let (code, out, err) = rebuild(world, service, "equal", more)?;
@@ -23,10 +29,9 @@ pub(crate) async fn equals_the_live_one_until_somebody_tampers(world: &World) ->
             "{out}{err}"
         );
     }
-    let change = |sql| world.execute("inventory", sql);
-    change("update product set stock = stock - 1, supplied = supplied - 1 where product_id = 'product_5'").await?;
+    world.execute("inventory", LOSE_ONE).await?;
     let (code, out, err) = rebuild(world, "inventory", "tampered", &["--json"])?;
-    change("update product set stock = stock + 1, supplied = supplied + 1 where product_id = 'product_5'").await?;
+    world.execute("inventory", FIND_IT).await?;
     assert_eq!(code, 1, "{out}{err}");
     let said: Value = serde_json::from_str(&out)?;
     let told = &said["tables"][0];

@@ -17,8 +17,8 @@ const TOLD: usize = 20;
 pub struct RowDifference {
     /// Its key: column and value.
     pub key: BTreeMap<String, Option<String>>,
-    /// The columns that differ, with their values in the live database and in the shadow. Empty for a row that stands
-    /// on one side only. Bytes and UUIDs are hexadecimal.
+    /// The columns that differ, with their values in the live database and in the shadow. Empty for
+    /// a row that stands on one side only. Bytes and UUIDs are hexadecimal.
     pub columns: BTreeMap<String, [Option<String>; 2]>,
 }
 
@@ -56,8 +56,8 @@ impl TableDifference {
 
 /// Holds tables of the live database against those of the shadow; one table at a time is in memory.
 ///
-/// Left out are columns called `at` or `…_at`, which tell when a message was handled, and those in `ignored`
-/// (`table.column`), unless they belong to the table's key.
+/// Left out are columns called `at` or `…_at`, which tell when a message was handled, and those in
+/// `ignored` (`table.column`), unless they belong to the table's key.
 ///
 /// # Errors
 /// A database can't be read, or the live one lacks a table or column.

@@ -55,7 +55,8 @@ pub struct Stretch {
 
 /// Reads topics outside of any group. Kafka's lives in `onceward-kafka`. Everything may block.
 pub trait History: Send + 'static {
-    /// Every partition of these topics, from `since` to the end that a `read_committed` reader sees now.
+    /// Every partition of these topics, from `since` to the end that a `read_committed` reader sees
+    /// now.
     ///
     /// # Errors
     /// Kafka can't be asked, or a topic does not exist.
@@ -74,7 +75,8 @@ pub trait History: Send + 'static {
 
 /// Stretches that are being read.
 pub trait Reading {
-    /// The next record of the stretch at this place that a `read_committed` reader sees; `None` at its end.
+    /// The next record of the stretch at this place that a `read_committed` reader sees; `None` at
+    /// its end.
     ///
     /// # Errors
     /// Kafka does not answer any more.

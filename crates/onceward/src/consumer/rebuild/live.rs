@@ -16,11 +16,11 @@ use crate::{
     ConsumerName, DatabaseUrl, Error, Result, connect_trouble, postgres_options, sqlite_options,
 };
 
-/// A service's database, as it stood when it was first asked. Reading is all it does, so a user with the right
-/// `SELECT` is enough.
+/// A service's database, as it stood when it was first asked. Reading is all it does, so a user
+/// with the right `SELECT` is enough.
 ///
-/// The snapshot is held until this is dropped: meanwhile Postgres removes no dead rows anywhere in the database, and a
-/// SQLite file's log grows with what is written.
+/// The snapshot is held until this is dropped: meanwhile Postgres removes no dead rows anywhere in
+/// the database, and a SQLite file's log grows with what is written.
 #[derive(Debug)]
 pub struct Live(Connection);
 
@@ -122,8 +122,9 @@ impl Live {
             .collect())
     }
 
-    /// In which order the consumer took its messages, as far back as the inbox tells. Those of one transaction are in
-    /// the order of their rows, which on Postgres may be another one where vacuum has made room.
+    /// In which order the consumer took its messages, as far back as the inbox tells. Those of one
+    /// transaction are in the order of their rows, which on Postgres may be another one where
+    /// vacuum has made room.
     pub(super) async fn order(&mut self, consumer: &ConsumerName) -> Result<Order> {
         let row = match self.0 {
             Connection::Sqlite(_) => "rowid",

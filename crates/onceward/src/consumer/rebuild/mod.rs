@@ -7,15 +7,17 @@
 //!                 (one order over all partitions)            (SQLite)
 //! ```
 //!
-//! The handlers are those the service runs with, so what they send is written to the shadow's outbox, which no relay
-//! knows. They take the time from a [`MessageClock`]: a command of last month is as old as it was last month.
+//! The handlers are those the service runs with, so what they send is written to the shadow's
+//! outbox, which no relay knows. They take the time from a [`MessageClock`]: a command of last
+//! month is as old as it was last month.
 //!
-//! Within a partition the order is Kafka's. Over partitions it is the one in which the live service took the messages,
-//! as far back as its inbox still tells, and before that the one in which they were written: where two orders wanted
-//! the last piece at the same moment, the older part of a rebuild may give it to the other.
+//! Within a partition the order is Kafka's. Over partitions it is the one in which the live service
+//! took the messages, as far back as its inbox still tells, and before that the one in which they
+//! were written: where two orders wanted the last piece at the same moment, the older part of a
+//! rebuild may give it to the other.
 //!
-//! What did not come by messages can't be made again: rows written by HTTP requests, timers and operators show as a
-//! difference, unless a migration brings them.
+//! What did not come by messages can't be made again: rows written by HTTP requests, timers and
+//! operators show as a difference, unless a migration brings them.
 
 mod compare;
 mod history;
@@ -111,7 +113,8 @@ pub struct Rebuilt {
     pub repeated_count: u64,
     /// Dead letters of the shadow. Their key went on without them.
     pub refused: Vec<Refused>,
-    /// Messages that the live service has not handled: they wait, or are dead letters. The shadow has tried them.
+    /// Messages that the live service has not handled: they wait, or are dead letters. The shadow
+    /// has tried them.
     pub unhandled_live_count: i64,
 }
 
@@ -131,8 +134,8 @@ pub struct Rebuild<B: Backend> {
 }
 
 impl<B: Backend> Rebuild<B> {
-    /// Reads the topics from `since` to where the live consumer stands, and handles every message in the shadow.
-    /// Reads once; must not run twice into one shadow.
+    /// Reads the topics from `since` to where the live consumer stands, and handles every message
+    /// in the shadow. Reads once; must not run twice into one shadow.
     ///
     /// # Errors
     /// [`RebuildError::Gone`] if Kafka does not keep all of it any more; Kafka or a database out of reach.
