@@ -1,5 +1,7 @@
 //! The words of each command. SQLite's are golden files; Postgres must say the same.
 
+use onceward::consumer::rebuild::{Rebuilt, Report, RowDifference, TableDifference};
+
 use crate::fixture::{SOURCES, Shop, id, onceward_in};
 
 /// Commands whose words do not depend on the database.
@@ -299,4 +301,43 @@ fn databases_may_be_named_in_a_file() {
         &[&list[..], &["--database", &lines[0]]].concat(),
     );
     assert_eq!(both.exit.code(), 64, "{}", both.all());
+}
+
+#[test]
+fn the_report_of_a_rebuild_is_that_of_the_manual() {
+    let table = |name: &str, rows, ignored: &[&str]| TableDifference {
+        table: name.to_owned(),
+        live_count: rows,
+        rebuilt_count: rows,
+        ignored: ignored.iter().map(|name| (*name).to_owned()).collect(),
+        ..TableDifference::default()
+    };
+    let values = |live: &str, rebuilt: &str| [Some(live.to_owned()), Some(rebuilt.to_owned())];
+    let differing = RowDifference {
+        key: [("product_id".to_owned(), Some("product_5".to_owned()))].into(),
+        columns: [
+            ("stock".to_owned(), values("998", "999")),
+            ("supplied".to_owned(), values("999", "1000")),
+        ]
+        .into(),
+    };
+    let report = Report {
+        consumer: "inventory-service-group".to_owned(),
+        rebuilt: Rebuilt {
+            topic_count: 5,
+            partition_count: 15,
+            handled_count: 412,
+            ..Rebuilt::default()
+        },
+        tables: vec![
+            TableDifference {
+                differing_count: 1,
+                differing: vec![differing],
+                ..table("product", 5, &["updated_at"])
+            },
+            table("reservation", 103, &["created_at", "updated_at"]),
+        ],
+    };
+    let manual = include_str!("../../../docs/OPERATIONS.md");
+    assert!(manual.contains(&report.to_string()), "{report}");
 }
