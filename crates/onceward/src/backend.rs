@@ -117,6 +117,9 @@ mod sealed {
         const BEFORE_COMMIT: Option<&'static str>;
         /// Whether `sqlx`'s migrator keeps others out while it runs.
         const MIGRATOR_LOCKS: bool;
+        /// Whether a statement of many parameters had better not number them all: SQLite takes `$7` for a
+        /// name, and finds a parameter's name by walking through those before it.
+        const PLAIN_PARAMETERS: bool;
         /// Whether this failure of COMMIT is certain to have committed nothing.
         fn refuses_commit(error: &sqlx::Error) -> bool;
         /// Why no connection comes about, if that can be said better than the error says it.
@@ -135,6 +138,7 @@ mod sealed {
         const GROUP_COMMIT: bool = false;
         const BEFORE_COMMIT: Option<&'static str> = Some("select 1");
         const MIGRATOR_LOCKS: bool = true;
+        const PLAIN_PARAMETERS: bool = false;
         /// The server's own word that it rolled back and lives on. FATAL and PANIC (it is being
         /// shut down, it can't write its log) end the session, and the commit record may have
         /// been written first.
@@ -165,6 +169,7 @@ mod sealed {
         const GROUP_COMMIT: bool = true;
         const BEFORE_COMMIT: Option<&'static str> = None;
         const MIGRATOR_LOCKS: bool = false;
+        const PLAIN_PARAMETERS: bool = true;
         /// BUSY, FULL and CONSTRAINT (deferred foreign keys). Not IOERR: after a failed fsync the
         /// commit may be in the log all the same, and a crash before the next write recovers it.
         fn refuses_commit(error: &sqlx::Error) -> bool {

@@ -64,9 +64,7 @@ pub(super) async fn claim<B: Backend>(
         .filter(|place| claims[*place] == Claim::First)
         .collect();
     for chunk in chunks(&new) {
-        let mut query = sqlx::query::<B>(INSERTS.of(chunk.len()))
-            .bind(consumer.as_str())
-            .bind(now);
+        let mut query = sqlx::query::<B>(INSERTS.of::<B>(chunk.len()));
         for (entry, state) in chunk.iter().map(|place| entries[*place]) {
             query = query
                 .bind(entry.identity.ce_source.as_str())
@@ -79,6 +77,7 @@ pub(super) async fn claim<B: Backend>(
                 .bind(state.as_str())
                 .bind((state == InboxState::Handled).then_some(now));
         }
+        let query = query.bind(consumer.as_str()).bind(now);
         let inserted = query.execute(&mut **tx).await?.rows_affected();
         match *chunk {
             _ if inserted == u64::try_from(chunk.len()).unwrap_or(u64::MAX) => {}
@@ -97,12 +96,13 @@ async fn known<B: Backend>(
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let mut claims = Vec::with_capacity(entries.len());
     for chunk in chunks(entries) {
-        let mut query = sqlx::query::<B>(LOOKUPS.of(chunk.len())).bind(consumer.as_str());
+        let mut query = sqlx::query::<B>(LOOKUPS.of::<B>(chunk.len()));
         for (entry, _) in chunk {
             query = query
                 .bind(entry.identity.ce_source.as_str())
                 .bind(entry.identity.ce_id.as_str());
         }
+        let query = query.bind(consumer.as_str());
         let first = claims.len();
         claims.resize(first + chunk.len(), Claim::First);
         for row in query.fetch_all(&mut **tx).await? {
@@ -145,50 +145,81 @@ fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// One statement for each of [`SIZES`].
-struct Texts(LazyLock<[String; 4]>);
+/// One statement for each of [`SIZES`], with numbered parameters and with plain ones.
+struct Texts {
+    numbered: LazyLock<[String; 4]>,
+    plain: LazyLock<[String; 4]>,
+}
 
 impl Texts {
-    fn of(&'static self, rows: usize) -> &'static str {
+    fn of<B: Backend>(&'static self, rows: usize) -> &'static str {
         let index = SIZES.iter().position(|size| *size == rows);
-        &self.0[index.unwrap_or(SIZES.len() - 1)]
+        let texts = match B::PLAIN_PARAMETERS {
+            true => &self.plain,
+            false => &self.numbered,
+        };
+        &texts[index.unwrap_or(SIZES.len() - 1)]
     }
 }
 
-/// $1 consumer, $2 now; then nine of each row.
-static INSERTS: Texts = Texts(LazyLock::new(|| {
-    SIZES.map(|rows| {
-        let row = |first: usize| {
-            let own: Vec<String> = (first..first + 8).map(|n| format!("${n}")).collect();
-            format!("($1, {}, $2, ${})", own.join(", "), first + 8)
-        };
-        let all: Vec<String> = (0..rows).map(|place| row(3 + 9 * place)).collect();
-        format!(
-            "insert into inbox (consumer, ce_source, ce_id, topic, partition, record_offset, \
-             message_type, message_key, state, received_at, handled_at) values {} \
-             on conflict (consumer, ce_source, ce_id) do nothing",
-            all.join(", ")
-        )
-    })
-}));
+/// How the n-th parameter is written.
+type Parameter = fn(usize) -> String;
 
-/// Which of these messages were seen before, by place, and where. $1 consumer; then source and id of each.
+fn numbered(number: usize) -> String {
+    format!("${number}")
+}
+
+fn plain(_: usize) -> String {
+    "?".to_owned()
+}
+
+/// Nine of each row; then consumer and now, which all rows share and which so are numbered always.
+static INSERTS: Texts = Texts {
+    numbered: LazyLock::new(|| SIZES.map(|rows| insert(rows, numbered))),
+    plain: LazyLock::new(|| SIZES.map(|rows| insert(rows, plain))),
+};
+
+fn insert(rows: usize, parameter: Parameter) -> String {
+    let (consumer, now) = (9 * rows + 1, 9 * rows + 2);
+    let row = |place: usize| {
+        let first = 9 * place + 1;
+        let own: Vec<String> = (first..first + 8).map(parameter).collect();
+        let handled = parameter(first + 8);
+        format!("(${consumer}, {}, ${now}, {handled})", own.join(", "))
+    };
+    let all: Vec<String> = (0..rows).map(row).collect();
+    format!(
+        "insert into inbox (consumer, ce_source, ce_id, topic, partition, record_offset, \
+         message_type, message_key, state, received_at, handled_at) values {} \
+         on conflict (consumer, ce_source, ce_id) do nothing",
+        all.join(", ")
+    )
+}
+
+/// Which of these messages were seen before, by place, and where. Source and id of each; then consumer.
 /// Served by the primary key, if Postgres does not plan it while the table is empty, which is why it is not
 /// asked before there was a duplicate: as `(ce_source, ce_id) in (…)` SQLite would walk through the whole inbox of
 /// the consumer, and so would Postgres in a join that was planned while the table was empty.
-static LOOKUPS: Texts = Texts(LazyLock::new(|| {
-    SIZES.map(|rows| {
-        let row = |place: usize| format!("({place}, ${}, ${})", 2 + 2 * place, 3 + 2 * place);
-        let all: Vec<String> = (0..rows).map(row).collect();
-        format!(
-            "with known (place, source, id) as (values {}) select place, seen from (\
-             select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
-             from inbox i where i.consumer = $1 and i.ce_source = source and i.ce_id = id) as seen \
-             from known) found where seen is not null",
-            all.join(", ")
-        )
-    })
-}));
+static LOOKUPS: Texts = Texts {
+    numbered: LazyLock::new(|| SIZES.map(|rows| lookup(rows, numbered))),
+    plain: LazyLock::new(|| SIZES.map(|rows| lookup(rows, plain))),
+};
+
+fn lookup(rows: usize, parameter: Parameter) -> String {
+    let row = |place: usize| {
+        let (source, id) = (parameter(2 * place + 1), parameter(2 * place + 2));
+        format!("({place}, {source}, {id})")
+    };
+    let all: Vec<String> = (0..rows).map(row).collect();
+    format!(
+        "with known (place, source, id) as (values {}) select place, seen from (\
+         select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
+         from inbox i where i.consumer = ${} and i.ce_source = source and i.ce_id = id) as seen \
+         from known) found where seen is not null",
+        all.join(", "),
+        2 * rows + 1
+    )
+}
 
 /// Moves a message from one state to the next; `false` if it was not in `from`: somebody was
 /// faster.
