@@ -24,7 +24,3 @@ create table credit (
     updated_at   bigint not null
 );
 create index credit_user on credit (user_id, state);
-
--- A customer whose every order is rejected.
-insert into customer (customer_id, user_id, name, limit_minor, created_at, updated_at) values
-    ('00000000-0000-7000-8000-000000000001', 'user_without_credit', 'Without credit', 0, 0, 0);

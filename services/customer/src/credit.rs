@@ -15,7 +15,7 @@ use uuid::Uuid;
 pub const EXCEEDED: &str = "credit limit exceeded";
 /// Why an order is rejected: nobody knows the customer.
 pub const UNKNOWN_CUSTOMER: &str = "unknown customer";
-/// The customer whose orders are always rejected.
+/// The customer whose first order makes one without credit, so that every order is rejected.
 pub const WITHOUT_CREDIT: &str = "user_without_credit";
 
 /// Sets credit aside, gives it back, and counts it as spent.
@@ -34,6 +34,14 @@ impl Credit {
         }
     }
 
+    /// The credit of a customer whom the first order makes.
+    fn limit_of_new(&self, user_id: &str) -> Option<Money> {
+        match user_id {
+            WITHOUT_CREDIT => self.limit_of_new.map(|_| Money::cents(0)),
+            _ => self.limit_of_new,
+        }
+    }
+
     /// Sets credit aside for an order; `Some` reason if it is not.
     async fn reserve<B: Backend>(
         &self,
@@ -43,7 +51,7 @@ impl Credit {
         amount: Money,
     ) -> Result<Option<&'static str>, sqlx::Error> {
         let now = self.clock.now();
-        if let Some(limit) = self.limit_of_new {
+        if let Some(limit) = self.limit_of_new(user_id) {
             sqlx::query(
                 "insert into customer (customer_id, user_id, name, limit_minor, created_at, \
                  updated_at) values ($1, $2, $2, $3, $4, $4) on conflict (user_id) do nothing",

@@ -12,6 +12,7 @@ mod body;
 mod chance;
 mod config;
 mod context;
+mod dead_letters;
 mod document;
 mod error;
 mod health;

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    ApiError, App, Background, Definition, Routes, ServerOptions, Service, context, document,
-    health, telemetry,
+    ApiError, App, Background, Definition, Routes, ServerOptions, Service, context, dead_letters,
+    document, health, telemetry,
 };
 
 /// How often answers to `Idempotency-Key`s older than a day are purged, and metrics are tidied.
@@ -64,6 +64,7 @@ pub fn assemble<B: Backend>(
     limits: Limits,
 ) -> anyhow::Result<Router> {
     let guard = Guard::new(limits);
+    let routes = routes.with(dead_letters::__path_list, dead_letters::list::<B>);
     let (router, paths, components) = routes.into_parts();
     let (health, health_paths, health_components) = health::routes().into_parts();
     let document = document::document(

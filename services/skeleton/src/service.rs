@@ -85,7 +85,7 @@ impl std::fmt::Debug for Background {
 /// A service ready to run: routes, messages in, tasks.
 #[derive(Debug)]
 pub struct Service<B: Backend> {
-    /// Its routes. `/healthz`, `/readyz`, `/metrics`, `/openapi.json` and `/docs` are added.
+    /// Its routes. `/dead-letters`, `/healthz`, `/readyz`, `/metrics`, `/openapi.json` and `/docs` are added.
     pub routes: Routes<B>,
     /// A handler for every message type it consumes.
     pub handlers: Handlers<B>,

@@ -86,6 +86,8 @@ async fn poisoned_order(world: &World, client: &Client, database: Database) -> R
         Ok(parked_keys(client).await? == "1")
     })
     .await?;
+    let dead = client.get("payment", "/dead-letters").await?;
+    assert_eq!(dead["items"][0]["message_key"], id, "{dead:#}");
     Ok(id)
 }
 

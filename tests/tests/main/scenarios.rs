@@ -99,7 +99,7 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
     the_same_key_is_one_order(&client).await?;
     a_silent_payment_is_undone(&mut world, &client).await?;
     an_operator_turns_an_order_back(&mut world, &client).await?;
-    rebuild::equals_the_live_one_until_somebody_tampers(&world).await?;
+    rebuild::equals_the_live_one_until_somebody_tampers(&world, database).await?;
     dead_letters::a_poisoned_command_waits_for_its_mend(&mut world, &client, database).await?;
 
     // The stream says the same as the page, and holds up no stop.

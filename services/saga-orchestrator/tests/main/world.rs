@@ -593,12 +593,12 @@ impl<B: SagaBackend> World<B> {
             .await,
             credit: one(
                 customer,
-                "select cast(sum(reserved_minor) as bigint) from customer",
+                "select cast(coalesce(sum(reserved_minor), 0) as bigint) from customer",
             )
             .await,
             spent: one(
                 customer,
-                "select cast(sum(spent_minor) as bigint) from customer",
+                "select cast(coalesce(sum(spent_minor), 0) as bigint) from customer",
             )
             .await,
             shipments: one(

@@ -25,7 +25,14 @@ async fn the_document_says_for_every_route_what_it_may_answer() {
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(
         paths,
-        ["/healthz", "/metrics", "/readyz", "/things", "/things/{id}"]
+        [
+            "/dead-letters",
+            "/healthz",
+            "/metrics",
+            "/readyz",
+            "/things",
+            "/things/{id}"
+        ]
     );
     let answers = |path: &str, method: &str| -> Vec<String> {
         let operation = &document["paths"][path][method];
