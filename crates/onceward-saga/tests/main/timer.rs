@@ -7,8 +7,8 @@ use onceward::consumer::Handlers;
 use onceward::{Backend, Clock, Db, Event, MessageContext, SystemClock, UuidV7};
 use onceward_saga::inspect::{self, SagaFilter};
 use onceward_saga::{
-    Fired, SagaBackend, SagaDefinition, SagaId, SagaStatus, Sagas, Started, StepRef, TimerOptions,
-    TimerRunner,
+    Fired, SagaBackend, SagaDefinition, SagaError, SagaId, SagaStatus, Sagas, Started, StepRef,
+    TimerOptions, TimerRunner,
 };
 use sqlx::Postgres;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ on_both!(
     a_reply_disarms_the_deadline_and_a_fired_deadline_outdoes_the_reply,
     a_timer_that_cannot_fire_holds_up_no_other,
     a_timer_survives_its_runner,
+    a_saga_of_a_version_nobody_has_here_waits_for_one_who_has,
 );
 
 const DEADLINE: &str = "deadline/book/0/1";
@@ -47,6 +48,32 @@ async fn start<B: SagaBackend>(
         .unwrap();
     tx.commit().await.unwrap();
     started
+}
+
+async fn a_saga_of_a_version_nobody_has_here_waits_for_one_who_has<B: SagaBackend>(db: Db<B>) {
+    let trips = sagas(Duration::ZERO);
+    let id = trips.1.saga_id("a");
+    start(&db, &trips, "a").await;
+    let older = Sagas::new(outbox());
+    let refused = Handlers::default().on::<Booked, _>(older.clone());
+    let refused = handle(&db, &Arc::new(refused), booked(id)).await;
+    // A dead letter, which is replayed later, and a timer that stays armed.
+    let why = onceward::error_chain(&refused.unwrap_err());
+    assert!(why.contains("no definition trip version 1"), "{why}");
+    let mut tx = begin(&db).await;
+    let fired = older.fire(&mut tx, id, DEADLINE).await;
+    assert!(matches!(
+        fired,
+        Err(SagaError::UnknownDefinition { version: 1, .. })
+    ));
+    tx.rollback().await.unwrap();
+    let armed = "select count(*) from timer where state = 'armed'";
+    assert_eq!(count(&db, armed).await, 1);
+    assert_eq!(status(&db, id).await, SagaStatus::Running);
+
+    let handlers = Handlers::default().on::<Booked, _>(trips.0);
+    handle(&db, &Arc::new(handlers), booked(id)).await.unwrap();
+    assert_eq!(sent(&db).await.len(), 2, "it went on");
 }
 
 fn booked(saga_id: SagaId) -> Booked {
