@@ -11,9 +11,8 @@ macro_rules! notices {
     ($($(#[$about:meta])* $notice:ident = $name:literal;)*) => {
         /// What a mail tells.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
         pub enum Notice {
-            $($(#[$about])* $notice,)*
+            $($(#[$about])* #[serde(rename = $name)] $notice,)*
         }
 
         impl Notice {
@@ -70,9 +69,9 @@ notices! {
     OrderCancelled = "order_cancelled";
 }
 
-/// Tell the customer before anything that has time.
+/// Tell a customer of an order. Those of priority 0 go before those of priority 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HighPriority {
+pub struct Notification<const PRIORITY: i64> {
     /// The order; its customer gets the mail.
     pub order_id: Uuid,
     /// What it tells.
@@ -81,16 +80,10 @@ pub struct HighPriority {
     pub reason: Option<String>,
 }
 
+/// Tell the customer before anything that has time.
+pub type HighPriority = Notification<0>;
 /// Tell the customer when there is time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LowPriority {
-    /// The order; its customer gets the mail.
-    pub order_id: Uuid,
-    /// What it tells.
-    pub notice: Notice,
-    /// Why, in words a customer may read.
-    pub reason: Option<String>,
-}
+pub type LowPriority = Notification<1>;
 
 crate::messages! {
     HighPriority = "high_priority_notifications.v1", Command;

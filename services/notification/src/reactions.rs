@@ -6,34 +6,26 @@
 //! ```
 //! Each arrow is one transaction with an inbox row: one mail for each piece of news.
 
-use contracts::notification::{HighPriority, LowPriority, Notice};
+use contracts::notification::{HighPriority, LowPriority, Notice, Notification};
 use contracts::{choreography, delivery, order, payment, pipeline};
 use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Outbox, Tx};
 use uuid::Uuid;
 
-/// How urgent news is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Priority {
-    High,
-    Low,
-}
-
 /// A message that the customer is told of.
 trait News: Event {
-    const NOTICE: Notice;
-    const PRIORITY: Priority;
+    /// The notification it asks for: of high or of low priority.
+    type Asked: Event;
     fn order_id(&self) -> Uuid;
     /// Whose order it is, if the message says so.
     fn user_id(&self) -> Option<&str>;
-    fn reason(&self) -> Option<&str>;
+    fn asks(&self) -> Self::Asked;
 }
 
 macro_rules! news {
-    ($($message:ty => $priority:ident $notice:ident, $user:expr, $reason:expr;)*) => {
+    ($($message:ty => $asked:ident $notice:ident, $user:expr, $reason:expr;)*) => {
         $(impl News for $message {
-            const NOTICE: Notice = Notice::$notice;
-            const PRIORITY: Priority = Priority::$priority;
+            type Asked = $asked;
 
             fn order_id(&self) -> Uuid {
                 self.order_id
@@ -42,9 +34,10 @@ macro_rules! news {
                 let user: fn(&Self) -> Option<&str> = $user;
                 user(self)
             }
-            fn reason(&self) -> Option<&str> {
+            fn asks(&self) -> $asked {
                 let reason: fn(&Self) -> Option<&str> = $reason;
-                reason(self)
+                let reason = reason(self).map(str::to_owned);
+                $asked { order_id: self.order_id, notice: Notice::$notice, reason }
             }
         })*
 
@@ -61,24 +54,24 @@ macro_rules! news {
 }
 
 news! {
-    order::Completed => Low OrderCompleted, |_| None, |_| None;
-    order::Cancelled => High OrderCancelled, |_| None, |m| Some(&m.reason);
-    payment::Failed => High PaymentFailed, |_| None, |m| Some(&m.reason);
-    delivery::Scheduled => Low DeliveryScheduled, |_| None, |_| None;
-    choreography::PaymentFailed => High PaymentFailed, |_| None, |m| Some(&m.reason);
-    pipeline::OrderCreated => Low OrderCreated, |m| Some(&m.user_id), |_| None;
-    pipeline::OrderTimedOut => Low OrderTimedOut, |m| Some(&m.user_id), |_| None;
-    pipeline::OrderPaid => Low OrderPaid, |m| Some(&m.user_id), |_| None;
-    pipeline::PaymentFailed => High PaymentFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
-    pipeline::PaymentRefunded => Low PaymentRefunded, |m| Some(&m.user_id), |_| None;
-    pipeline::InventoryReserved => Low InventoryReserved, |m| Some(&m.user_id), |_| None;
-    pipeline::InventoryFailed => Low InventoryFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
-    pipeline::InventoryReleased => Low InventoryReleased, |m| Some(&m.user_id), |_| None;
-    pipeline::OrderShipped => Low OrderShipped, |m| Some(&m.user_id), |_| None;
-    pipeline::ShipmentReturned => Low ShipmentReturned, |m| Some(&m.user_id), |_| None;
-    pipeline::OrderDelivered => High OrderDelivered, |m| Some(&m.user_id), |_| None;
-    pipeline::DeliveryFailed => Low DeliveryFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
-    pipeline::DeliveryCancelled => Low DeliveryCancelled, |m| Some(&m.user_id), |_| None;
+    order::Completed => LowPriority OrderCompleted, |_| None, |_| None;
+    order::Cancelled => HighPriority OrderCancelled, |_| None, |m| Some(&m.reason);
+    payment::Failed => HighPriority PaymentFailed, |_| None, |m| Some(&m.reason);
+    delivery::Scheduled => LowPriority DeliveryScheduled, |_| None, |_| None;
+    choreography::PaymentFailed => HighPriority PaymentFailed, |_| None, |m| Some(&m.reason);
+    pipeline::OrderCreated => LowPriority OrderCreated, |m| Some(&m.user_id), |_| None;
+    pipeline::OrderTimedOut => LowPriority OrderTimedOut, |m| Some(&m.user_id), |_| None;
+    pipeline::OrderPaid => LowPriority OrderPaid, |m| Some(&m.user_id), |_| None;
+    pipeline::PaymentFailed => HighPriority PaymentFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
+    pipeline::PaymentRefunded => LowPriority PaymentRefunded, |m| Some(&m.user_id), |_| None;
+    pipeline::InventoryReserved => LowPriority InventoryReserved, |m| Some(&m.user_id), |_| None;
+    pipeline::InventoryFailed => LowPriority InventoryFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
+    pipeline::InventoryReleased => LowPriority InventoryReleased, |m| Some(&m.user_id), |_| None;
+    pipeline::OrderShipped => LowPriority OrderShipped, |m| Some(&m.user_id), |_| None;
+    pipeline::ShipmentReturned => LowPriority ShipmentReturned, |m| Some(&m.user_id), |_| None;
+    pipeline::OrderDelivered => HighPriority OrderDelivered, |m| Some(&m.user_id), |_| None;
+    pipeline::DeliveryFailed => LowPriority DeliveryFailed, |m| Some(&m.user_id), |m| Some(&m.reason);
+    pipeline::DeliveryCancelled => LowPriority DeliveryCancelled, |m| Some(&m.user_id), |_| None;
 }
 
 /// Asks for notifications, and makes mails of them.
@@ -150,48 +143,24 @@ impl<B: Backend, M: News> Handler<B, M> for Reactions {
         context: &MessageContext,
         message: M,
     ) -> Result<(), HandlerError> {
-        let (order_id, notice) = (message.order_id(), M::NOTICE);
         if let Some(user_id) = message.user_id() {
-            learn(tx, order_id, user_id).await?;
+            learn(tx, message.order_id(), user_id).await?;
         }
-        let reason = message.reason().map(str::to_owned);
-        match M::PRIORITY {
-            Priority::High => {
-                let high = HighPriority {
-                    order_id,
-                    notice,
-                    reason,
-                };
-                self.outbox.append(tx, context, &high).await?;
-            }
-            Priority::Low => {
-                let low = LowPriority {
-                    order_id,
-                    notice,
-                    reason,
-                };
-                self.outbox.append(tx, context, &low).await?;
-            }
-        }
+        self.outbox.append(tx, context, &message.asks()).await?;
         Ok(())
     }
 }
 
-/// A mail to be written.
-struct Mail {
-    order_id: Uuid,
-    notice: Notice,
-    reason: Option<String>,
-    /// 0 goes before 1.
-    priority: i64,
-}
-
-impl Reactions {
-    async fn write<B: Backend>(
+/// A notification becomes a mail.
+impl<B: Backend, const PRIORITY: i64> Handler<B, Notification<PRIORITY>> for Reactions
+where
+    Notification<PRIORITY>: Event,
+{
+    async fn handle(
         &self,
         tx: &mut Tx<'static, B>,
         context: &MessageContext,
-        mail: Mail,
+        asked: Notification<PRIORITY>,
     ) -> Result<(), HandlerError> {
         let Some(message_id) = context.causation_id else {
             // Without an id nothing could tell the mail from its repetition.
@@ -202,47 +171,13 @@ impl Reactions {
              created_at) values ($1, $2, $3, $4, $5, 'waiting', $6, $6)",
         )
         .bind(message_id.0)
-        .bind(mail.order_id)
-        .bind(mail.notice.as_str().to_owned())
-        .bind(mail.reason)
-        .bind(mail.priority)
+        .bind(asked.order_id)
+        .bind(asked.notice.as_str().to_owned())
+        .bind(asked.reason)
+        .bind(PRIORITY)
         .bind(self.outbox.clock().now())
         .execute(&mut **tx)
         .await?;
         Ok(())
-    }
-}
-
-impl<B: Backend> Handler<B, HighPriority> for Reactions {
-    async fn handle(
-        &self,
-        tx: &mut Tx<'static, B>,
-        context: &MessageContext,
-        asked: HighPriority,
-    ) -> Result<(), HandlerError> {
-        let mail = Mail {
-            order_id: asked.order_id,
-            notice: asked.notice,
-            reason: asked.reason,
-            priority: 0,
-        };
-        self.write(tx, context, mail).await
-    }
-}
-
-impl<B: Backend> Handler<B, LowPriority> for Reactions {
-    async fn handle(
-        &self,
-        tx: &mut Tx<'static, B>,
-        context: &MessageContext,
-        asked: LowPriority,
-    ) -> Result<(), HandlerError> {
-        let mail = Mail {
-            order_id: asked.order_id,
-            notice: asked.notice,
-            reason: asked.reason,
-            priority: 1,
-        };
-        self.write(tx, context, mail).await
     }
 }
