@@ -1,11 +1,11 @@
-//! Credit, set aside for orders, given back and spent.
+//! Credit, set aside for orders, given back and spent, and who has it.
 
 use std::sync::Arc;
 
 use contracts::customer::{Rejected, Release, Released, Validate, Validated};
 use contracts::order;
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{Backend, Clock, IdGen, MessageContext, QueryResult, Tx, UuidV7};
+use onceward::{Backend, Clock, IdGen, MessageContext, Micros, QueryResult, Tx, UuidV7};
 use onceward_saga::{Answer, Participant, Performer};
 use skeleton::Money;
 use sqlx::Row;
@@ -17,6 +17,28 @@ pub const EXCEEDED: &str = "credit limit exceeded";
 pub const UNKNOWN_CUSTOMER: &str = "unknown customer";
 /// The customer whose first order makes one without credit, so that every order is rejected.
 pub const WITHOUT_CREDIT: &str = "user_without_credit";
+
+/// Makes a customer unless there is one of this user id: the row, if it is new.
+pub(crate) async fn make_customer<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    customer_id: Uuid,
+    user_id: &str,
+    name: &str,
+    limit: Money,
+    now: Micros,
+) -> Result<Option<B::Row>, sqlx::Error> {
+    sqlx::query(
+        "insert into customer (customer_id, user_id, name, limit_minor, created_at, updated_at) \
+         values ($1, $2, $3, $4, $5, $5) on conflict (user_id) do nothing returning *",
+    )
+    .bind(customer_id)
+    .bind(user_id)
+    .bind(name)
+    .bind(limit.minor())
+    .bind(now)
+    .fetch_optional(&mut **tx)
+    .await
+}
 
 /// Sets credit aside, gives it back, and counts it as spent.
 #[derive(Debug, Clone)]
@@ -52,16 +74,7 @@ impl Credit {
     ) -> Result<Option<&'static str>, sqlx::Error> {
         let now = self.clock.now();
         if let Some(limit) = self.limit_of_new(user_id) {
-            sqlx::query(
-                "insert into customer (customer_id, user_id, name, limit_minor, created_at, \
-                 updated_at) values ($1, $2, $2, $3, $4, $4) on conflict (user_id) do nothing",
-            )
-            .bind(UuidV7.next())
-            .bind(user_id.to_owned())
-            .bind(limit.minor())
-            .bind(now)
-            .execute(&mut **tx)
-            .await?;
+            make_customer(tx, UuidV7.next(), user_id, user_id, limit, now).await?;
         }
         // One statement takes the row's lock and looks at what is left: two orders for the last of it
         // can't both have it.

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use onceward::{Backend, QueryResult, Tx};
+use onceward::{Backend, Tx};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use skeleton::{
@@ -13,6 +13,8 @@ use skeleton::{
 use sqlx::Row;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::credit::make_customer;
 
 /// Longest user id and name, in characters.
 const MAX_CHARS: usize = 100;
@@ -130,26 +132,10 @@ async fn create<B: Backend>(
     let work = async move |tx: &mut Tx<'static, B>| {
         // CRASH: before the commit = no customer; after it = one, and the same request again gets the
         // same answer if it has a key, else 409.
-        let made = sqlx::query(
-            "insert into customer (customer_id, user_id, name, limit_minor, created_at, updated_at) \
-             values ($1, $2, $3, $4, $5, $5) on conflict (user_id) do nothing",
-        )
-        .bind(customer_id)
-        .bind(user_id.clone())
-        .bind(name.clone())
-        .bind(limit.minor())
-        .bind(now)
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
-        if made == 0 {
+        let Some(row) = make_customer(tx, customer_id, &user_id, &name, limit, now).await? else {
             let there = format!("customer {user_id} is there already");
             return Err(ApiError::new(StatusCode::CONFLICT, there));
-        }
-        let row = sqlx::query("select * from customer where customer_id = $1")
-            .bind(customer_id)
-            .fetch_one(&mut **tx)
-            .await?;
+        };
         Ok(Answer::json(StatusCode::CREATED, &customer::<B>(&row)?)
             .map_err(ApiError::internal)?
             .at(format!(
