@@ -1,6 +1,6 @@
 //! Between the saga and the customer service.
 
-use onceward_saga::{Confirms, Refuses, StepRef};
+use onceward_saga::StepRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -60,26 +60,7 @@ pub struct Released {
 crate::messages! {
     Validate = "customer.validate.request.v1", Command, step;
     Validated = "customer.validated.v1", Reply, step;
-    Rejected = "customer.rejected.v1", Reply, step, refusal;
+    Rejected = "customer.rejected.v1", Reply, step, refuses(Validate);
     Release = "customer.release.v1", Command, step;
-    Released = "customer.released.v1", Reply, step;
-}
-
-impl Refuses<Validate> for Rejected {
-    fn refuse(command: &Validate, reason: String) -> Self {
-        Self {
-            saga: command.saga.clone(),
-            order_id: command.order_id,
-            reason,
-        }
-    }
-}
-
-impl Confirms<Release> for Released {
-    fn confirm(cancel: &Release) -> Self {
-        Self {
-            saga: cancel.saga.clone(),
-            order_id: cancel.order_id,
-        }
-    }
+    Released = "customer.released.v1", Reply, step, confirms(Release);
 }

@@ -1,6 +1,6 @@
 //! Between the saga and the delivery service.
 
-use onceward_saga::{Confirms, Refuses, StepRef};
+use onceward_saga::StepRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -62,26 +62,7 @@ pub struct Cancelled {
 crate::messages! {
     Schedule = "delivery.schedule.v1", Command, step;
     Scheduled = "delivery.scheduled.v1", Reply, step;
-    Failed = "delivery.failed.v1", Reply, step, refusal;
+    Failed = "delivery.failed.v1", Reply, step, refuses(Schedule);
     Cancel = "delivery.cancel.v1", Command, step;
-    Cancelled = "delivery.cancelled.v1", Reply, step;
-}
-
-impl Refuses<Schedule> for Failed {
-    fn refuse(command: &Schedule, reason: String) -> Self {
-        Self {
-            saga: command.saga.clone(),
-            order_id: command.order_id,
-            reason,
-        }
-    }
-}
-
-impl Confirms<Cancel> for Cancelled {
-    fn confirm(cancel: &Cancel) -> Self {
-        Self {
-            saga: cancel.saga.clone(),
-            order_id: cancel.order_id,
-        }
-    }
+    Cancelled = "delivery.cancelled.v1", Reply, step, confirms(Cancel);
 }

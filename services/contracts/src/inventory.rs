@@ -1,6 +1,6 @@
 //! Between the saga and the inventory service.
 
-use onceward_saga::{Confirms, Refuses, StepRef};
+use onceward_saga::StepRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -101,39 +101,10 @@ pub struct Released {
 crate::messages! {
     Validate = "inventory.validate.request.v1", Command, step;
     Validated = "inventory.validated.v1", Reply, step;
-    Rejected = "inventory.rejected.v1", Reply, step, refusal;
+    Rejected = "inventory.rejected.v1", Reply, step, refuses(Validate);
     Reserve = "inventory.reserve.v1", Command, step;
     Reserved = "inventory.reserved.v1", Reply, step;
-    Failed = "inventory.failed.v1", Reply, step, refusal;
+    Failed = "inventory.failed.v1", Reply, step, refuses(Reserve);
     Release = "inventory.release.v1", Command, step;
-    Released = "inventory.released.v1", Reply, step;
-}
-
-impl Refuses<Validate> for Rejected {
-    fn refuse(command: &Validate, reason: String) -> Self {
-        Self {
-            saga: command.saga.clone(),
-            order_id: command.order_id,
-            reason,
-        }
-    }
-}
-
-impl Refuses<Reserve> for Failed {
-    fn refuse(command: &Reserve, reason: String) -> Self {
-        Self {
-            saga: command.saga.clone(),
-            order_id: command.order_id,
-            reason,
-        }
-    }
-}
-
-impl Confirms<Release> for Released {
-    fn confirm(cancel: &Release) -> Self {
-        Self {
-            saga: cancel.saga.clone(),
-            order_id: cancel.order_id,
-        }
-    }
+    Released = "inventory.released.v1", Reply, step, confirms(Release);
 }

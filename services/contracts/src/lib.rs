@@ -97,9 +97,10 @@ pub fn topics(routing: &Routing) -> BTreeSet<String> {
         .collect()
 }
 
-/// Implements `Event` for a module's messages about an order, and `SagaMessage`/`Refusal` where asked.
+/// Implements `Event` for a module's messages about an order, and where asked `SagaMessage`, `Refusal` and `Refuses` of
+/// a command, `Confirms` of a cancel.
 macro_rules! messages {
-    ($($name:ident = $type:literal, $kind:ident $(, $role:ident)*;)*) => {$(
+    ($($name:ident = $type:literal, $kind:ident $(, $role:ident $(($of:ident))?)*;)*) => {$(
         impl onceward::Event for $name {
             const TYPE: &'static str = $type;
             const KIND: onceward::MessageKind = onceward::MessageKind::$kind;
@@ -108,7 +109,7 @@ macro_rules! messages {
                 self.order_id.to_string()
             }
         }
-        $($crate::messages!(@$role $name);)*
+        $($crate::messages!(@$role $name $($of)?);)*
     )*
         /// Types of these messages.
         pub(crate) const TYPES: &[&str] = &[$($type),*];
@@ -120,10 +121,29 @@ macro_rules! messages {
             }
         }
     };
-    (@refusal $name:ident) => {
+    (@refuses $name:ident $command:ident) => {
         impl onceward_saga::Refusal for $name {
             fn reason(&self) -> &str {
                 &self.reason
+            }
+        }
+        impl onceward_saga::Refuses<$command> for $name {
+            fn refuse(command: &$command, reason: String) -> Self {
+                Self {
+                    saga: command.saga.clone(),
+                    order_id: command.order_id,
+                    reason,
+                }
+            }
+        }
+    };
+    (@confirms $name:ident $cancel:ident) => {
+        impl onceward_saga::Confirms<$cancel> for $name {
+            fn confirm(cancel: &$cancel) -> Self {
+                Self {
+                    saga: cancel.saga.clone(),
+                    order_id: cancel.order_id,
+                }
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Between the saga and the payment service.
 
-use onceward_saga::{Confirms, Refuses, StepRef};
+use onceward_saga::StepRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -66,26 +66,7 @@ pub struct Refunded {
 crate::messages! {
     Process = "payment.process.v1", Command, step;
     Completed = "payment.completed.v1", Reply, step;
-    Failed = "payment.failed.v1", Reply, step, refusal;
+    Failed = "payment.failed.v1", Reply, step, refuses(Process);
     Refund = "payment.refund.v1", Command, step;
-    Refunded = "payment.refunded.v1", Reply, step;
-}
-
-impl Refuses<Process> for Failed {
-    fn refuse(command: &Process, reason: String) -> Self {
-        Self {
-            saga: command.saga.clone(),
-            order_id: command.order_id,
-            reason,
-        }
-    }
-}
-
-impl Confirms<Refund> for Refunded {
-    fn confirm(cancel: &Refund) -> Self {
-        Self {
-            saga: cancel.saga.clone(),
-            order_id: cancel.order_id,
-        }
-    }
+    Refunded = "payment.refunded.v1", Reply, step, confirms(Refund);
 }
