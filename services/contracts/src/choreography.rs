@@ -4,8 +4,6 @@
 //! [`order::Completed`](crate::order::Completed) and [`order::Cancelled`](crate::order::Cancelled), said by the
 //! order service.
 
-use onceward::Micros;
-use onceward_saga::UndoneBy;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -91,19 +89,6 @@ pub struct InventoryReleased {
     pub order_id: Uuid,
 }
 
-/// Says which of these facts are said because of which.
-macro_rules! undone {
-    ($($undone:ident by $($void:ident),*;)*) => {$($(
-        impl UndoneBy<$void> for $undone {
-            fn undone_by(void: &$void, _at: Micros) -> Self {
-                Self {
-                    order_id: void.order_id,
-                }
-            }
-        }
-    )*)*};
-}
-
 crate::messages! {
     OrderCreated = "order-created.v1", Event;
     OrderTimedOut = "order-timed-out.v1", Event;
@@ -115,7 +100,8 @@ crate::messages! {
     InventoryReleased = "inventory-released.v1", Event;
 }
 
-undone! {
+crate::undone! {
+    void, _at => Self { order_id: void.order_id };
     PaymentRefunded by OrderTimedOut, InventoryFailed;
     InventoryReleased by OrderTimedOut;
 }

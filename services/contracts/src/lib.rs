@@ -150,6 +150,18 @@ macro_rules! messages {
 }
 pub(crate) use messages;
 
+/// Says which facts are said because of which, made as the first line shows of what voids and of the time.
+macro_rules! undone {
+    ($void:ident, $at:ident => $said:expr; $($undone:ident by $($by:ident),*;)*) => {$($(
+        impl onceward_saga::UndoneBy<$by> for $undone {
+            fn undone_by($void: &$by, $at: onceward::Micros) -> Self {
+                $said
+            }
+        }
+    )*)*};
+}
+pub(crate) use undone;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,6 @@
 //! order service.
 
 use onceward::Micros;
-use onceward_saga::UndoneBy;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -132,18 +131,8 @@ facts! {
     DeliveryCancelled = "pipeline.delivery_cancelled.v1", DeliveryCancelled {}
 }
 
-/// Says which of these facts are said because of which.
-macro_rules! undone {
-    ($($undone:ident by $($void:ident),*;)*) => {$($(
-        impl UndoneBy<$void> for $undone {
-            fn undone_by(void: &$void, at: Micros) -> Self {
-                Self::of(void.order_id, &void.user_id, at)
-            }
-        }
-    )*)*};
-}
-
-undone! {
+crate::undone! {
+    void, at => Self::of(void.order_id, &void.user_id, at);
     PaymentRefunded by InventoryFailed, DeliveryFailed, OrderTimedOut;
     InventoryReleased by DeliveryFailed, OrderTimedOut;
     ShipmentReturned by DeliveryFailed, OrderTimedOut;
