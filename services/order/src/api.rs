@@ -135,15 +135,17 @@ async fn place<B: SagaBackend>(
     body: Body,
     desk: Desk,
 ) -> Result<Answer, ApiError> {
-    let order = NewOrder::read(&body)?;
+    let asked = NewOrder::read(&body)?;
     let identity = RequestIdentity {
         method: "POST",
         path: "/orders",
-        user_id: &order.user_id.clone(),
+        user_id: &asked.user_id.clone(),
         body: &body.0,
     };
     // From outside the unit of work, so that a rerun writes the same order.
     let (order_id, now) = (app.ids().next(), app.clock().now());
+    let way = asked.way(desk.style, desk.flow);
+    let order = asked.taken(order_id, way, context.correlation_id, now);
     let outbox = app.outbox().clone();
     let work = async move |tx: &mut Tx<'static, B>| {
         if !sql::is_product(tx, &order.product_id).await? {
@@ -153,12 +155,10 @@ async fn place<B: SagaBackend>(
                 "is not a product of this shop",
             ));
         }
-        let way = order.way(desk.style, desk.flow);
-        let created = way.created(order.created(order_id), now);
-        let created = created.map_err(ApiError::internal)?;
+        let created = order.created().map_err(ApiError::internal)?;
         let message_id = outbox.append_raw::<B>(tx, &context, created).await?;
-        sql::insert(tx, order_id, &order, way, &context, message_id, now).await?;
-        if way.choreographed().is_some() {
+        sql::insert(tx, &order, &context, message_id).await?;
+        if order.choreography.is_some() {
             match desk.choreography.begin(tx, order_id).await {
                 Err(SagaError::Storage(error)) => return Err(error.into()),
                 begun => begun.map_err(ApiError::internal)?,
@@ -166,7 +166,7 @@ async fn place<B: SagaBackend>(
         }
         let placed = Placed {
             order_id,
-            status: OrderStatus::Pending,
+            status: order.status,
         };
         Ok(Answer::json(StatusCode::CREATED, &placed)
             .map_err(ApiError::internal)?

@@ -141,37 +141,7 @@ impl Way {
         }
     }
 
-    /// The message in which such an order says that it was taken, at `now`.
-    pub(crate) fn created(
-        self,
-        order: Created,
-        now: Micros,
-    ) -> Result<RawMessage, serde_json::Error> {
-        match self {
-            Self::Orchestrated => RawMessage::of(&order),
-            Self::Choreographed(Choreographed::PaymentFirst) => {
-                RawMessage::of(&choreography::OrderCreated {
-                    order_id: order.order_id,
-                    user_id: order.user_id,
-                    product_id: order.product_id,
-                    quantity: order.quantity,
-                    amount_minor: order.amount_minor,
-                })
-            }
-            Self::Choreographed(Choreographed::Pipeline) => {
-                RawMessage::of(&pipeline::OrderCreated::of(
-                    order.order_id,
-                    &order.user_id,
-                    now,
-                    order.product_id,
-                    order.quantity,
-                    order.amount_minor,
-                ))
-            }
-        }
-    }
-
-    /// Type of that message.
+    /// Type of the message in which such an order says that it was taken.
     pub(crate) fn created_type(self) -> &'static str {
         match self {
             Self::Orchestrated => Created::TYPE,
@@ -229,14 +199,28 @@ impl NewOrder {
         }
     }
 
-    /// What is said of it once it is taken.
-    pub(crate) fn created(&self, order_id: Uuid) -> Created {
-        Created {
+    /// The order that it is once it is taken.
+    pub(crate) fn taken(
+        self,
+        order_id: Uuid,
+        way: Way,
+        correlation_id: CorrelationId,
+        now: Micros,
+    ) -> Order {
+        Order {
             order_id,
-            user_id: self.user_id.clone(),
-            product_id: self.product_id.clone(),
+            status: OrderStatus::Pending,
+            reason: None,
+            saga: way.style(),
+            choreography: way.choreographed(),
+            user_id: self.user_id,
+            product_id: self.product_id,
             quantity: self.quantity,
-            amount_minor: self.amount.minor(),
+            amount: self.amount,
+            correlation_id,
+            created_at: now,
+            updated_at: now,
+            steps: None,
         }
     }
 }
@@ -334,14 +318,38 @@ impl Order {
             .map_or(Way::Orchestrated, Way::Choreographed)
     }
 
-    /// What was said of it when it was taken.
-    pub(crate) fn created(&self) -> Created {
-        Created {
-            order_id: self.order_id,
-            user_id: self.user_id.clone(),
-            product_id: self.product_id.clone(),
-            quantity: self.quantity,
-            amount_minor: self.amount.minor(),
+    /// The message in which it says that it was taken.
+    pub(crate) fn created(&self) -> Result<RawMessage, serde_json::Error> {
+        let (order_id, quantity) = (self.order_id, self.quantity);
+        let (user_id, product_id) = (self.user_id.clone(), self.product_id.clone());
+        let amount_minor = self.amount.minor();
+        match self.way() {
+            Way::Orchestrated => RawMessage::of(&Created {
+                order_id,
+                user_id,
+                product_id,
+                quantity,
+                amount_minor,
+            }),
+            Way::Choreographed(Choreographed::PaymentFirst) => {
+                RawMessage::of(&choreography::OrderCreated {
+                    order_id,
+                    user_id,
+                    product_id,
+                    quantity,
+                    amount_minor,
+                })
+            }
+            Way::Choreographed(Choreographed::Pipeline) => {
+                RawMessage::of(&pipeline::OrderCreated::of(
+                    order_id,
+                    &user_id,
+                    self.created_at,
+                    product_id,
+                    quantity,
+                    amount_minor,
+                ))
+            }
         }
     }
 }

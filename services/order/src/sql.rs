@@ -10,9 +10,7 @@ use skeleton::{Money, PageQuery};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
 
-use crate::domain::{
-    Choreographed, NewOrder, Order, OrderEvent, OrderStatus, SagaStyle, Step, Way,
-};
+use crate::domain::{Choreographed, Order, OrderEvent, OrderStatus, SagaStyle, Step};
 
 const COLUMNS: &str = "order_id, status, reason, user_id, product_id, quantity, amount_minor, \
                        correlation_id, saga, choreography, created_at, updated_at";
@@ -29,30 +27,29 @@ pub(crate) async fn is_product<B: Backend>(
     Ok(known > 0)
 }
 
-/// Inserts a pending order, which began in this context by this message.
+/// Inserts a new order, which began in this context by this message.
 pub(crate) async fn insert<B: Backend>(
     tx: &mut Tx<'_, B>,
-    order_id: Uuid,
-    order: &NewOrder,
-    way: Way,
+    order: &Order,
     context: &MessageContext,
     message_id: MessageId,
-    now: Micros,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into orders (order_id, user_id, product_id, quantity, amount_minor, status, \
          correlation_id, saga, choreography, created_at, updated_at, message_id, traceparent) \
-         values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $9, $9, $10, $11)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
-    .bind(order_id)
+    .bind(order.order_id)
     .bind(&*order.user_id)
     .bind(&*order.product_id)
     .bind(order.quantity)
     .bind(order.amount.minor())
-    .bind(context.correlation_id.0)
-    .bind(way.style().as_str())
-    .bind(way.choreographed().map(Choreographed::as_str))
-    .bind(now)
+    .bind(order.status.as_str())
+    .bind(order.correlation_id.0)
+    .bind(order.saga.as_str())
+    .bind(order.choreography.map(Choreographed::as_str))
+    .bind(order.created_at)
+    .bind(order.updated_at)
     .bind(message_id.0)
     .bind(context.traceparent.as_deref())
     .execute(&mut **tx)
@@ -257,8 +254,7 @@ pub(crate) async fn events<B: Backend>(
     let Some((order, message_id)) = lookup(pool, order_id).await? else {
         return Ok(None);
     };
-    let created = order.way().created(order.created(), order.created_at);
-    let created = created.map_err(|source| Error::Encode {
+    let created = order.created().map_err(|source| Error::Encode {
         message_type: order.way().created_type(),
         source,
     })?;
