@@ -41,7 +41,6 @@ struct ListQuery {
         required = false,
         min_length = 1,
         max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
         example = "0194227a-0000-7000-8000-000000000001"
     )]
     order_id: Option<String>,
@@ -147,28 +146,13 @@ struct OperationBody {
     )]
     verb: String,
     /// To which step; for `skip` where several are waited for, and to `retry` only one.
-    #[schema(
-        min_length = 1,
-        max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "payment"
-    )]
+    #[schema(min_length = 1, max_length = 100, example = "payment")]
     step: Option<String>,
     /// Who.
-    #[schema(
-        min_length = 1,
-        max_length = 100,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "anna"
-    )]
+    #[schema(min_length = 1, max_length = 100, example = "anna")]
     by: String,
     /// Why, for those who come after.
-    #[schema(
-        min_length = 1,
-        max_length = 500,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
-        example = "ticket 4711"
-    )]
+    #[schema(min_length = 1, max_length = 500, example = "ticket 4711")]
     why: String,
 }
 

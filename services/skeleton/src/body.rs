@@ -83,6 +83,10 @@ impl Body {
     }
 }
 
+/// What [`text_fault`] lets pass, but for the length, as the API documents tell it.
+pub(crate) const TEXT_PATTERN: &str =
+    r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+
 /// What is wrong with a text of a client, if anything is.
 pub fn text_fault(text: &str, max_chars: usize) -> Option<String> {
     if text.trim().is_empty() {

@@ -23,6 +23,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::body::TEXT_PATTERN;
 use crate::{Definition, OperatorAccess};
 
 /// Where the document is.
@@ -152,6 +153,11 @@ pub(crate) fn document(
     for operation in operations(&mut routes.0) {
         add(operation, BY_ROUTES);
         add(operation, BY_ALL);
+        for parameter in operation.parameters.iter_mut().flatten() {
+            if let RefOr::T(parameter) = parameter {
+                parameter.schema.iter_mut().for_each(describe_text);
+            }
+        }
         if let Some(RefOr::T(body)) = &operation.request_body {
             let contents = body.content.values();
             contents.for_each(|content| close(content, &mut components));
@@ -241,7 +247,7 @@ fn problem(answer: &Shared) -> Response {
     response.build()
 }
 
-/// Says that a body has no other fields: [`crate::Fields::finish`] refuses them for every route.
+/// Says what [`crate::Fields`] refuses for every route: other fields, and what no text may hold.
 fn close(content: &RefOr<Content>, components: &mut Components) {
     let RefOr::T(content) = content else { return };
     let Some(RefOr::Ref(reference)) = &content.schema else {
@@ -254,6 +260,18 @@ fn close(content: &RefOr<Content>, components: &mut Components) {
         .unwrap_or_default();
     if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name) {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        object.properties.values_mut().for_each(describe_text);
+    }
+}
+
+/// Says what [`crate::text_fault`] refuses. A text is what has a longest length; a pattern or a format of its own says
+/// more.
+fn describe_text(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(text)) = schema
+        && text.max_length.is_some()
+        && text.format.is_none()
+    {
+        text.pattern.get_or_insert_with(|| TEXT_PATTERN.into());
     }
 }
 

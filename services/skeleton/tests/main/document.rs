@@ -45,6 +45,16 @@ async fn the_document_says_for_every_route_what_it_may_answer() {
         answers("/things/{id}", "delete"),
         ["200", "400", "403", "414", "431", "500", "503"]
     );
+    let body = &document["components"]["schemas"]["NewThing"];
+    assert_eq!(
+        body["additionalProperties"], false,
+        "unknown fields are refused"
+    );
+    let user = &body["properties"]["user"];
+    assert!(
+        user["pattern"].is_string(),
+        "as texts with control characters are: {user}"
+    );
     // Everything referred to is there, and every problem is a problem document.
     for (at, _) in text.match_indices("\"#/components/") {
         let reference = text[at + 2..].split('"').next().unwrap();

@@ -28,8 +28,21 @@ const DEFINITION: Definition = Definition {
     lines: &[],
 };
 
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what `Fields` reads")]
+struct NewThing {
+    #[schema(max_length = 20)]
+    user: String,
+    amount: f64,
+}
+
 /// A handler generic over the database, as every service has them.
-#[utoipa::path(post, path = "/things", responses((status = 201, description = "Made.")))]
+#[utoipa::path(
+    post,
+    path = "/things",
+    request_body(content = NewThing),
+    responses((status = 201, description = "Made."))
+)]
 async fn place<B: SchemaBackend>(
     State(app): State<App<B>>,
     headers: HeaderMap,
