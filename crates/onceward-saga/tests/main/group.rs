@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use onceward_saga::faults::{Cast, compensates_from_every_step, completes_past_the_pivot};
 use onceward_saga::script::SagaScript;
-use onceward_saga::{
-    BY_OPERATOR, GroupBuilder, SagaDefinition, SagaStatus, StepRef, TIMED_OUT, Verb,
-};
+use onceward_saga::{BY_OPERATOR, SagaDefinition, SagaStatus, StepRef, TIMED_OUT, Verb};
 
 use crate::messages::*;
 
@@ -18,66 +16,21 @@ fn seats() -> SagaDefinition {
 }
 
 fn definition(pivot: bool) -> SagaDefinition {
-    SagaDefinition::of::<Trip>("trip", 1)
+    let steps = SagaDefinition::of::<Trip>("trip", 1)
         .deadline(DEADLINE)
-        .together(|group| seat(seat(group, "left"), "right"))
+        .together(|group| group.step("left", booking).step("right", booking))
         .step("pay", |step| {
-            let step = step
-                .command(|saga, at| Book {
-                    at,
-                    seat: saga.data.seat,
-                })
-                .done_by::<Booked>()
-                .refused_by::<Full>()
-                .compensate_with(|saga, at| Free {
-                    at,
-                    reason: saga.reason().to_owned(),
-                })
-                .confirmed_by::<Freed>();
+            let step = booking(step);
             if pivot { step.pivot() } else { step }
         })
         .step("print", |step| {
-            let step = step
-                .when(|saga| {
-                    let booked = saga.reply::<Booked>("left");
-                    booked.is_some_and(|booked| booked.seat != saga.data.seat)
-                })
-                .command(|saga, at| Print {
-                    at,
-                    seat: saga
-                        .reply::<Booked>("left")
-                        .map_or(-1, |booked| booked.seat),
-                })
-                .done_by::<Printed>()
-                .refused_by::<Jammed>();
+            let step = printing(step, "left").when(|saga| {
+                let booked = saga.reply::<Booked>("left");
+                booked.is_some_and(|booked| booked.seat != saga.data.seat)
+            });
             if pivot { step } else { step.nothing_to_undo() }
-        })
-        .on_completed(|saga| Ended {
-            seat: saga.data.seat,
-            reason: String::new(),
-        })
-        .on_compensated(|saga| Ended {
-            seat: saga.data.seat,
-            reason: saga.reason().to_owned(),
-        })
-        .build()
-        .unwrap()
-}
-
-fn seat(group: GroupBuilder<Trip>, name: &str) -> GroupBuilder<Trip> {
-    group.step(name, |step| {
-        step.command(|saga, at| Book {
-            at,
-            seat: saga.data.seat,
-        })
-        .done_by::<Booked>()
-        .refused_by::<Full>()
-        .compensate_with(|saga, at| Free {
-            at,
-            reason: saga.reason().to_owned(),
-        })
-        .confirmed_by::<Freed>()
-    })
+        });
+    ending(steps)
 }
 
 fn start() -> SagaScript {
@@ -284,7 +237,7 @@ fn a_pivot_is_alone_and_always_wanted() {
     let pivot = |name: &'static str| {
         SagaDefinition::of::<Trip>("bad", 1)
             .together(|group| {
-                seat(group, "left").step(name, |step| {
+                group.step("left", booking).step(name, |step| {
                     step.command(|_, at| Book { at, seat: 1 })
                         .done_by::<Booked>()
                         .when(|saga| saga.data.seat > 1)

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use onceward::{Event, MessageKind};
-use onceward_saga::{Confirms, Refusal, Refuses, SagaDefinition, SagaMessage, StepRef};
+use onceward_saga::{
+    Confirms, Refusal, Refuses, SagaBuilder, SagaDefinition, SagaMessage, StepBuilder, StepRef,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,41 +89,37 @@ impl Event for Ended {
     }
 }
 
-/// `book` is the pivot if asked, so that `print` is retried.
-pub fn trip(deadline: Duration, attempts: i32, pivot: bool) -> SagaDefinition {
-    SagaDefinition::of::<Trip>("trip", 1)
-        .deadline(deadline)
-        .step("book", |step| {
-            let step = step
-                .command(|saga, at| Book {
-                    at,
-                    seat: saga.data.seat,
-                })
-                .done_by::<Booked>()
-                .refused_by::<Full>()
-                .compensate_with(|saga, at| Free {
-                    at,
-                    reason: saga.reason().to_owned(),
-                })
-                .confirmed_by::<Freed>()
-                .compensation_refused_by::<NotFreed>()
-                .attempts(attempts);
-            if pivot { step.pivot() } else { step }
-        })
-        .step("print", |step| {
-            let step = step
-                // The seat of the reply, not of the trip: later steps read earlier replies.
-                .command(|saga, at| Print {
-                    at,
-                    seat: saga
-                        .reply::<Booked>("book")
-                        .map_or(-1, |booked| booked.seat),
-                })
-                .done_by::<Printed>()
-                .refused_by::<Jammed>()
-                .retry_delay(Duration::from_secs(5));
-            if pivot { step } else { step.nothing_to_undo() }
-        })
+/// A step that books the seat of the trip, or frees it again.
+pub fn booking(step: StepBuilder<Trip>) -> StepBuilder<Trip> {
+    step.command(|saga, at| Book {
+        at,
+        seat: saga.data.seat,
+    })
+    .done_by::<Booked>()
+    .refused_by::<Full>()
+    .compensate_with(|saga, at| Free {
+        at,
+        reason: saga.reason().to_owned(),
+    })
+    .confirmed_by::<Freed>()
+}
+
+/// A step that prints the ticket of the seat that the step `booked` got.
+pub fn printing(step: StepBuilder<Trip>, booked: &'static str) -> StepBuilder<Trip> {
+    // The seat of the reply, not of the trip: later steps read earlier replies.
+    step.command(move |saga, at| Print {
+        at,
+        seat: saga
+            .reply::<Booked>(booked)
+            .map_or(-1, |booked| booked.seat),
+    })
+    .done_by::<Printed>()
+    .refused_by::<Jammed>()
+}
+
+/// A definition of these steps that says how it ended.
+pub fn ending(steps: SagaBuilder<Trip>) -> SagaDefinition {
+    steps
         .on_completed(|saga| Ended {
             seat: saga.data.seat,
             reason: String::new(),
@@ -132,4 +130,21 @@ pub fn trip(deadline: Duration, attempts: i32, pivot: bool) -> SagaDefinition {
         })
         .build()
         .unwrap()
+}
+
+/// `book` is the pivot if asked, so that `print` is retried.
+pub fn trip(deadline: Duration, attempts: i32, pivot: bool) -> SagaDefinition {
+    let steps = SagaDefinition::of::<Trip>("trip", 1)
+        .deadline(deadline)
+        .step("book", |step| {
+            let step = booking(step)
+                .compensation_refused_by::<NotFreed>()
+                .attempts(attempts);
+            if pivot { step.pivot() } else { step }
+        })
+        .step("print", |step| {
+            let step = printing(step, "book").retry_delay(Duration::from_secs(5));
+            if pivot { step } else { step.nothing_to_undo() }
+        });
+    ending(steps)
 }
