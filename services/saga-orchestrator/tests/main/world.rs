@@ -1,6 +1,8 @@
 //! All participants with their own databases, and a bus in memory that reorders and repeats.
 
+mod bus;
 mod desk;
+mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -9,24 +11,22 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
-use bytes::Bytes;
-use contracts::order;
 use onceward::consumer::Handlers;
-use onceward::{
-    Backend, Clock, Coordinates, CorrelationId, Db, Envelope, Event, IdGen, MessageId, OpenOptions,
-    Outbox, Routing, SystemClock, UuidV7,
-};
+use onceward::{Backend, Db, Envelope, OpenOptions, Outbox, Routing};
 use onceward_saga::inspect::{self, SagaFilter};
 use onceward_saga::{RequestRunner, SagaBackend, SagaEvent, SagaStatus, TimerOptions, TimerRunner};
 use onceward_testkit::postgres;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use saga_orchestrator::Settings;
 use serde_json::Value;
 use skeleton::App;
 use sqlx::{Postgres, Row, Sqlite};
 use tower::ServiceExt;
 use uuid::Uuid;
+
+pub use bus::Unkindness;
+pub use ledger::Ledger;
 
 /// Defines each case for both databases: the same sentence, twice.
 macro_rules! on_both {
@@ -61,33 +61,6 @@ struct Node<B: Backend> {
     published: i64,
 }
 
-/// How unkind the bus is.
-#[derive(Debug, Clone, Copy)]
-pub struct Unkindness {
-    /// Every message is delivered so many times.
-    pub copies: usize,
-    /// Every delivery is handled and rolled back once before it counts.
-    pub crashes: bool,
-    /// Which message comes next, of all that could.
-    pub seed: u64,
-}
-
-/// Stock and money, as they must add up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ledger {
-    pub stock: i64,
-    pub reserved: i64,
-    pub sold: i64,
-    /// Minor units the customers have paid and not got back.
-    pub paid: i64,
-    pub deliveries: i64,
-    /// Minor units of the customers' credit that orders under way have.
-    pub credit: i64,
-    /// Minor units that completed orders with a coordinator came to.
-    pub spent: i64,
-    pub shipments: i64,
-}
-
 /// New orders are validated first, unless a case says otherwise.
 pub fn settings(deadline_ms: u64, validate: bool) -> Settings {
     Settings {
@@ -101,7 +74,7 @@ pub struct World<B: SagaBackend> {
     timers: TimerRunner<B>,
     requests: RequestRunner<B>,
     /// Those of choreographed orders.
-    deadlines: TimerRunner<B, ::order::Choreography>,
+    deadlines: TimerRunner<B, order::Choreography>,
     routing: Routing,
     /// All that `shop topics` makes.
     topics: BTreeSet<String>,
@@ -116,12 +89,6 @@ pub struct World<B: SagaBackend> {
     pub delivered: usize,
     _folder: Option<tempfile::TempDir>,
 }
-
-const KIND: Unkindness = Unkindness {
-    copies: 1,
-    crashes: false,
-    seed: 0,
-};
 
 impl World<Sqlite> {
     pub async fn on_sqlite(settings: Settings) -> Self {
@@ -170,7 +137,7 @@ impl<B: SagaBackend> World<B> {
             inventory::DEFINITION,
             payment::DEFINITION,
             delivery::DEFINITION,
-            ::order::DEFINITION,
+            order::DEFINITION,
             customer::DEFINITION,
             shipping::DEFINITION,
         ];
@@ -208,15 +175,15 @@ impl<B: SagaBackend> World<B> {
                 ),
                 "shipping" => (shipping::handlers(&outbox), shipping::service(&app)),
                 "order" => {
-                    let settings = ::order::Settings {
+                    let settings = order::Settings {
                         order_deadline_ms: settings.deadline_ms,
                         ..Default::default()
                     };
-                    let choreography = ::order::choreography(&outbox, &settings);
-                    let handlers = ::order::handlers(&outbox, &choreography);
+                    let choreography = order::choreography(&outbox, &settings);
+                    let handlers = order::handlers(&outbox, &choreography);
                     let options = TimerOptions::default();
                     deadlines = Some(TimerRunner::new(db.clone(), choreography, options));
-                    (handlers, ::order::service(&app, &settings))
+                    (handlers, order::service(&app, &settings))
                 }
                 _ => {
                     let (sagas, saga) = saga_orchestrator::sagas(&outbox, settings).unwrap();
@@ -256,7 +223,7 @@ impl<B: SagaBackend> World<B> {
             queues: BTreeMap::new(),
             down: BTreeSet::new(),
             mute: BTreeSet::new(),
-            unkindness: KIND,
+            unkindness: bus::KIND,
             rng: StdRng::seed_from_u64(0),
             delivered: 0,
             _folder: None,
@@ -367,138 +334,6 @@ impl<B: SagaBackend> World<B> {
         (row.try_get("state").unwrap(), note.unwrap_or_default())
     }
 
-    pub fn is(&mut self, unkindness: Unkindness) {
-        self.unkindness = unkindness;
-        self.rng = StdRng::seed_from_u64(unkindness.seed);
-    }
-
-    /// A customer's order, as the order service would say it.
-    pub fn order(&mut self, user_id: &str, product_id: &str, quantity: i64, minor: i64) -> Uuid {
-        let order_id = UuidV7.next();
-        let created = order::Created {
-            order_id,
-            user_id: user_id.into(),
-            product_id: product_id.into(),
-            quantity,
-            amount_minor: minor,
-        };
-        let payload = serde_json::to_vec(&created).unwrap();
-        let envelope = envelope(
-            UuidV7.next(),
-            order::Created::TYPE,
-            "order.created",
-            payload,
-        );
-        self.enqueue("order", envelope);
-        order_id
-    }
-
-    pub fn stop(&mut self, service: &'static str) {
-        self.down.insert(service);
-    }
-    pub fn start(&mut self, service: &'static str) {
-        self.down.remove(service);
-    }
-    /// The service works, and nobody hears of it.
-    pub fn cut_off(&mut self, service: &'static str) {
-        self.mute.insert(service);
-    }
-    pub fn reconnect(&mut self, service: &'static str) {
-        self.mute.remove(service);
-    }
-
-    /// Delivers until nothing is left that could be.
-    pub async fn settle(&mut self) {
-        self.settle_up_to(usize::MAX).await;
-    }
-
-    /// Delivers so many messages, or all there are; how many it did.
-    pub async fn settle_up_to(&mut self, most: usize) -> usize {
-        for delivered in 0..most {
-            self.publish().await;
-            let ready: Vec<_> = self
-                .queues
-                .iter()
-                .filter(|((_, topic), queue)| !queue.is_empty() && !self.is_held(topic))
-                .map(|(key, _)| key.clone())
-                .collect();
-            if ready.is_empty() {
-                return delivered;
-            }
-            let key = &ready[self.rng.random_range(0..ready.len())];
-            let envelope = self.queues.get_mut(key).unwrap().pop_front().unwrap();
-            self.deliver(&envelope).await;
-        }
-        most
-    }
-
-    fn is_held(&self, topic: &str) -> bool {
-        let concerned = |node: &&Node<B>| node.topics.contains(topic);
-        self.nodes
-            .iter()
-            .filter(concerned)
-            .any(|node| self.down.contains(node.name))
-    }
-
-    async fn deliver(&mut self, envelope: &Envelope) {
-        let topic = envelope.coordinates.topic.as_str();
-        for node in self.nodes.iter().filter(|node| node.topics.contains(topic)) {
-            if self.unkindness.crashes {
-                let mut tx = node.db.pool().begin_with(B::BEGIN).await.unwrap();
-                node.handlers.dispatch(&mut tx, envelope).await.unwrap();
-                tx.rollback().await.unwrap();
-            }
-            let mut tx = node.db.pool().begin_with(B::BEGIN).await.unwrap();
-            node.handlers.dispatch(&mut tx, envelope).await.unwrap();
-            tx.commit().await.unwrap();
-            self.delivered += 1;
-        }
-    }
-
-    /// What the relay does: new outbox rows go onto the bus.
-    async fn publish(&mut self) {
-        for index in 0..self.nodes.len() {
-            let node = &mut self.nodes[index];
-            if self.mute.contains(node.name) {
-                continue;
-            }
-            let rows = sqlx::query(
-                "select seq, message_id, message_type, topic, message_key, payload, \
-                 cast(headers as text) as headers \
-                 from outbox where seq > $1 order by seq",
-            )
-            .bind(node.published)
-            .fetch_all(node.db.pool())
-            .await
-            .unwrap();
-            let name = node.name;
-            for row in rows {
-                self.nodes[index].published = row.try_get("seq").unwrap();
-                let key: Option<String> = row.try_get("message_key").unwrap();
-                let message_type: String = row.try_get("message_type").unwrap();
-                let topic: String = row.try_get("topic").unwrap();
-                let payload: Vec<u8> = row.try_get("payload").unwrap();
-                assert!(key.is_some(), "{message_type} has a key");
-                assert!(self.topics.contains(&topic), "{topic}");
-                let id: Uuid = row.try_get("message_id").unwrap();
-                let mut envelope = envelope(id, &message_type, &topic, payload);
-                let headers: String = row.try_get("headers").unwrap();
-                envelope.correlation_id = id_of(&headers, "correlation-id").map(CorrelationId);
-                envelope.traceparent = text_of(&headers, "traceparent");
-                envelope.source = Some(name.to_owned());
-                self.enqueue(name, envelope);
-            }
-        }
-    }
-
-    fn enqueue(&mut self, source: &'static str, envelope: Envelope) {
-        let topic = envelope.coordinates.topic.clone();
-        let queue = self.queues.entry((source, topic)).or_default();
-        for _ in 0..self.unkindness.copies {
-            queue.push_back(envelope.clone());
-        }
-    }
-
     /// Waits until every running saga's deadline has passed, and fires it.
     pub async fn deadlines_pass(&mut self) {
         let passing = async {
@@ -548,117 +383,5 @@ impl<B: SagaBackend> World<B> {
         .unwrap();
         assert_eq!(said.len(), 1, "said of {order}: {said:?}");
         said.into_iter().next().unwrap()
-    }
-
-    pub async fn ledger(&self) -> Ledger {
-        let [_, inventory, payment, delivery, _, customer, shipping] = &self.nodes[..] else {
-            panic!("seven services");
-        };
-        let one = async |node: &Node<B>, what: &'static str| -> i64 {
-            sqlx::query_scalar(what)
-                .fetch_one(node.db.pool())
-                .await
-                .unwrap()
-        };
-        let reserved_by_orders = one(
-            inventory,
-            "select cast(coalesce(sum(quantity), 0) as bigint) from reservation \
-             where state = 'reserved'",
-        )
-        .await;
-        let sold_by_orders = one(
-            inventory,
-            "select cast(coalesce(sum(quantity), 0) as bigint) from reservation \
-             where state = 'sold'",
-        )
-        .await;
-        let ledger = Ledger {
-            stock: one(inventory, "select cast(sum(stock) as bigint) from product").await,
-            reserved: one(
-                inventory,
-                "select cast(sum(reserved) as bigint) from product",
-            )
-            .await,
-            sold: one(inventory, "select cast(sum(sold) as bigint) from product").await,
-            paid: one(
-                payment,
-                "select cast(coalesce(sum(amount_minor), 0) as bigint) from payment \
-                 where status = 'completed'",
-            )
-            .await,
-            deliveries: one(
-                delivery,
-                "select count(*) from delivery where status = 'scheduled'",
-            )
-            .await,
-            credit: one(
-                customer,
-                "select cast(coalesce(sum(reserved_minor), 0) as bigint) from customer",
-            )
-            .await,
-            spent: one(
-                customer,
-                "select cast(coalesce(sum(spent_minor), 0) as bigint) from customer",
-            )
-            .await,
-            shipments: one(
-                shipping,
-                "select count(*) from shipment where status = 'shipped'",
-            )
-            .await,
-        };
-        let of_orders = [
-            (
-                ledger.credit,
-                "select cast(coalesce(sum(amount_minor), 0) as bigint) from credit \
-                 where state = 'reserved'",
-            ),
-            (
-                ledger.spent,
-                "select cast(coalesce(sum(amount_minor), 0) as bigint) from credit \
-                 where state = 'spent'",
-            ),
-        ];
-        for (total, sum) in of_orders {
-            assert_eq!(one(customer, sum).await, total, "credit adds up");
-        }
-        assert_eq!(ledger.reserved, reserved_by_orders, "reservations add up");
-        assert_eq!(ledger.sold, sold_by_orders, "sales add up");
-        ledger
-    }
-}
-
-/// One of the headers of an outbox row.
-fn text_of(headers: &str, name: &str) -> Option<String> {
-    let headers: Value = serde_json::from_str(headers).unwrap();
-    headers[name].as_str().map(str::to_owned)
-}
-
-/// An id among them.
-fn id_of(headers: &str, name: &str) -> Option<Uuid> {
-    text_of(headers, name).map(|id| id.parse().unwrap())
-}
-
-fn envelope(id: Uuid, message_type: &str, topic: &str, payload: Vec<u8>) -> Envelope {
-    Envelope {
-        message_id: Some(MessageId(id)),
-        ce_id: Some(id.to_string()),
-        source: None,
-        message_type: Some(message_type.to_owned()),
-        kind: None,
-        aggregate_id: None,
-        occurred_at: Some(SystemClock.now()),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: None,
-        tracestate: None,
-        coordinates: Coordinates {
-            topic: topic.to_owned(),
-            partition: 0,
-            offset: 0,
-        },
-        message_key: None,
-        payload: Bytes::from(payload),
-        headers: Vec::new(),
     }
 }

@@ -8,7 +8,8 @@ use onceward_saga::SagaBackend;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{World, id_of};
+use super::World;
+use super::bus::id_of;
 
 impl<B: SagaBackend> World<B> {
     /// From now on orders are placed with the order service, and it hears what is said about them.
