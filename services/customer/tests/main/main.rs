@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use contracts::customer::Validate;
-use customer::{Credit, EXCEEDED, UNKNOWN_CUSTOMER};
-use onceward::{Backend, Db, MessageContext, OpenOptions, SourceName, SystemClock, Tx, UuidV7};
+use customer::{Credit, DEFINITION, EXCEEDED, UNKNOWN_CUSTOMER};
+use onceward::{Backend, Db, MessageContext, OpenOptions, SystemClock, Tx, UuidV7};
 use onceward_saga::{Answer, Participant, Performer, SagaBackend, SagaId, StepRef};
 use onceward_testkit::postgres;
-use skeleton::Money;
+use skeleton::{Money, migrate};
 use sqlx::{Postgres, Sqlite};
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ fn validate(order: u128) -> Validate {
 }
 
 async fn of_64_orders_as_many_pass_as_the_credit_is_enough_for<B: SagaBackend>(db: Db<B>) {
-    migrate(&db).await;
+    migrate(&DEFINITION, db.pool()).await.unwrap();
     let credit = Arc::new(Credit::new(Arc::new(SystemClock), Some(LIMIT)));
     let mut orders = tokio::task::JoinSet::new();
     for n in 0..64 {
@@ -83,14 +83,6 @@ async fn ask<B: Backend>(db: &Db<B>, credit: &Credit, command: &Validate) -> Opt
 
 async fn begin<B: Backend>(db: &Db<B>) -> Tx<'static, B> {
     db.pool().begin_with(B::BEGIN).await.unwrap()
-}
-
-async fn migrate<B: SagaBackend>(db: &Db<B>) {
-    let name = SourceName::new("customer").unwrap();
-    onceward::schema::migrate(db.pool(), &name).await.unwrap();
-    for line in customer::DEFINITION.lines {
-        line.migrate(db.pool()).await.unwrap();
-    }
 }
 
 async fn reserved<B: Backend>(db: &Db<B>) -> i64 {

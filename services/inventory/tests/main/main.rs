@@ -5,22 +5,18 @@ use std::sync::Arc;
 
 use contracts::choreography::PaymentProcessed;
 use contracts::inventory::Reserve;
-use inventory::Stock;
+use inventory::{DEFINITION, Stock};
 use onceward::{
-    Backend, Db, Envelope, MessageContext, MessageId, OpenOptions, Outbox, SourceName, SystemClock,
-    Tx, UuidV7,
+    Backend, Db, Envelope, MessageContext, MessageId, OpenOptions, Outbox, SystemClock, Tx, UuidV7,
 };
 use onceward_saga::{Answer, Participant, Performer, SagaBackend, SagaId, StepRef};
 use onceward_testkit::postgres;
+use skeleton::migrate;
 use sqlx::{Postgres, Sqlite};
 use uuid::Uuid;
 
 async fn the_last_pieces_are_reserved_once<B: SagaBackend>(db: Db<B>) {
-    let name = SourceName::new("inventory").unwrap();
-    onceward::schema::migrate(db.pool(), &name).await.unwrap();
-    for line in inventory::DEFINITION.lines {
-        line.migrate(db.pool()).await.unwrap();
-    }
+    migrate(&DEFINITION, db.pool()).await.unwrap();
     let stock = Arc::new(Stock::new(Arc::new(SystemClock)));
     // Of product_3 there are 50; 40 customers want 3 each at the same time.
     let mut customers = tokio::task::JoinSet::new();
@@ -72,14 +68,11 @@ async fn the_last_pieces_are_reserved_once<B: SagaBackend>(db: Db<B>) {
 
 /// Half of them by a saga's command, half without a coordinator.
 async fn of_64_clients_exactly_one_gets_the_last_item<B: SagaBackend>(db: Db<B>) {
-    let name = SourceName::new("inventory").unwrap();
-    onceward::schema::migrate(db.pool(), &name).await.unwrap();
-    for line in inventory::DEFINITION.lines {
-        line.migrate(db.pool()).await.unwrap();
-    }
+    migrate(&DEFINITION, db.pool()).await.unwrap();
     let last = "update product set stock = 1, supplied = 1 where product_id = 'product_3'";
     sqlx::query(last).execute(db.pool()).await.unwrap();
-    let handlers = Arc::new(inventory::handlers::<B>(&Outbox::new(name)));
+    let outbox = Outbox::new(DEFINITION.source().unwrap());
+    let handlers = Arc::new(inventory::handlers::<B>(&outbox));
     let start = Arc::new(tokio::sync::Barrier::new(64));
     let mut clients = tokio::task::JoinSet::new();
     for n in 1..=64_u128 {
