@@ -62,8 +62,9 @@
 //! (`handlers.on::<SeatBooked, _>(sagas.clone())`), and [`Sagas::start`] begins an instance in your transaction.
 //! Deadlines are fired by a [`TimerRunner`], one or more a database; what operators ask for
 //! ([`Verb`], `onceward saga retry` …) is done by a [`RequestRunner`]. A participant writes
-//! [`perform` and `undo`](Participant) and is registered by [`take_part`] (one that has nothing to undo is a [`Performer`]); that commands come twice, late, or
-//! after their cancels is not its business. Both make the tables by [`schema::migrate`].
+//! [`perform` and `undo`](Participant) and is registered by [`take_part`]; one that has nothing to undo is a
+//! [`Performer`], registered by [`take_commands`]. That commands come twice, late, or after their cancels is not its
+//! business. Both make the tables by [`schema::migrate`].
 //!
 //! The repository's `examples/saga` is a whole program of two steps.
 //!

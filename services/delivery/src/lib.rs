@@ -29,8 +29,9 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "delivery",
     about: "Plans deliveries, and calls them off.\n\n\
-    Read only: deliveries are planned by messages of the saga or, in the pipeline, once the order is shipped. One in twenty is impossible by chance \
-    (`--fail-percent`), those to `user_undeliverable` always.",
+    Read only: deliveries are planned by messages of the saga or, in the pipeline, once the order is \
+    shipped. One in twenty is impossible by chance (`--fail-percent`), those to `user_undeliverable` \
+    always.",
     consumer: contracts::DELIVERY_GROUP,
     port: 8004,
     lines: &LINES,

@@ -34,9 +34,9 @@ static LINES: [Line; 2] = [
 pub const DEFINITION: Definition = Definition {
     name: "inventory",
     about: "Sets stock aside for orders, and gives it back.\n\n\
-    An order's saga asks whether there is enough, then has the pieces reserved; without a coordinator, once it is paid. Those of a \
-    completed order are `sold`, those of a cancelled one `released`. `stock` + `reserved` + `sold` never \
-    changes but by an operator.",
+    An order's saga asks whether there is enough, then has the pieces reserved; without a coordinator, \
+    once it is paid. Those of a completed order are `sold`, those of a cancelled one `released`. `stock` + \
+    `reserved` + `sold` never changes but by an operator.",
     consumer: contracts::INVENTORY_GROUP,
     port: 8002,
     lines: &LINES,

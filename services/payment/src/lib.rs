@@ -31,8 +31,8 @@ pub const DEFINITION: Definition = Definition {
     name: "payment",
     about: "Charges customers, and pays back.\n\n\
     Read only: charges and refunds come as messages, commanded by the order's saga or, in an order \
-    without a coordinator, in reaction to `order-created` or `order_created`. One payment in five is declined by \
-    chance (`--fail-percent`), those of `user_declined` always.",
+    without a coordinator, in reaction to `order-created` or `order_created`. One payment in five is \
+    declined by chance (`--fail-percent`), those of `user_declined` always.",
     consumer: contracts::PAYMENT_GROUP,
     port: 8003,
     lines: &LINES,

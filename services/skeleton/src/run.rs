@@ -104,8 +104,8 @@ fn on_panic(_payload: Box<dyn Any + Send + 'static>) -> Response {
 
 /// Runs a service until SIGTERM or SIGINT: the first drains requests and tasks, the second kills.
 ///
-/// Its messages go to topics, and come by topics, as `routing` says. `make` builds the service of its parts; `extra` adds tasks that need them, such as the consumer
-/// loop, which this crate can't know.
+/// Its messages go to topics, and come by topics, as `routing` says. `make` builds the service of its
+/// parts; `extra` adds tasks that need them, such as the consumer loop, which this crate can't know.
 ///
 /// # Errors
 /// An unmigrated database, a taken port, or whatever a task failed with.
