@@ -104,21 +104,16 @@ pub fn begin(
     subject: &str,
     data: Value,
 ) -> Result<(SagaState, Decision), Illegal> {
-    let started = SagaEvent::Started {
-        definition: definition.name().to_owned(),
-        definition_version: definition.version(),
+    let (name, version) = (definition.name(), definition.version());
+    let saga_id = definition.saga_id(subject);
+    let state = SagaState::started(saga_id, name, version, subject, &data);
+    let mut course = Course::new(definition, state);
+    course.decision.events.push(SagaEvent::Started {
+        definition: name.to_owned(),
+        definition_version: version,
         subject: subject.to_owned(),
         data,
-    };
-    let saga_id = definition.saga_id(subject);
-    // A log that begins with Started always folds.
-    let Some(state) = SagaState::fold(saga_id, [&started]) else {
-        return Err(Illegal::UnknownStep {
-            step: String::new(),
-        });
-    };
-    let mut course = Course::new(definition, state);
-    course.decision.events.push(started);
+    });
     course.enter(0)?;
     Ok((course.state, course.decision))
 }

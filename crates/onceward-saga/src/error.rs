@@ -15,7 +15,7 @@ pub enum SagaError {
     #[error("there is no saga {0}")]
     UnknownSaga(SagaId),
     /// A saga was begun by a definition this process does not have.
-    #[error("no definition {name} version {version} in this process")]
+    #[error("no definition {name} version {version} in this process: run one that has it")]
     UnknownDefinition {
         /// Name of the definition.
         name: String,
@@ -32,7 +32,9 @@ pub enum SagaError {
         source: Illegal,
     },
     /// The stored log can't be read back: damaged, or written by a newer version.
-    #[error("the log of saga {saga_id} can't be read at event {seq}")]
+    #[error(
+        "the log of saga {saga_id} can't be read at event {seq}: damaged, or written by a newer version"
+    )]
     CorruptLog {
         /// The saga.
         saga_id: SagaId,

@@ -77,7 +77,7 @@ impl Cast {
 
     /// A participant that takes the command `C` and its cancel `X`: what it says when it has done it.
     #[must_use]
-    pub fn plays<C, D, R, X, K>(mut self, done: impl Fn(&C) -> D + 'static) -> Self
+    pub fn plays<C, D, R, X, K>(self, done: impl Fn(&C) -> D + 'static) -> Self
     where
         C: SagaMessage,
         D: SagaMessage,
@@ -85,31 +85,29 @@ impl Cast {
         X: SagaMessage,
         K: Confirms<X>,
     {
-        self.roles.insert(
-            C::TYPE,
-            Box::new(move |raw| {
-                let command: C = read(raw);
-                let done = answer(&done(&command));
-                Asked::Command {
-                    done,
-                    can_be_undone: true,
-                    refused: Box::new(move |why| answer(&R::refuse(&command, why.into()))),
-                }
-            }),
-        );
-        self.roles.insert(
+        let mut cast = self.takes::<C, D, R>(true, done);
+        cast.roles.insert(
             X::TYPE,
             Box::new(|raw| Asked::Cancel {
                 confirmed: answer(&K::confirm(&read(raw))),
             }),
         );
-        self
+        cast
     }
 
     /// A participant that takes the command `C`, and whose step is never undone: it is behind the pivot, or there is
     /// nothing to undo.
     #[must_use]
-    pub fn plays_on<C, D, R>(mut self, done: impl Fn(&C) -> D + 'static) -> Self
+    pub fn plays_on<C, D, R>(self, done: impl Fn(&C) -> D + 'static) -> Self
+    where
+        C: SagaMessage,
+        D: SagaMessage,
+        R: Refuses<C>,
+    {
+        self.takes::<C, D, R>(false, done)
+    }
+
+    fn takes<C, D, R>(mut self, can_be_undone: bool, done: impl Fn(&C) -> D + 'static) -> Self
     where
         C: SagaMessage,
         D: SagaMessage,
@@ -121,7 +119,7 @@ impl Cast {
                 let command: C = read(raw);
                 Asked::Command {
                     done: answer(&done(&command)),
-                    can_be_undone: false,
+                    can_be_undone,
                     refused: Box::new(move |why| answer(&R::refuse(&command, why.into()))),
                 }
             }),

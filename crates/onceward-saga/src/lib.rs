@@ -78,7 +78,8 @@
 //!
 //! With the feature `test-util` a definition is tested as dialogue, in memory and virtual time:
 //! `script::SagaScript`, and broken at every step in every way by `faults::compensates_from_every_step` and
-//! `faults::completes_past_the_pivot`. [`inspect`] lists and shows instances, [`mod@decide`] is the state machine, drawn.
+//! `faults::completes_past_the_pivot`. [`inspect`] lists and shows instances, [`mod@decide`] is the state machine,
+//! drawn.
 #![deny(missing_docs)]
 
 pub mod decide;

@@ -51,8 +51,8 @@ pub enum Answer<D> {
     Refused(String),
 }
 
-/// One who carries out a saga's commands. Duplicates, late commands and the replies are taken care of; only what is done
-/// is written here.
+/// One who carries out a saga's commands. Duplicates, late commands and the replies are taken care of; only what is
+/// done is written here.
 pub trait Performer<B: Backend>: Send + Sync + 'static {
     /// The wish to do something, or to know it.
     type Command: SagaMessage + Clone;
@@ -177,7 +177,7 @@ impl<B: Backend, P: Performer<B>> Handler<B, P::Command> for OnCommand<P> {
         let found = claim(tx, at, &subject, Claim::Command, now).await?;
         if let Some(row) = &found {
             match row.state.as_str() {
-                CANCELLED => {
+                "cancelled" => {
                     let reply = P::Refused::refuse(&command, CANCELLED.to_owned());
                     side.outbox.append(tx, context, &reply).await?;
                     return Ok(());

@@ -46,7 +46,7 @@ impl<B: SagaBackend> RequestRunner<B> {
         }
     }
 
-    /// Carries out every wish there is, in their order; says how many.
+    /// Carries out the wishes there are, the oldest 100 of them, in their order; says how many.
     ///
     /// # Errors
     /// When they can't be read or one can't be written; the rest stay.

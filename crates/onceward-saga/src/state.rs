@@ -171,22 +171,33 @@ impl SagaState {
         else {
             return None;
         };
-        let mut state = Self {
+        let mut state = Self::started(saga_id, definition, *definition_version, subject, data);
+        events.for_each(|event| state.apply(event));
+        Some(state)
+    }
+
+    /// A saga of which no more is known than that it started.
+    pub(crate) fn started(
+        saga_id: SagaId,
+        definition: &str,
+        definition_version: i32,
+        subject: &str,
+        data: &Value,
+    ) -> Self {
+        Self {
             saga_id,
-            definition: definition.clone(),
-            definition_version: *definition_version,
-            subject: subject.clone(),
+            definition: definition.to_owned(),
+            definition_version,
+            subject: subject.to_owned(),
             data: data.clone(),
             status: SagaStatus::Running,
             reason: None,
             version: 1,
             steps: BTreeMap::new(),
-        };
-        events.for_each(|event| state.apply(event));
-        Some(state)
+        }
     }
 
-    /// Adds one event. Never fails: what may follow what is decided before an event is written.
+    /// Adds one event. Never fails: which may follow which is decided before one is written.
     pub fn apply(&mut self, event: &SagaEvent) {
         self.version += 1;
         match event {

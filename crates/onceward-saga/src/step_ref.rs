@@ -45,7 +45,8 @@ pub struct StepRef {
     pub saga_id: SagaId,
     /// Name of the step in the definition.
     pub step: String,
-    /// Which of the parallel runs of the step, from 0. Always 0 as long as steps run in sequence.
+    /// Which of several runs of one step at the same time, from 0. Always 0 so far: those of a group are steps of
+    /// their own.
     #[serde(default)]
     pub branch: i32,
     /// Which try of the command, from 1. A participant repeats its stored answer to later ones.

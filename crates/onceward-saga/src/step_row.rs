@@ -4,7 +4,6 @@ use onceward::consumer::HandlerError;
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
 use sqlx::Row;
 
-use crate::participant::CANCELLED;
 use crate::{SagaMessage, StepRef};
 
 /// Who makes the row.
@@ -34,7 +33,7 @@ pub(crate) async fn claim<B: Backend>(
 ) -> Result<Option<FoundStep>, HandlerError> {
     let state = match who {
         Claim::Command => "claimed",
-        Claim::Cancel => CANCELLED,
+        Claim::Cancel => "cancelled",
     };
     let inserted = sqlx::query(
         "insert into saga_step (saga_id, step, branch, state, attempt, subject, created_at, \
@@ -159,7 +158,7 @@ pub(crate) async fn cancel_step<B: Backend, C: Event>(
         return Ok(Cancel::Nothing);
     };
     let what = match found.state.as_str() {
-        CANCELLED => return Ok(Cancel::Again),
+        "cancelled" => return Ok(Cancel::Again),
         "done" => Cancel::Undo(found.command()?),
         _ => Cancel::Nothing,
     };
