@@ -184,17 +184,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     }
 
     fn chores_are_due(&self, term: &Term<D, Br>) -> bool {
-        let passed = |at: Option<Instant>, time: Duration| at.is_none_or(|at| at.elapsed() >= time);
         term.work.is_back()
             || self.mirror_is_due(term)
-            || passed(self.requests_at, REQUESTS)
+            || self.requests_are_due()
             || self.sweeping
             || self.appointments.has_changed().unwrap_or(false)
             || term.topics.is_stale(self.refresh_interval())
-    }
-
-    fn mirror_interval(&self) -> Duration {
-        Duration::from_millis(self.options.mirror_ms)
     }
 
     fn refresh_interval(&self) -> Duration {
@@ -210,7 +205,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         if let Some(outcome) = term.work.back().await {
             self.tidied(term, outcome).await?;
         }
-        if self.requests_at.is_none_or(|at| at.elapsed() >= REQUESTS) && !term.work.is_away() {
+        if self.requests_are_due() && !term.work.is_away() {
             // Another one may wait behind it: look again at once.
             if !Box::pin(self.next_request(term)).await? {
                 self.requests_at = Some(Instant::now());
@@ -234,8 +229,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         Ok(())
     }
 
+    fn requests_are_due(&self) -> bool {
+        self.requests_at.is_none_or(|at| at.elapsed() >= REQUESTS)
+    }
+
     fn mirror_is_due(&self, term: &Term<D, Br>) -> bool {
-        let interval = self.mirror_interval();
+        let interval = Duration::from_millis(self.options.mirror_ms);
         !term.standing.mirrored && self.mirrored_at.is_none_or(|at| at.elapsed() >= interval)
     }
 

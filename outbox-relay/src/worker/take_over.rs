@@ -23,6 +23,8 @@ const ASK: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Terms in a row that published nothing before it is an alarm.
 const FRUITLESS: u32 = 5;
+/// A term that lasted longer has not failed at once, even if it published nothing.
+const LASTING: Duration = Duration::from_secs(10);
 /// How long a look is good for.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -172,7 +174,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     }
                     let exit = Box::pin(self.tail(&mut term, &mut reader)).await;
                     // What failed at once fails again at once: not a reason to try faster.
-                    if term.standing.offset > offset || begun.elapsed() > LOOK {
+                    if term.standing.offset > offset || begun.elapsed() > LASTING {
                         anew = 0;
                     }
                     if matches!(exit, Exit::Stop) && !term.standing.mirrored {
