@@ -80,9 +80,7 @@ pub(crate) async fn open_for_reading(url: &DatabaseUrl) -> Result<Connection> {
             .execute(c)
             .await?;
     }
-    if !is_migrated(&mut connection).await? {
-        bail!("not migrated; run `onceward schema migrate URL --source NAME`");
-    }
+    must_be_migrated(&mut connection).await?;
     Ok(connection)
 }
 
@@ -106,10 +104,14 @@ pub(crate) fn said_clearly(url: &DatabaseUrl, error: anyhow::Error) -> anyhow::E
     }
 }
 
-/// Whether the library's tables are there.
-async fn is_migrated(connection: &mut Connection) -> Result<bool> {
-    Ok(has_table(connection, "outbox_source").await?
-        && has_table(connection, "consumer_offset").await?)
+/// Refuses a database without the library's tables.
+async fn must_be_migrated(connection: &mut Connection) -> Result<()> {
+    for table in ["outbox_source", "consumer_offset"] {
+        if !has_table(connection, table).await? {
+            bail!("not migrated; run `onceward schema migrate URL --source NAME`");
+        }
+    }
+    Ok(())
 }
 
 /// Whether a table of this name is there.
@@ -165,8 +167,6 @@ pub(crate) async fn open_for_writing(url: &DatabaseUrl) -> Result<Connection> {
             Connection::Postgres(connected.map_err(|error| said_clearly(url, error.into()))?)
         }
     };
-    if !is_migrated(&mut connection).await? {
-        bail!("not migrated; run `onceward schema migrate URL --source NAME`");
-    }
+    must_be_migrated(&mut connection).await?;
     Ok(connection)
 }

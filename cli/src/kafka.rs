@@ -1,4 +1,4 @@
-//! Kafka, if it answers: every command but `verify` does without.
+//! Kafka, if it answers, for the commands that can do without it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -35,14 +35,25 @@ pub(crate) struct Look {
 }
 
 /// Asks; on failure says why.
+async fn ask<T: Send + 'static>(
+    place: &Place,
+    question: impl FnOnce(&KafkaReader) -> Result<T> + Send + 'static,
+) -> Result<T, String> {
+    let settings = settings(place).map_err(|e| format!("{e:#}"))?;
+    let asking = move || question(&KafkaReader::connect(&settings)?.with_patience(PATIENCE));
+    match tokio::task::spawn_blocking(asking).await {
+        Ok(answer) => answer.map_err(|error| format!("{error:#}")),
+        Err(panicked) => Err(panicked.to_string()),
+    }
+}
+
+/// Looks at sources and partitions; on failure says why.
 pub(crate) async fn look(
     place: &Place,
     sources: Vec<String>,
     partitions: Vec<(String, i32)>,
 ) -> Result<Look, String> {
-    let settings = settings(place).map_err(|e| format!("{e:#}"))?;
-    let asking = move || -> Result<Look> {
-        let reader = KafkaReader::connect(&settings)?.with_patience(PATIENCE);
+    ask(place, move |reader| {
         let mut look = Look::default();
         for source in sources {
             if let Some(progress) = reader.progress(&source)? {
@@ -55,12 +66,8 @@ pub(crate) async fn look(
             }
         }
         Ok(look)
-    };
-    match tokio::task::spawn_blocking(asking).await {
-        Ok(Ok(look)) => Ok(look),
-        Ok(Err(error)) => Err(format!("{error:#}")),
-        Err(panicked) => Err(panicked.to_string()),
-    }
+    })
+    .await
 }
 
 /// A record to look for.
@@ -84,11 +91,9 @@ pub(crate) async fn find(
     if wanted.is_empty() {
         return Ok(vec![]);
     }
-    let settings = settings(place).map_err(|e| format!("{e:#}"))?;
-    let asking = move || -> Result<Vec<(Uuid, String)>> {
-        let reader = KafkaReader::connect(&settings)?.with_patience(PATIENCE);
+    ask(place, move |reader| {
         let mut found = vec![];
-        for (topic, partition, ids, since) in by_partition(&reader, &wanted)? {
+        for (topic, partition, ids, since) in by_partition(reader, &wanted)? {
             let Some(from) = reader.offset_at(&topic, partition, since / 1000 - 1000)? else {
                 continue;
             };
@@ -102,12 +107,8 @@ pub(crate) async fn find(
             })?;
         }
         Ok(found)
-    };
-    match tokio::task::spawn_blocking(asking).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(format!("{error:#}")),
-        Err(panicked) => Err(panicked.to_string()),
-    }
+    })
+    .await
 }
 
 /// A partition to look into: topic, partition, ids that may be there, time of the oldest.

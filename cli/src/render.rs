@@ -1,5 +1,7 @@
 //! Tables, times and ages for people.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use onceward::Micros;
@@ -94,6 +96,19 @@ pub(crate) fn payload(bytes: &[u8]) -> Value {
         Ok(text) => Value::String(text.to_owned()),
         Err(_) => serde_json::json!({ "binary_bytes": bytes.len() }),
     })
+}
+
+/// Headers and payload of a message, the last part of what is shown of it.
+pub(crate) fn contents(headers: &BTreeMap<String, String>, payload: &Value) -> String {
+    let mut text = "\nheaders\n".to_owned();
+    for (name, value) in headers {
+        text.push_str(&format!("  {name}: {value}\n"));
+    }
+    text.push_str("\npayload\n");
+    for line in format!("{payload:#}").lines() {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text
 }
 
 /// A key from Kafka, which may be anything.

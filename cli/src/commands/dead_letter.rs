@@ -14,7 +14,7 @@ use super::message::as_time;
 use crate::database::{self, Reading, on};
 use crate::locate::Place;
 use crate::outcome::{Outcome, not_found, refused};
-use crate::render::{exact_time, key, or_dash, payload, short, table, time};
+use crate::render::{contents, exact_time, key, or_dash, payload, short, table, time};
 
 /// Which side refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,6 +68,11 @@ impl Letter {
     /// Who refused it, in a table.
     fn who(&self) -> String {
         self.consumer.clone().unwrap_or_else(|| self.source.clone())
+    }
+
+    /// Whether it was neither replayed nor discarded.
+    pub fn is_open(&self) -> bool {
+        ["parked", "dead"].contains(&self.state.as_str())
     }
 
     fn is(&self, wanted: &str) -> bool {
@@ -261,7 +266,7 @@ pub(super) async fn find(
 /// `dead-letter list`.
 pub(crate) async fn list(place: &Place, source: Option<&str>, also_done: bool) -> Result<Outcome> {
     let (mut letters, notes) = all(place, source).await?;
-    letters.retain(|l| also_done || ["parked", "dead"].contains(&l.state.as_str()));
+    letters.retain(|l| also_done || l.is_open());
     let lines = letters.iter().map(|l| {
         vec![
             time(l.since),
@@ -306,7 +311,7 @@ pub(crate) async fn show(place: &Place, wanted: &str, consumer: Option<&str>) ->
     let body = payload(&letter.payload);
     let mut text = format!(
         "message  {}\ntype     {}\nrefused  by {} of {}\nwhere    {}\nkey      {}\nstate    {}, since {}\n\
-         tries    {}\nbehind   {} of the same key\nreason   {}\n\nheaders\n",
+         tries    {}\nbehind   {} of the same key\nreason   {}\n",
         letter.message_id,
         or_dash(letter.message_type.clone()),
         letter.consumer.as_deref().unwrap_or("Kafka, a row"),
@@ -319,13 +324,7 @@ pub(crate) async fn show(place: &Place, wanted: &str, consumer: Option<&str>) ->
         letter.behind,
         letter.reason,
     );
-    for (name, value) in &letter.headers {
-        text.push_str(&format!("  {name}: {value}\n"));
-    }
-    text.push_str("\npayload\n");
-    for line in serde_json::to_string_pretty(&body)?.lines() {
-        text.push_str(&format!("  {line}\n"));
-    }
+    text.push_str(&contents(&letter.headers, &body));
     let headers = letter.headers.clone();
     let shown = Shown {
         letter,

@@ -65,7 +65,7 @@ async fn ask(
     kind: &str,
 ) -> Result<Outcome> {
     let (letter, mut notes) = find(place, request).await?;
-    if !["parked", "dead"].contains(&letter.state.as_str()) {
+    if !letter.is_open() {
         return Err(refused(format!(
             "{} is {} already",
             letter.message_id, letter.state

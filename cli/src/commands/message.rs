@@ -14,7 +14,7 @@ use crate::args::MessageList;
 use crate::database::{self, on};
 use crate::locate::Place;
 use crate::outcome::{Outcome, not_found};
-use crate::render::{exact_time, or_dash, payload, table, time};
+use crate::render::{contents, exact_time, or_dash, payload, table, time};
 
 /// One outbox row.
 #[derive(Debug, Clone, Serialize)]
@@ -249,7 +249,7 @@ pub(crate) async fn show(place: &Place, id: &str) -> Result<Outcome> {
     let body = payload(&message.payload);
     let mut text = format!(
         "message  {id}\ntype     {}\nsource   {} seq {}\ntopic    {}\nkey      {}\nabout    {} {}\n\
-         time     {}\nstate    {}\n\nheaders\n",
+         time     {}\nstate    {}\n",
         message.message_type,
         message.source,
         message.seq,
@@ -260,13 +260,7 @@ pub(crate) async fn show(place: &Place, id: &str) -> Result<Outcome> {
         exact_time(message.occurred_at),
         message.state,
     );
-    for (name, value) in &message.headers {
-        text.push_str(&format!("  {name}: {value}\n"));
-    }
-    text.push_str("\npayload\n");
-    for line in serde_json::to_string_pretty(&body)?.lines() {
-        text.push_str(&format!("  {line}\n"));
-    }
+    text.push_str(&contents(&message.headers, &body));
     if !inbox.is_empty() {
         text.push_str("\nreceived\n");
         for row in &inbox {

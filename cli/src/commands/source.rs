@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::database::{self, on};
 use crate::locate::Place;
 use crate::outcome::Outcome;
-use crate::render::table;
+use crate::render::{or_dash, table};
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -55,10 +55,7 @@ pub(crate) async fn list(place: &Place) -> Result<Outcome> {
             (None, Some(name)) => format!("is source {name}"),
             (None, None) => "ok".to_owned(),
         };
-        let id = s
-            .source_id
-            .map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let epoch = s.epoch.map_or_else(|| "-".to_owned(), |e| e.to_string());
+        let (id, epoch) = (or_dash(s.source_id), or_dash(s.epoch));
         vec![s.source.clone(), id, epoch, state, s.url.clone()]
     });
     let headings = ["SOURCE", "OUTBOX ID", "EPOCH", "STATE", "DATABASE"];
