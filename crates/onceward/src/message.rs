@@ -11,7 +11,7 @@ use crate::{CausationId, CorrelationId, MessageId, Micros, Routing};
 pub enum MessageKind {
     /// A fact in the past tense: `order.created.v1`.
     Event,
-    /// A wish: `payment.process.v1`. It is answered by one reply.
+    /// A wish: `payment.process.v1`. One of a saga is answered by a reply.
     Command,
     /// The answer to one command: `payment.completed.v1`.
     Reply,
