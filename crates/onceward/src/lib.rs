@@ -186,6 +186,7 @@
 #![deny(missing_docs)]
 
 mod backend;
+pub mod bulk;
 mod clock;
 pub mod consumer;
 mod context;

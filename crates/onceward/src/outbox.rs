@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::backend::{Backend, OutboxConnection, in_transaction};
+use crate::bulk::{Bulk, pieces};
 use crate::{
-    Clock, Error, Event, IdGen, MessageContext, MessageId, MessageKind, Result, Routing,
+    Clock, Error, Event, IdGen, MessageContext, MessageId, MessageKind, Micros, Result, Routing,
     SourceName, SystemClock, UuidV7, header, is_topic_name, trace,
 };
 
@@ -184,6 +185,31 @@ impl Outbox {
         context: &MessageContext,
         message: RawMessage,
     ) -> Result<MessageId> {
+        let row = self.row(context, message)?;
+        let id = row.id;
+        insert(tx, &[row]).await?;
+        Ok(id)
+    }
+
+    /// [`Self::append_raw`] for several messages, in their order, with few statements. Each has its context.
+    ///
+    /// # Errors
+    /// As [`Self::append_raw`]. On [`Error::Database`] some of them may have been written; on any other
+    /// error none was.
+    pub async fn append_all<B: Backend>(
+        &self,
+        tx: &mut impl OutboxConnection<B>,
+        messages: impl IntoIterator<Item = (&MessageContext, RawMessage)> + Send,
+    ) -> Result<Vec<MessageId>> {
+        let rows = messages.into_iter();
+        let rows = rows.map(|(context, message)| self.row(context, message));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        insert(tx, &rows).await?;
+        Ok(rows.iter().map(|row| row.id).collect())
+    }
+
+    /// The row of a message, unless it may not be written.
+    fn row(&self, context: &MessageContext, mut message: RawMessage) -> Result<OutboxRow> {
         if message.payload.len() > self.max_payload_bytes {
             return Err(Error::PayloadTooLarge {
                 message_type: message.message_type,
@@ -203,42 +229,75 @@ impl Outbox {
         if let Some(name) = reserved(&message.headers) {
             return Err(Error::ReservedHeader { name });
         }
-        let topic = message
-            .topic
-            .unwrap_or_else(|| self.routing.topic(&message.message_type).to_owned());
+        let routed = || self.routing.topic(&message.message_type).to_owned();
+        let topic = message.topic.take().unwrap_or_else(routed);
         if !is_topic_name(&topic) {
             return Err(Error::InvalidTopic {
                 message_type: message.message_type,
                 topic,
             });
         }
-        let conn = tx.connection();
-        if !in_transaction::<B>(conn) {
-            return Err(Error::NoTransaction);
-        }
         let id = MessageId(self.ids.next());
         let (span, traceparent) = trace::create(context, id, &message.message_type, &topic);
-        let headers = stored_headers(context, traceparent, message.kind, message.headers)?;
-        sqlx::query(
-            "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, \
-             message_key, payload, headers, occurred_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(id.0)
-        .bind(message.aggregate_type)
-        .bind(message.aggregate_id)
-        .bind(message.message_type)
-        .bind(topic)
-        .bind(message.message_key)
-        .bind(message.payload)
-        .bind(headers)
-        .bind(self.clock.now())
-        .execute(conn)
-        .instrument(span)
-        .await
-        .map_err(Error::database("outbox insert"))?;
-        crate::db::note_append();
-        Ok(id)
+        let own = std::mem::take(&mut message.headers);
+        Ok(OutboxRow {
+            id,
+            topic,
+            headers: stored_headers(context, traceparent, message.kind, own)?,
+            occurred_at: self.clock.now(),
+            message,
+            span,
+        })
     }
+}
+
+/// A message as it is written.
+struct OutboxRow {
+    id: MessageId,
+    topic: String,
+    headers: String,
+    occurred_at: Micros,
+    message: RawMessage,
+    /// Open until it is written.
+    span: Span,
+}
+
+static INSERT: Bulk = Bulk::insert(
+    "insert into outbox (message_id, aggregate_type, aggregate_id, message_type, topic, message_key, \
+     payload, headers, occurred_at) values",
+    9,
+    "",
+);
+
+async fn insert<B: Backend>(tx: &mut impl OutboxConnection<B>, rows: &[OutboxRow]) -> Result<()> {
+    let conn = tx.connection();
+    if !in_transaction::<B>(conn) {
+        return Err(Error::NoTransaction);
+    }
+    for piece in pieces(rows) {
+        let mut insert = sqlx::query::<B>(INSERT.text::<B>(piece.len()));
+        for row in piece {
+            let message = &row.message;
+            insert = insert
+                .bind(row.id.0)
+                .bind(&*message.aggregate_type)
+                .bind(&*message.aggregate_id)
+                .bind(&*message.message_type)
+                .bind(&*row.topic)
+                .bind(message.message_key.as_deref())
+                .bind(&*message.payload)
+                .bind(&*row.headers)
+                .bind(row.occurred_at);
+        }
+        // The others of the piece are open meanwhile, too.
+        let span = piece
+            .first()
+            .map_or_else(Span::none, |row| row.span.clone());
+        let written = insert.execute(&mut *conn).instrument(span).await;
+        written.map_err(Error::database("outbox insert"))?;
+        crate::db::note_append();
+    }
+    Ok(())
 }
 
 /// A header of the user's own that bears a name of ours.

@@ -215,7 +215,7 @@ impl<B: Backend> Batch<B> {
         tx: &mut Tx<'static, B>,
         run: &mut Vec<&Envelope>,
     ) -> Result<(), Stop> {
-        let handled = self.handlers.dispatch_batch(tx, self.scope(), run);
+        let handled = self.handlers.dispatch_batch_within(tx, self.scope(), run);
         let handled = call(handled, self.options.handler_timeout).await;
         run.clear();
         handled.map_err(|error| batch_fault(&error).unwrap_or(Stop::OneByOne))

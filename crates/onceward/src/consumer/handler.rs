@@ -211,8 +211,22 @@ impl<B: Backend> Handlers<B> {
         self.of(envelope)?.one(tx, scope, envelope).await
     }
 
-    /// Runs [`Handler::handle_batch`] of envelopes that all have the first one's type.
-    pub(super) async fn dispatch_batch(
+    /// Runs [`Handler::handle_batch`] of envelopes that all have the first one's type, as a consumer does with
+    /// messages that follow each other.
+    ///
+    /// # Errors
+    /// As [`Self::dispatch`]; it does not say whose.
+    pub async fn dispatch_batch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        envelopes: &[&Envelope],
+    ) -> Result<(), HandlerError> {
+        let scope = Scope::default();
+        self.dispatch_batch_within(tx, scope, envelopes).await
+    }
+
+    /// [`Self::dispatch_batch`] for a consumer's batch, which spans tell of.
+    pub(super) async fn dispatch_batch_within(
         &self,
         tx: &mut Tx<'static, B>,
         scope: Scope<'_>,

@@ -1,11 +1,10 @@
 //! The inbox: which messages were handled. Its insert is the claim of a message.
 
-use std::sync::LazyLock;
-
 use sqlx::Row;
 
 use super::TopicPartition;
 use super::entry::{Entry, Identity};
+use crate::bulk::{Bulk, pieces};
 use crate::{Backend, ConsumerName, Error, Micros, QueryResult, Result, Tx};
 
 /// Where a message stands.
@@ -63,8 +62,8 @@ pub(super) async fn claim<B: Backend>(
     let new: Vec<_> = (0..entries.len())
         .filter(|place| claims[*place] == Claim::First)
         .collect();
-    for chunk in chunks(&new) {
-        let mut query = sqlx::query::<B>(INSERTS.of::<B>(chunk.len()));
+    for chunk in pieces(&new) {
+        let mut query = sqlx::query::<B>(INSERT.text::<B>(chunk.len()));
         for (entry, state) in chunk.iter().map(|place| entries[*place]) {
             query = query
                 .bind(entry.identity.ce_source.as_str())
@@ -95,19 +94,19 @@ async fn known<B: Backend>(
     entries: &[(&Entry, InboxState)],
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let mut claims = Vec::with_capacity(entries.len());
-    for chunk in chunks(entries) {
-        let mut query = sqlx::query::<B>(LOOKUPS.of::<B>(chunk.len()));
+    for chunk in pieces(entries) {
+        let mut query = sqlx::query_scalar::<B, Option<String>>(LOOKUP.text::<B>(chunk.len()));
         for (entry, _) in chunk {
             query = query
                 .bind(entry.identity.ce_source.as_str())
                 .bind(entry.identity.ce_id.as_str());
         }
-        let query = query.bind(consumer.as_str());
         let first = claims.len();
         claims.resize(first + chunk.len(), Claim::First);
-        for row in query.fetch_all(&mut **tx).await? {
-            let (place, seen): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
-            let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let found: Option<String> = query.bind(consumer.as_str()).fetch_one(&mut **tx).await?;
+        for seen in found.iter().flat_map(|found| found.lines()) {
+            let (place, seen) = seen.split_once(' ').unwrap_or_default();
+            let place: usize = place.parse().unwrap_or(usize::MAX);
             if let Some((entry, _)) = chunk.get(place) {
                 let at = &entry.at;
                 let here = format!("{}/{}/{}", at.topic, at.partition, entry.offset);
@@ -132,60 +131,17 @@ pub(super) enum ClaimError {
     Database(#[from] sqlx::Error),
 }
 
-/// How many rows a statement may be about. Few sizes, so that the statement cache holds all texts.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
-
-/// Cuts a list into pieces of these sizes.
-fn chunks<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = SIZES.into_iter().find(|size| *size <= rest.len())?;
-        let (chunk, others) = rest.split_at(size);
-        rest = others;
-        Some(chunk)
-    })
-}
-
-/// One statement for each of [`SIZES`], with numbered parameters and with plain ones.
-struct Texts {
-    numbered: LazyLock<[String; 4]>,
-    plain: LazyLock<[String; 4]>,
-}
-
-impl Texts {
-    fn of<B: Backend>(&'static self, rows: usize) -> &'static str {
-        let index = SIZES.iter().position(|size| *size == rows);
-        let texts = match B::PLAIN_PARAMETERS {
-            true => &self.plain,
-            false => &self.numbered,
-        };
-        &texts[index.unwrap_or(SIZES.len() - 1)]
-    }
-}
-
-/// How the n-th parameter is written.
-type Parameter = fn(usize) -> String;
-
-fn numbered(number: usize) -> String {
-    format!("${number}")
-}
-
-fn plain(_: usize) -> String {
-    "?".to_owned()
-}
-
-/// Nine of each row; then consumer and now, which all rows share and which so are numbered always.
-static INSERTS: Texts = Texts {
-    numbered: LazyLock::new(|| SIZES.map(|rows| insert(rows, numbered))),
-    plain: LazyLock::new(|| SIZES.map(|rows| insert(rows, plain))),
-};
-
-fn insert(rows: usize, parameter: Parameter) -> String {
-    let (consumer, now) = (9 * rows + 1, 9 * rows + 2);
+/// Nine of each row; then consumer and now, which all rows share.
+static INSERT: Bulk = Bulk::custom(|rows, parameters| {
+    let (consumer, now) = (
+        parameters.shared(9 * rows + 1),
+        parameters.shared(9 * rows + 2),
+    );
     let row = |place: usize| {
         let first = 9 * place + 1;
-        let own: Vec<String> = (first..first + 8).map(parameter).collect();
-        let handled = parameter(first + 8);
-        format!("(${consumer}, {}, ${now}, {handled})", own.join(", "))
+        let own: Vec<String> = (first..first + 8).map(|n| parameters.of(n)).collect();
+        let (own, handled) = (own.join(", "), parameters.of(first + 8));
+        format!("({consumer}, {own}, {now}, {handled})")
     };
     let all: Vec<String> = (0..rows).map(row).collect();
     format!(
@@ -194,32 +150,28 @@ fn insert(rows: usize, parameter: Parameter) -> String {
          on conflict (consumer, ce_source, ce_id) do nothing",
         all.join(", ")
     )
-}
+});
 
-/// Which of these messages were seen before, by place, and where. Source and id of each; then consumer.
+/// Which of these messages were seen before: `place topic/partition/offset`, a line each, in one row, because
+/// a driver takes longer for a row than SQLite to find one. Source and id of each; then consumer.
 /// Served by the primary key, if Postgres does not plan it while the table is empty, which is why it is not
 /// asked before there was a duplicate: as `(ce_source, ce_id) in (…)` SQLite would walk through the whole inbox of
 /// the consumer, and so would Postgres in a join that was planned while the table was empty.
-static LOOKUPS: Texts = Texts {
-    numbered: LazyLock::new(|| SIZES.map(|rows| lookup(rows, numbered))),
-    plain: LazyLock::new(|| SIZES.map(|rows| lookup(rows, plain))),
-};
-
-fn lookup(rows: usize, parameter: Parameter) -> String {
+static LOOKUP: Bulk = Bulk::custom(|rows, parameters| {
     let row = |place: usize| {
-        let (source, id) = (parameter(2 * place + 1), parameter(2 * place + 2));
+        let (source, id) = (parameters.of(2 * place + 1), parameters.of(2 * place + 2));
         format!("({place}, {source}, {id})")
     };
     let all: Vec<String> = (0..rows).map(row).collect();
     format!(
-        "with known (place, source, id) as (values {}) select place, seen from (\
-         select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
-         from inbox i where i.consumer = ${} and i.ce_source = source and i.ce_id = id) as seen \
+        "with known (place, source, id) as (values {}) \
+         select string_agg(place || ' ' || seen, '\n') from (select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
+         from inbox i where i.consumer = {} and i.ce_source = source and i.ce_id = id) as seen \
          from known) found where seen is not null",
         all.join(", "),
-        2 * rows + 1
+        parameters.shared(2 * rows + 1)
     )
-}
+});
 
 /// Moves a message from one state to the next; `false` if it was not in `from`: somebody was
 /// faster.
