@@ -16,7 +16,7 @@ pub struct ConsumerOptions {
     /// Static member id (KIP-345), one per configured instance: a restart within the session
     /// time-out then moves no partition. `None` joins as a dynamic member. Default `None`.
     pub instance_id: Option<String>,
-    /// Records in one transaction, 1..=10_000. Default 500.
+    /// Records in one transaction, 1..=10_000. Default 1000.
     pub max_batch_records: usize,
     /// Payload bytes in one transaction, at least 1; a single record may be larger. Default 4 MiB.
     pub max_batch_bytes: usize,
@@ -49,7 +49,7 @@ impl ConsumerOptions {
             name,
             topics: topics.into_iter().map(Into::into).collect(),
             instance_id: None,
-            max_batch_records: 500,
+            max_batch_records: 1_000,
             max_batch_bytes: 4 << 20,
             max_batch_time: Duration::from_millis(50),
             handler_timeout: Duration::from_millis(800),
