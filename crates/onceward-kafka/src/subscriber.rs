@@ -126,6 +126,9 @@ fn group_config(config: &ClientConfig, subscription: &Subscription) -> ClientCon
         ("topic.metadata.refresh.interval.ms", "10000"),
         ("queued.max.messages.kbytes", "32768"),
         ("queued.min.messages", "20000"),
+        // How long it looks away once so many wait, of all partitions together; a second unless told otherwise,
+        // in which a consumer that catches up takes them all and then stands still.
+        ("fetch.queue.backoff.ms", "5"),
         ("fetch.error.backoff.ms", "100"),
     ] {
         if config.get(name).is_none() {
