@@ -1,6 +1,6 @@
 //! Runs sagas: starts them, hands them replies and timers, in the caller's transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onceward::consumer::{Handler, HandlerError};
@@ -9,11 +9,12 @@ use serde::Serialize;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::decide::{Decision, Input, begin, decide};
+use crate::decide::{Input, begin, decide};
+use crate::log::{self, Decided, Locked};
 use crate::timer::rows;
 use crate::{
     Illegal, Operation, SagaBackend, SagaDefinition, SagaError, SagaId, SagaMessage, SagaStatus,
-    TimerOwner, log,
+    TimerOwner,
 };
 
 /// The sagas of one process: definitions and the outbox their messages go to. Cheap to clone.
@@ -85,19 +86,59 @@ impl Sagas {
         subject: &str,
         data: &(impl Serialize + Sync),
     ) -> Result<Started, SagaError> {
-        let saga_id = definition.saga_id(subject);
-        let data = serde_json::to_value(data).map_err(|source| SagaError::Encode {
-            what: "saga data",
-            source,
-        })?;
-        let (state, decision) = begin(definition, subject, data).map_err(illegal(saga_id))?;
-        let now = self.outbox.clock().now();
-        if !log::insert_instance(tx, context, &state, now).await? {
-            return Ok(Started::Already(saga_id));
+        let saga = (context, subject, data);
+        let started = self.start_all(tx, definition, &[saga]).await?;
+        // One for each.
+        let id = || definition.saga_id(subject);
+        Ok(started
+            .first()
+            .copied()
+            .unwrap_or_else(|| Started::Already(id())))
+    }
+
+    /// [`Self::start`] of several: what each was caused by, is about, and begins with.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_all<B: SagaBackend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        definition: &SagaDefinition,
+        sagas: &[(&MessageContext, &str, &(impl Serialize + Sync))],
+    ) -> Result<Vec<Started>, SagaError> {
+        let mut begun = Vec::with_capacity(sagas.len());
+        for (context, subject, data) in sagas {
+            let data = serde_json::to_value(data).map_err(|source| SagaError::Encode {
+                what: "saga data",
+                source,
+            })?;
+            let saga_id = definition.saga_id(subject);
+            let (state, decision) = begin(definition, subject, data).map_err(illegal(saga_id))?;
+            begun.push((*context, state, decision));
         }
-        log::write(tx, context, &self.outbox, saga_id, 0, &state, decision).await?;
-        tracing::debug!(saga.id = %saga_id, saga.definition = definition.name(), "saga started");
-        Ok(Started::First(saga_id))
+        let rows = begun.iter().map(|(context, state, _)| (*context, state));
+        let rows: Vec<_> = rows.collect();
+        let now = self.outbox.clock().now();
+        let mut new = log::insert_instances(tx, &rows, now).await?;
+        let (mut started, mut decided) = (Vec::new(), Vec::new());
+        for (context, after, decision) in &mut begun {
+            // About the same subject, the first one counts.
+            if !new.remove(&after.saga_id) {
+                started.push(Started::Already(after.saga_id));
+                continue;
+            }
+            started.push(Started::First(after.saga_id));
+            decided.push(Decided {
+                context,
+                from: 0,
+                after,
+                decision: std::mem::take(decision),
+            });
+        }
+        if !decided.is_empty() {
+            log::write(tx, &self.outbox, decided).await?;
+        }
+        Ok(started)
     }
 
     /// Hands a participant's answer to its saga.
@@ -111,18 +152,63 @@ impl Sagas {
         context: &MessageContext,
         message: &E,
     ) -> Result<Moved, SagaError> {
-        let at = message.step_ref().clone();
-        let payload = serde_json::to_value(message).map_err(|source| SagaError::Encode {
-            what: E::TYPE,
-            source,
-        })?;
-        let saga_id = at.saga_id;
-        let input = Input::Reply {
-            message_type: E::TYPE.to_owned(),
-            at,
-            payload,
-        };
-        self.take(tx, Some(context), saga_id, &input).await
+        let messages = [(context, message)];
+        let moved = self.reply_all(tx, &messages).await?;
+        Ok(moved.first().copied().unwrap_or(Moved::Nowhere))
+    }
+
+    /// [`Self::reply`] of several, with the same effect as of each in turn.
+    ///
+    /// # Errors
+    /// As [`Self::reply`]; which of them it was is not told.
+    pub async fn reply_all<B: SagaBackend, E: SagaMessage>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        messages: &[(&MessageContext, &E)],
+    ) -> Result<Vec<Moved>, SagaError> {
+        let mut moved = Vec::with_capacity(messages.len());
+        let mut rest = messages;
+        while !rest.is_empty() {
+            // Each decision needs to know the one before about the same saga.
+            let mut met = HashSet::new();
+            let mut is_new = |message: &E| met.insert(message.step_ref().saga_id);
+            let about_others = rest.iter().take_while(|(_, message)| is_new(message));
+            let (together, later) = rest.split_at(about_others.count());
+            moved.extend(self.reply_each(tx, together).await?);
+            rest = later;
+        }
+        Ok(moved)
+    }
+
+    /// Hands answers to as many sagas.
+    async fn reply_each<B: SagaBackend, E: SagaMessage>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        messages: &[(&MessageContext, &E)],
+    ) -> Result<Vec<Moved>, SagaError> {
+        let ids = messages
+            .iter()
+            .map(|(_, message)| message.step_ref().saga_id);
+        let ids: Vec<_> = ids.collect();
+        let mut locked = log::lock(tx, &ids).await?;
+        let mut taken = Vec::with_capacity(messages.len());
+        for (context, message) in messages {
+            let at = message.step_ref().clone();
+            let saga_id = at.saga_id;
+            let payload = serde_json::to_value(message).map_err(|source| SagaError::Encode {
+                what: E::TYPE,
+                source,
+            })?;
+            let saga = locked.remove(&saga_id);
+            let saga = saga.ok_or(SagaError::UnknownSaga(saga_id))?;
+            let input = Input::Reply {
+                message_type: E::TYPE.to_owned(),
+                at,
+                payload,
+            };
+            taken.push((saga, Some(*context), input));
+        }
+        self.carry_out(tx, taken).await
     }
 
     /// Does what an operator wants, and writes to the saga's log who it was and why.
@@ -137,10 +223,11 @@ impl Sagas {
         operation: Operation,
     ) -> Result<Moved, SagaError> {
         let verb = operation.verb;
+        let saga = lock_one(tx, saga_id).await?;
         let input = Input::Operated(operation);
-        let moved = self.take(tx, None, saga_id, &input).await?;
+        let moved = self.carry_out(tx, vec![(saga, None, input)]).await?;
         tracing::info!(saga.id = %saga_id, %verb, "an operator stepped in");
-        Ok(moved)
+        Ok(moved.first().copied().unwrap_or(Moved::Nowhere))
     }
 
     /// Fires one timer if it still is armed and its time has come.
@@ -153,8 +240,7 @@ impl Sagas {
         saga_id: SagaId,
         timer: &str,
     ) -> Result<Fired, SagaError> {
-        let locked = log::lock(tx, saga_id).await?;
-        let locked = locked.ok_or(SagaError::UnknownSaga(saga_id))?;
+        let locked = lock_one(tx, saga_id).await?;
         // After the lock, so that a reply that was waited for is seen, and the time is now.
         let now = B::timer_now(&mut **tx, self.outbox.clock().as_ref())
             .await
@@ -171,60 +257,72 @@ impl Sagas {
         let before = locked.state.status;
         let mut story = locked.story.clone();
         let (log, export) = timer_spans(saga_id, timer, &mut story);
+        let input = Input::TimerFired(name);
         let moved = self
-            .carry_out(tx, Some(&story), locked, &Input::TimerFired(name))
+            .carry_out(tx, vec![(locked, Some(&story), input)])
             .instrument(export)
             .instrument(log)
             .await?;
-        Ok(Fired::Now(match moved {
-            Moved::To(status) => status,
-            Moved::Nowhere => before,
+        Ok(Fired::Now(match moved.first() {
+            Some(Moved::To(status)) => *status,
+            Some(Moved::Nowhere) | None => before,
         }))
     }
 
-    async fn take<B: SagaBackend>(
-        &self,
-        tx: &mut Tx<'static, B>,
-        context: Option<&MessageContext>,
-        saga_id: SagaId,
-        input: &Input,
-    ) -> Result<Moved, SagaError> {
-        let locked = log::lock(tx, saga_id).await?;
-        let locked = locked.ok_or(SagaError::UnknownSaga(saga_id))?;
-        self.carry_out(tx, context, locked, input).await
-    }
-
-    /// Decides and writes. What no message causes (timers, operators) goes on in the story the
-    /// saga was started in.
+    /// Decides about each saga and writes. What no message causes (timers, operators) goes on in the story
+    /// the saga was started in.
     async fn carry_out<B: SagaBackend>(
         &self,
         tx: &mut Tx<'static, B>,
-        context: Option<&MessageContext>,
-        locked: log::Locked,
-        input: &Input,
-    ) -> Result<Moved, SagaError> {
-        let log::Locked { mut state, story } = locked;
-        let key = (state.definition.clone(), state.definition_version);
-        let Some(definition) = self.definitions.get(&key) else {
-            return Err(SagaError::UnknownDefinition {
-                name: key.0,
-                version: key.1,
+        taken: Vec<(Locked, Option<&MessageContext>, Input)>,
+    ) -> Result<Vec<Moved>, SagaError> {
+        let mut moved = Vec::with_capacity(taken.len());
+        let mut steps = Vec::with_capacity(taken.len());
+        for (Locked { mut state, story }, context, input) in taken {
+            let key = (state.definition.clone(), state.definition_version);
+            let Some(definition) = self.definitions.get(&key) else {
+                return Err(SagaError::UnknownDefinition {
+                    name: key.0,
+                    version: key.1,
+                });
+            };
+            let decision = decide(definition, &state, &input).map_err(illegal(state.saga_id))?;
+            if decision.is_empty() {
+                moved.push(Moved::Nowhere);
+                continue;
+            }
+            let (from, before) = (state.version, state.status);
+            decision.events.iter().for_each(|event| state.apply(event));
+            moved.push(Moved::To(state.status));
+            steps.push((state, story, context, (from, before), decision));
+        }
+        if steps.is_empty() {
+            return Ok(moved);
+        }
+        let decided = steps
+            .iter_mut()
+            .map(|(after, story, context, (from, _), decision)| Decided {
+                context: context.unwrap_or(story),
+                from: *from,
+                after,
+                decision: std::mem::take(decision),
             });
-        };
-        let saga_id = state.saga_id;
-        let decision: Decision = decide(definition, &state, input).map_err(illegal(saga_id))?;
-        if decision.is_empty() {
-            return Ok(Moved::Nowhere);
+        log::write(tx, &self.outbox, decided.collect()).await?;
+        for (after, _, _, (_, before), _) in &steps {
+            if after.status == SagaStatus::Stuck && *before != SagaStatus::Stuck {
+                tracing::error!(saga.id = %after.saga_id, "saga is stuck: a compensation failed for good");
+            }
         }
-        let (from, before) = (state.version, state.status);
-        decision.events.iter().for_each(|event| state.apply(event));
-        let context = context.unwrap_or(&story);
-        log::write(tx, context, &self.outbox, saga_id, from, &state, decision).await?;
-        if state.status == SagaStatus::Stuck && before != SagaStatus::Stuck {
-            tracing::error!(saga.id = %saga_id, "saga is stuck: a compensation failed for good");
-        }
-        Ok(Moved::To(state.status))
+        Ok(moved)
     }
+}
+
+async fn lock_one<B: SagaBackend>(
+    tx: &mut Tx<'static, B>,
+    saga_id: SagaId,
+) -> Result<Locked, SagaError> {
+    let locked = log::lock(tx, &[saga_id]).await?.remove(&saga_id);
+    locked.ok_or(SagaError::UnknownSaga(saga_id))
 }
 
 /// Hands every reply of any type to its saga: `handlers.on::<Charged, _>(sagas.clone())`.
@@ -236,6 +334,17 @@ impl<B: SagaBackend, E: SagaMessage> Handler<B, E> for Sagas {
         message: E,
     ) -> Result<(), HandlerError> {
         self.reply(tx, context, &message).await?;
+        Ok(())
+    }
+
+    async fn handle_batch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        messages: Vec<(MessageContext, E)>,
+    ) -> Result<(), HandlerError> {
+        let messages = messages.iter().map(|(context, message)| (context, message));
+        let messages: Vec<_> = messages.collect();
+        self.reply_all(tx, &messages).await?;
         Ok(())
     }
 }

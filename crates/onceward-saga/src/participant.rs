@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onceward::consumer::{Handler, HandlerError, Handlers};
-use onceward::{Backend, Event, MessageContext, Outbox, RawMessage, Tx};
+use onceward::{Backend, Event, MessageContext, Micros, Outbox, RawMessage, Tx};
 
-use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, unwritable};
+use crate::step_row::{
+    Answered, Cancel, answer, cancel_step, claim_all, found, key, stored, unwritable,
+};
 use crate::{Refusal, SagaMessage};
 
 /// Why a command that is too old is refused.
@@ -163,6 +165,72 @@ impl<P> Clone for Side<P> {
 struct OnCommand<P>(Side<P>);
 struct OnCancel<P>(Side<P>);
 
+impl<P> Side<P> {
+    /// What a command comes to whose step has just been claimed.
+    async fn first<'a, B: Backend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &'a MessageContext,
+        command: &P::Command,
+        now: Micros,
+    ) -> Result<Answered<'a>, HandlerError>
+    where
+        P: Performer<B>,
+    {
+        let oldest = now.saturating_sub(micros(self.options.expire_after));
+        let came_to = if context.caused_at.is_some_and(|written| written < oldest) {
+            Answer::Refused(EXPIRED.to_owned())
+        } else {
+            self.participant.perform(tx, context, command).await?
+        };
+        let (state, reply) = match &came_to {
+            Answer::Done(done) => ("done", RawMessage::of(done)),
+            Answer::Refused(reason) => {
+                let refused = P::Refused::refuse(command, reason.clone());
+                ("refused", RawMessage::of(&refused))
+            }
+        };
+        Ok(Answered {
+            context,
+            at: command.step_ref().clone(),
+            asked: stored(command)?,
+            state,
+            reply: reply.map_err(unwritable)?,
+        })
+    }
+
+    /// Answers a command whose step's row is there already.
+    async fn again<B: Backend>(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        command: &P::Command,
+        now: Micros,
+    ) -> Result<(), HandlerError>
+    where
+        P: Performer<B>,
+    {
+        let at = command.step_ref();
+        let row = found(tx, at).await?;
+        match row.state.as_str() {
+            "cancelled" => {
+                let reply = P::Refused::refuse(command, CANCELLED.to_owned());
+                self.outbox.append(tx, context, &reply).await?;
+            }
+            // A later try of a refused command is a new chance; anything else was answered.
+            "refused" if at.attempt > row.attempt => {
+                let answered = self.first(tx, context, command, now).await?;
+                answer(tx, &self.outbox, vec![answered], now).await?;
+            }
+            _ => {
+                let reply = row.repeated_reply(command)?;
+                self.outbox.append_raw(tx, context, reply).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<B: Backend, P: Performer<B>> Handler<B, P::Command> for OnCommand<P> {
     async fn handle(
         &self,
@@ -170,43 +238,32 @@ impl<B: Backend, P: Performer<B>> Handler<B, P::Command> for OnCommand<P> {
         context: &MessageContext,
         command: P::Command,
     ) -> Result<(), HandlerError> {
+        self.handle_batch(tx, vec![(context.clone(), command)])
+            .await
+    }
+
+    async fn handle_batch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        commands: Vec<(MessageContext, P::Command)>,
+    ) -> Result<(), HandlerError> {
         let Self(side) = self;
         let now = side.outbox.clock().now();
-        let at = command.step_ref();
-        let subject = command.aggregate_id();
-        let found = claim(tx, at, &subject, Claim::Command, now).await?;
-        if let Some(row) = &found {
-            match row.state.as_str() {
-                "cancelled" => {
-                    let reply = P::Refused::refuse(&command, CANCELLED.to_owned());
-                    side.outbox.append(tx, context, &reply).await?;
-                    return Ok(());
-                }
-                // A later try of a refused command is a new chance; anything else was answered.
-                "refused" if at.attempt > row.attempt => {}
-                _ => {
-                    let reply = row.repeated_reply(&command)?;
-                    side.outbox.append_raw(tx, context, reply).await?;
-                    return Ok(());
-                }
+        let mut claimed = claim_all(tx, &commands, now).await?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for (context, command) in &commands {
+            if claimed.remove(&key(command.step_ref())) {
+                let first = side.first(tx, context, command, now);
+                answers.push(context.within(first).await?);
+                continue;
             }
+            // The row may be that of a command before it.
+            answer(tx, &side.outbox, std::mem::take(&mut answers), now).await?;
+            context
+                .within(side.again(tx, context, command, now))
+                .await?;
         }
-        let oldest = now.saturating_sub(micros(side.options.expire_after));
-        let came_to = if context.caused_at.is_some_and(|written| written < oldest) {
-            Answer::Refused(EXPIRED.to_owned())
-        } else {
-            side.participant.perform(tx, context, &command).await?
-        };
-        let (state, reply) = match &came_to {
-            Answer::Done(done) => ("done", RawMessage::of(done)),
-            Answer::Refused(reason) => {
-                let refused = P::Refused::refuse(&command, reason.clone());
-                ("refused", RawMessage::of(&refused))
-            }
-        };
-        let reply = reply.map_err(unwritable)?;
-        let answered = Answered { state, reply };
-        answer(tx, (&side.outbox, context), at, &command, answered, now).await
+        answer(tx, &side.outbox, answers, now).await
     }
 }
 

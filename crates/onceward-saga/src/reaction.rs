@@ -21,7 +21,7 @@ use onceward::consumer::{Handler, HandlerError};
 use onceward::{Backend, Event, MessageContext, MessageKind, Micros, Outbox, RawMessage, Tx};
 use serde::{Deserialize, Serialize};
 
-use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, unwritable};
+use crate::step_row::{Answered, Cancel, Claim, answer, cancel_step, claim, stored, unwritable};
 use crate::{SagaId, StepRef};
 
 /// What a reaction came to.
@@ -225,9 +225,14 @@ impl<B: Backend, R: Reaction<B>> Handler<B, R::Fact> for Reacting<R> {
             Outcome::Done(done) => ("done", RawMessage::of(&done)),
             Outcome::Refused(refused) => ("refused", RawMessage::of(&refused)),
         };
-        let reply = said.map_err(unwritable)?;
-        let said = Answered { state, reply };
-        answer(tx, (&self.outbox, context), &at, &fact, said, now).await
+        let said = Answered {
+            context,
+            at,
+            asked: stored(&fact)?,
+            state,
+            reply: said.map_err(unwritable)?,
+        };
+        answer(tx, &self.outbox, vec![said], now).await
     }
 }
 

@@ -1,8 +1,12 @@
 //! The row of one step at the one who carries it out: reservation record and tombstone in one.
 
+use std::collections::HashSet;
+
+use onceward::bulk::{Bulk, pieces, rows_of};
 use onceward::consumer::HandlerError;
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::{SagaMessage, StepRef};
 
@@ -22,8 +26,8 @@ pub(crate) struct FoundStep {
     reply: Option<String>,
 }
 
-/// Inserts the step's row, or locks the one that is there. The insert comes first and waits for a
-/// concurrent one of the same step: looking first, both would find nothing.
+/// Inserts the step's row, or locks the one that is there ([`found`]). The insert comes first and waits for
+/// a concurrent one of the same step: looking first, both would find nothing.
 pub(crate) async fn claim<B: Backend>(
     tx: &mut Tx<'static, B>,
     at: &StepRef,
@@ -50,9 +54,17 @@ pub(crate) async fn claim<B: Backend>(
     .execute(&mut **tx)
     .await?
     .rows_affected();
-    if inserted == 1 {
-        return Ok(None);
+    match inserted {
+        1 => Ok(None),
+        _ => Ok(Some(found(tx, at).await?)),
     }
+}
+
+/// Locks a step's row that is there.
+pub(crate) async fn found<B: Backend>(
+    tx: &mut Tx<'static, B>,
+    at: &StepRef,
+) -> Result<FoundStep, HandlerError> {
     let row = sqlx::query(
         "update saga_step set attempt = attempt where saga_id = $1 and step = $2 and branch = $3 \
          returning state, attempt, command, reply_type, reply",
@@ -62,13 +74,55 @@ pub(crate) async fn claim<B: Backend>(
     .bind(at.branch)
     .fetch_one(&mut **tx)
     .await?;
-    Ok(Some(FoundStep {
+    Ok(FoundStep {
         state: row.try_get("state")?,
         attempt: row.try_get("attempt")?,
         command: row.try_get("command")?,
         reply_type: row.try_get("reply_type")?,
         reply: row.try_get("reply")?,
-    }))
+    })
+}
+
+static CLAIM: Bulk = Bulk::insert(
+    "insert into saga_step (saga_id, step, branch, state, attempt, subject, created_at, updated_at) values",
+    8,
+    "on conflict (saga_id, step, branch) do nothing returning saga_id, step, branch",
+);
+
+/// The rows of these commands' steps that were inserted; the others are there already.
+pub(crate) async fn claim_all<B: Backend, C: SagaMessage>(
+    tx: &mut Tx<'static, B>,
+    commands: &[(MessageContext, C)],
+    now: Micros,
+) -> Result<HashSet<StepKey>, HandlerError> {
+    let mut claimed = HashSet::with_capacity(commands.len());
+    for piece in pieces(commands) {
+        let mut insert = sqlx::query::<B>(CLAIM.text::<B>(piece.len()));
+        for (_, command) in piece {
+            let at = command.step_ref();
+            insert = insert
+                .bind(at.saga_id.0)
+                .bind(&*at.step)
+                .bind(at.branch)
+                .bind("claimed")
+                .bind(at.attempt)
+                .bind(command.aggregate_id())
+                .bind(now)
+                .bind(now);
+        }
+        for row in insert.fetch_all(&mut **tx).await? {
+            claimed.insert((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        }
+    }
+    Ok(claimed)
+}
+
+/// Saga, step, branch.
+pub(crate) type StepKey = (Uuid, String, i32);
+
+/// The key of a step's row.
+pub(crate) fn key(at: &StepRef) -> StepKey {
+    (at.saga_id.0, at.step.clone(), at.branch)
 }
 
 impl FoundStep {
@@ -101,40 +155,71 @@ impl FoundStep {
 }
 
 /// What a step came to.
-pub(crate) struct Answered {
+pub(crate) struct Answered<'a> {
+    /// What led to it.
+    pub(crate) context: &'a MessageContext,
+    pub(crate) at: StepRef,
+    /// What was asked, as JSON.
+    pub(crate) asked: String,
     pub(crate) state: &'static str,
     pub(crate) reply: RawMessage,
 }
 
-/// Stores what was asked and what it came to in the claimed row, and says it.
+/// Types of the columns that [`ANSWER`] takes of each step.
+const ANSWERED: [&str; 9] = [
+    "uuid", "text", "integer", "text", "integer", "text", "text", "text", "bigint",
+];
+
+static ANSWER: Bulk = Bulk::custom(|rows, parameters| {
+    let answers = rows_of(rows, ANSWERED.len(), |number| {
+        parameters.typed(number, ANSWERED[(number - 1) % ANSWERED.len()])
+    });
+    format!(
+        "with answer (saga_id, step, branch, state, attempt, command, reply_type, reply, updated_at) \
+         as (values {answers}) update saga_step set state = answer.state, attempt = answer.attempt, \
+         command = answer.command, reply_type = answer.reply_type, reply = answer.reply, \
+         updated_at = answer.updated_at from answer where saga_step.saga_id = answer.saga_id \
+         and saga_step.step = answer.step and saga_step.branch = answer.branch"
+    )
+});
+
+/// Stores what was asked and what it came to in the claimed rows, and says it.
 ///
 /// CRASH: died before the consumer's commit = no row, nothing done, no reply, and what was asked
 /// comes again. After it = all three, and what is asked again finds the row.
 pub(crate) async fn answer<B: Backend>(
     tx: &mut Tx<'static, B>,
-    (outbox, context): (&Outbox, &MessageContext),
-    at: &StepRef,
-    asked: &impl Event,
-    Answered { state, reply }: Answered,
+    outbox: &Outbox,
+    answers: Vec<Answered<'_>>,
     now: Micros,
 ) -> Result<(), HandlerError> {
-    sqlx::query(
-        "update saga_step set state = $4, attempt = $5, command = $6, reply_type = $7, reply = $8, \
-         updated_at = $9 where saga_id = $1 and step = $2 and branch = $3",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .bind(state)
-    .bind(at.attempt)
-    .bind(serde_json::to_string(asked).map_err(unwritable)?)
-    .bind(reply.message_type.clone())
-    .bind(String::from_utf8_lossy(&reply.payload).into_owned())
-    .bind(now)
-    .execute(&mut **tx)
-    .await?;
-    outbox.append_raw(tx, context, reply).await?;
+    for piece in pieces(&answers) {
+        let mut update = sqlx::query::<B>(ANSWER.text::<B>(piece.len()));
+        for answer in piece {
+            update = update
+                .bind(answer.at.saga_id.0)
+                .bind(&*answer.at.step)
+                .bind(answer.at.branch)
+                .bind(answer.state)
+                .bind(answer.at.attempt)
+                .bind(&*answer.asked)
+                .bind(&*answer.reply.message_type)
+                .bind(String::from_utf8_lossy(&answer.reply.payload).into_owned())
+                .bind(now);
+        }
+        update.execute(&mut **tx).await?;
+    }
+    let replies = answers.into_iter();
+    let replies: Vec<_> = replies
+        .map(|answer| (answer.context, answer.reply))
+        .collect();
+    outbox.append_all(tx, replies).await?;
     Ok(())
+}
+
+/// A message as it is stored.
+pub(crate) fn stored(asked: &impl Event) -> Result<String, HandlerError> {
+    serde_json::to_string(asked).map_err(unwritable)
 }
 
 /// What a cancel finds.

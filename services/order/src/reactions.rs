@@ -93,23 +93,34 @@ impl<B: Backend, M: Told> Handler<B, M> for Projection {
         context: &MessageContext,
         message: M,
     ) -> Result<(), HandlerError> {
+        self.handle_batch(tx, vec![(context.clone(), message)])
+            .await
+    }
+
+    async fn handle_batch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        messages: Vec<(MessageContext, M)>,
+    ) -> Result<(), HandlerError> {
         let now = self.outbox.clock().now();
-        let order_id = message.order_id();
-        // The status first: on Postgres it locks the order's row, and the step's foreign key then
-        // needs no second lock.
-        let (status, reason) = match message.meaning() {
-            Meaning::Step => (None, None),
-            Meaning::Cancelling(reason) => (Some(OrderStatus::Cancelling), Some(reason)),
-            Meaning::Failed(reason) => (Some(OrderStatus::Failed), Some(reason)),
-            Meaning::Completed => (Some(OrderStatus::Completed), None),
-        };
-        if let Some(status) = status {
-            sql::move_to(tx, order_id, status, reason, now).await?;
-        }
         let topic = self.outbox.routing().topic(M::TYPE);
-        Said::handled(order_id, topic, now, context, &message)
-            .note(tx)
-            .await?;
+        let mut said = Vec::with_capacity(messages.len());
+        for (context, message) in &messages {
+            let order_id = message.order_id();
+            // The status first: on Postgres it locks the order's row, and the step's foreign key then
+            // needs no second lock.
+            let (status, reason) = match message.meaning() {
+                Meaning::Step => (None, None),
+                Meaning::Cancelling(reason) => (Some(OrderStatus::Cancelling), Some(reason)),
+                Meaning::Failed(reason) => (Some(OrderStatus::Failed), Some(reason)),
+                Meaning::Completed => (Some(OrderStatus::Completed), None),
+            };
+            if let Some(status) = status {
+                sql::move_to(tx, order_id, status, reason, now).await?;
+            }
+            said.push(Said::handled(order_id, topic, now, context, message));
+        }
+        sql::note(tx, &said).await?;
         Ok(())
     }
 }

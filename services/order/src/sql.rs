@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use onceward::bulk::{Bulk, pieces};
 use onceward::{
     Backend, BoxError, CorrelationId, Error, Event, MessageContext, MessageId, Micros, Outbox,
     QueryResult, Result, Routing, Tx,
@@ -150,26 +151,41 @@ impl<'a, E: Event> Said<'a, E> {
 
     /// Notes that it was said; of a topic the first time counts.
     pub(crate) async fn note<B: Backend>(self, tx: &mut Tx<'_, B>) -> Result<()> {
-        let payload = serde_json::to_string(self.event).map_err(|source| Error::Encode {
-            message_type: E::TYPE,
-            source,
-        })?;
-        sqlx::query(
-            "insert into order_step (order_id, topic, at, message_id, message_type, source, payload) \
-             values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
-        )
-        .bind(self.order_id)
-        .bind(self.topic)
-        .bind(self.at)
-        .bind(self.message_id)
-        .bind(E::TYPE)
-        .bind(self.source)
-        .bind(payload)
-        .execute(&mut **tx)
-        .await
-        .map_err(Error::database("order step"))?;
-        Ok(())
+        note(tx, &[self]).await
     }
+}
+
+static NOTE: Bulk = Bulk::insert(
+    "insert into order_step (order_id, topic, at, message_id, message_type, source, payload) values",
+    7,
+    "on conflict do nothing",
+);
+
+/// Notes that these were said; of a topic the first time counts.
+pub(crate) async fn note<B: Backend, E: Event>(
+    tx: &mut Tx<'_, B>,
+    all: &[Said<'_, E>],
+) -> Result<()> {
+    for piece in pieces(all) {
+        let mut insert = sqlx::query::<B>(NOTE.text::<B>(piece.len()));
+        for said in piece {
+            let payload = serde_json::to_string(said.event).map_err(|source| Error::Encode {
+                message_type: E::TYPE,
+                source,
+            })?;
+            insert = insert
+                .bind(said.order_id)
+                .bind(said.topic)
+                .bind(said.at)
+                .bind(said.message_id)
+                .bind(E::TYPE)
+                .bind(said.source)
+                .bind(payload);
+        }
+        let noted = insert.execute(&mut **tx).await;
+        noted.map_err(Error::database("order step"))?;
+    }
+    Ok(())
 }
 
 /// Moves an order to `status`, unless it has come as far or farther. `true` if it moved.

@@ -32,4 +32,17 @@ impl<B: SagaBackend> Handler<B, order::Created> for StartOnOrderCreated {
             .await?;
         Ok(())
     }
+    async fn handle_batch(
+        &self,
+        tx: &mut Tx<'static, B>,
+        messages: Vec<(MessageContext, order::Created)>,
+    ) -> Result<(), HandlerError> {
+        let subjects = messages.iter().map(|(_, order)| order.order_id.to_string());
+        let subjects: Vec<_> = subjects.collect();
+        let sagas = messages.iter().zip(&subjects);
+        let sagas = sagas.map(|((context, order), subject)| (context, subject.as_str(), order));
+        let sagas: Vec<_> = sagas.collect();
+        self.sagas.start_all(tx, &self.definition, &sagas).await?;
+        Ok(())
+    }
 }

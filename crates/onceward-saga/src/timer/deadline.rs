@@ -5,7 +5,7 @@ use std::time::Duration;
 use onceward::{Clock, Tx};
 use uuid::Uuid;
 
-use crate::timer::rows;
+use crate::timer::rows::{self, Named};
 use crate::{SagaBackend, SagaError};
 
 /// The one timer's name.
@@ -33,6 +33,13 @@ pub struct Deadline {
 }
 
 impl Deadline {
+    fn named(self) -> Named {
+        Named {
+            owner: self.owner,
+            name: NAME.to_owned(),
+        }
+    }
+
     /// Arms it, once for each owner, to pass in `after`.
     ///
     /// # Errors
@@ -44,7 +51,7 @@ impl Deadline {
         after: Duration,
     ) -> Result<(), SagaError> {
         let now = now(tx, clock).await?;
-        rows::arm(tx, self.kind, self.owner, NAME, now, after).await
+        rows::arm(tx, self.kind, now, &[(self.named(), after)]).await
     }
 
     /// Disarms it; one that has passed stays as it is.
@@ -57,7 +64,7 @@ impl Deadline {
         clock: &dyn Clock,
     ) -> Result<(), SagaError> {
         let now = now(tx, clock).await?;
-        rows::disarm(tx, self.kind, self.owner, NAME, now).await
+        rows::disarm(tx, self.kind, now, &[self.named()]).await
     }
 
     /// Fires it if it still is armed and its time has come.

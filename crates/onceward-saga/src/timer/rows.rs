@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use onceward::bulk::{Bulk, pieces, rows_of};
 use onceward::{Backend, Micros, QueryResult, Tx};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
@@ -16,50 +17,75 @@ pub(crate) struct ArmedTimer {
     pub(crate) fire_at: Micros,
 }
 
-/// Arms a timer to fire `delay` from now; an owner arms a name once.
+/// A timer, by its name and owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) owner: Uuid,
+    pub(crate) name: String,
+}
+
+static ARM: Bulk = Bulk::insert(
+    "insert into timer (owner_kind, owner_id, name, state, armed_at, fire_at) values",
+    6,
+    "",
+);
+
+/// Arms timers to fire so long from now; an owner arms a name once.
 pub(crate) async fn arm<B: Backend>(
     tx: &mut Tx<'static, B>,
-    kind: &str,
-    owner: Uuid,
-    name: &str,
+    kind: &'static str,
     now: Micros,
-    delay: Duration,
+    timers: &[(Named, Duration)],
 ) -> Result<(), SagaError> {
-    let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    sqlx::query(
-        "insert into timer (owner_kind, owner_id, name, state, armed_at, fire_at) \
-         values ($1, $2, $3, 'armed', $4, $5)",
-    )
-    .bind(kind.to_owned())
-    .bind(owner)
-    .bind(name.to_owned())
-    .bind(now)
-    .bind(now.saturating_add(delay))
-    .execute(&mut **tx)
-    .await
-    .map_err(SagaError::database("timer insert"))?;
+    for piece in pieces(timers) {
+        let mut insert = sqlx::query::<B>(ARM.text::<B>(piece.len()));
+        for (timer, delay) in piece {
+            let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+            insert = insert
+                .bind(kind)
+                .bind(timer.owner)
+                .bind(&*timer.name)
+                .bind("armed")
+                .bind(now)
+                .bind(now.saturating_add(delay));
+        }
+        let armed = insert.execute(&mut **tx).await;
+        armed.map_err(SagaError::database("timer insert"))?;
+    }
     Ok(())
 }
 
-/// Disarms a timer that is still armed; one that has fired stays as it is.
+/// Owner and name of each; then kind and now.
+static DISARM: Bulk = Bulk::custom(|rows, parameters| {
+    let named = rows_of(rows, 2, |number| match number % 2 {
+        1 => parameters.typed(number, "uuid"),
+        _ => parameters.typed(number, "text"),
+    });
+    format!(
+        "with named (owner_id, name) as (values {named}) \
+         update timer set state = 'disarmed', finished_at = {now} from named \
+         where timer.owner_kind = {kind} and timer.owner_id = named.owner_id \
+         and timer.name = named.name and timer.state = 'armed'",
+        kind = parameters.shared(2 * rows + 1),
+        now = parameters.shared(2 * rows + 2),
+    )
+});
+
+/// Disarms timers that are still armed; those that have fired stay as they are.
 pub(crate) async fn disarm<B: Backend>(
     tx: &mut Tx<'static, B>,
-    kind: &str,
-    owner: Uuid,
-    name: &str,
+    kind: &'static str,
     now: Micros,
+    timers: &[Named],
 ) -> Result<(), SagaError> {
-    sqlx::query(
-        "update timer set state = 'disarmed', finished_at = $4 \
-         where owner_kind = $1 and owner_id = $2 and name = $3 and state = 'armed'",
-    )
-    .bind(kind.to_owned())
-    .bind(owner)
-    .bind(name.to_owned())
-    .bind(now)
-    .execute(&mut **tx)
-    .await
-    .map_err(SagaError::database("timer disarm"))?;
+    for piece in pieces(timers) {
+        let mut update = sqlx::query::<B>(DISARM.text::<B>(piece.len()));
+        for timer in piece {
+            update = update.bind(timer.owner).bind(&*timer.name);
+        }
+        let disarmed = update.bind(kind).bind(now).execute(&mut **tx).await;
+        disarmed.map_err(SagaError::database("timer disarm"))?;
+    }
     Ok(())
 }
 

@@ -94,6 +94,21 @@ pub async fn handle<B: Backend, E: Event>(
     Ok(())
 }
 
+/// Handles `messages`, written just now, together in one transaction.
+pub async fn handle_batch<B: Backend, E: Event>(
+    db: &Db<B>,
+    handlers: &Arc<Handlers<B>>,
+    messages: Vec<E>,
+) -> Result<(), HandlerError> {
+    let now = SystemClock.now();
+    let envelopes: Vec<_> = messages.iter().map(|one| envelope(one, now)).collect();
+    let mut tx = begin(db).await;
+    let all: Vec<&Envelope> = envelopes.iter().collect();
+    handlers.dispatch_batch(&mut tx, &all).await?;
+    tx.commit().await.unwrap();
+    Ok(())
+}
+
 /// Types and payloads in the outbox, in order.
 pub async fn sent<B: Backend>(db: &Db<B>) -> Vec<(String, serde_json::Value)> {
     sqlx::query("select message_type, payload from outbox order by seq")

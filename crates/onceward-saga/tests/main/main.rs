@@ -5,6 +5,7 @@
     reason = "test code fails by panicking"
 )]
 
+mod batch;
 mod definition;
 mod fixture;
 mod group;

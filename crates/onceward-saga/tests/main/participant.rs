@@ -72,7 +72,7 @@ impl<B: Backend> Participant<B> for Seats {
     }
 }
 
-async fn seats<B: Backend>(db: &Db<B>) -> Arc<Handlers<B>> {
+pub async fn seats<B: Backend>(db: &Db<B>) -> Arc<Handlers<B>> {
     // Not a primary key: booked twice would be seen.
     sqlx::query("create table seat (saga_id uuid not null, booked bigint not null)")
         .execute(db.pool())
@@ -110,6 +110,10 @@ async fn types<B: Backend>(db: &Db<B>) -> Vec<String> {
 
 const ROWS: &str = "select count(*) from seat";
 const BOOKED: &str = "select cast(coalesce(sum(booked), 0) as bigint) from seat";
+
+pub async fn booked_seats<B: Backend>(db: &Db<B>) -> i64 {
+    count(db, BOOKED).await
+}
 
 async fn a_command_is_carried_out_once_and_its_reply_repeated<B: SagaBackend>(db: Db<B>) {
     let handlers = seats(&db).await;
