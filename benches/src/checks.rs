@@ -67,7 +67,9 @@ enum Order {
 impl Order {
     fn of(source: &Source) -> Result<Self> {
         Ok(match source.whose {
-            Whose::Ours => Self::Positions(i64::try_from(source.before)? + 1, BTreeMap::new()),
+            Whose::Ours | Whose::OursByRdkafka => {
+                Self::Positions(i64::try_from(source.before)? + 1, BTreeMap::new())
+            }
             Whose::Debezium => Self::Seqs(HashMap::new()),
         })
     }

@@ -19,13 +19,14 @@ use crate::{arriving, consumer, curves, drain, http, idle, live, recovery, retai
     max_term_width = 100,
     after_help = "Results are written as JSON, latencies, backlogs and kills as SVG pictures beside it.\n\
         --against debezium fetches Debezium and Kafka Connect from Maven Central once, runs both relays'\n\
-        cases one after the other and prints the ratios. Debezium has no SQLite: on Postgres only."
+        cases one after the other and prints the ratios. Debezium has no SQLite: ratios are those on Postgres."
 )]
 pub(crate) struct Options {
     /// What to measure
     #[arg(value_enum, default_value = "all")]
     pub(crate) what: What,
-    /// Put the relay's cases on Postgres beside this one, in the same run on the same broker and database
+    /// Put the relay's cases beside this one, in the same run on the same broker and databases; ours by both
+    /// publishers, and on SQLite too
     #[arg(long, value_enum)]
     pub(crate) against: Option<Whose>,
     /// One short run of each case instead of three long ones
@@ -100,9 +101,13 @@ impl Options {
     pub(crate) fn contenders(&self) -> Vec<(Kind, Whose)> {
         match self.against {
             None => Kind::ALL.map(|kind| (kind, Whose::Ours)).into(),
-            Some(other) => [Whose::Ours, other]
-                .map(|whose| (Kind::Postgres, whose))
-                .into(),
+            Some(other) => {
+                let both = [Whose::Ours, Whose::OursByRdkafka];
+                let on_postgres = both.into_iter().chain([other]);
+                let on_postgres = on_postgres.map(|whose| (Kind::Postgres, whose));
+                let on_sqlite = both.map(|whose| (Kind::Sqlite, whose));
+                on_postgres.chain(on_sqlite).collect()
+            }
         }
     }
     /// Fails where nothing could be compared.
@@ -121,8 +126,8 @@ impl Options {
     }
     fn baseline(&self) -> PathBuf {
         let name = match self.against {
-            None | Some(Whose::Ours) => "baseline.json",
             Some(Whose::Debezium) => "debezium.json",
+            _ => "baseline.json",
         };
         let default = || Path::new("benches/results").join(name);
         self.baseline.clone().unwrap_or_else(default)

@@ -13,6 +13,9 @@ use crate::stage::Stage;
 pub(crate) enum Whose {
     #[value(skip)]
     Ours,
+    /// Ours with the publisher for brokers without transactions of version 2
+    #[value(skip)]
+    OursByRdkafka,
     /// Its Postgres connector and outbox router, in Kafka Connect from Maven Central
     Debezium,
 }
@@ -21,6 +24,7 @@ impl Whose {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "Onceward",
+            Self::OursByRdkafka => "by rdkafka",
             Self::Debezium => "Debezium",
         }
     }
@@ -33,9 +37,10 @@ impl Whose {
         }
     }
 
-    /// Whether a case of this name is another relay's.
-    pub(crate) fn is_anothers(case: &str) -> bool {
-        case.ends_with(&Self::Debezium.case(""))
+    /// Whether a case of this name is ours as it comes, which the targets are for.
+    pub(crate) fn is_ours(case: &str) -> bool {
+        let others = [Self::OursByRdkafka, Self::Debezium];
+        !others.iter().any(|other| case.ends_with(&other.case("")))
     }
 }
 
@@ -50,9 +55,13 @@ impl Relay {
     pub(crate) fn start(stage: &Stage, sources: &[&Source], arguments: &[String]) -> Result<Self> {
         let first = sources.first().context("no source")?;
         Ok(match first.whose {
-            Whose::Ours => {
+            ours @ (Whose::Ours | Whose::OursByRdkafka) => {
                 let sources: Vec<String> = sources.iter().map(|source| source.option()).collect();
-                Self::Ours(stage.relay_with(&stage.kafka, &sources, arguments)?)
+                let mut arguments = arguments.to_vec();
+                if ours == Whose::OursByRdkafka {
+                    arguments.extend(["--publisher", "rdkafka"].map(str::to_owned));
+                }
+                Self::Ours(stage.relay_with(&stage.kafka, &sources, &arguments)?)
             }
             Whose::Debezium => Self::Debezium(debezium::Worker::start(
                 &stage.kafka,

@@ -88,7 +88,7 @@ const TARGETS: &[Target] = &[
 
 /// The target of a figure, if it has one.
 pub(crate) fn of(case: &str, metric: &str) -> Option<f64> {
-    if Whose::is_anothers(case) {
+    if !Whose::is_ours(case) {
         return None;
     }
     let is_it = |target: &&Target| {

@@ -13,6 +13,7 @@ use plotters::prelude::*;
 
 use super::Report;
 use crate::reader::Timeline;
+use crate::relay::Whose;
 
 /// Width of a picture, and height of each of its panels.
 const WIDTH: u32 = 900;
@@ -149,7 +150,10 @@ fn panels<'a>(cases: impl Iterator<Item = (&'a str, Vec<(f64, f64)>)>) -> Vec<Pa
     let mut loads: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
     for (case, points) in cases.filter(|(_, points)| !points.is_empty()) {
         let (load, name) = case.split_once(", ").unwrap_or((case, ""));
-        let name = name.to_owned();
+        let name = match name.contains(Whose::Debezium.name()) {
+            true => name.to_owned(),
+            false => format!("{}, {name}", Whose::Ours.name()),
+        };
         loads.entry(load).or_default().push(Line { name, points });
     }
     let panel = |(load, lines): (&str, Vec<Line>)| Panel {
@@ -181,8 +185,12 @@ fn rates(timeline: &[(f64, u64)], width: f64) -> Vec<(f64, f64)> {
 fn colour(name: &str) -> RGBColor {
     match name {
         name if name.contains("Debezium") => RGBColor(213, 94, 0),
-        name if name.contains("SQLite") => RGBColor(0, 158, 115),
-        _ => RGBColor(0, 114, 178),
+        name => match (name.contains("SQLite"), Whose::is_ours(name)) {
+            (true, true) => RGBColor(0, 158, 115),
+            (true, false) => RGBColor(153, 205, 178),
+            (false, true) => RGBColor(0, 114, 178),
+            (false, false) => RGBColor(153, 196, 224),
+        },
     }
 }
 
@@ -361,7 +369,8 @@ mod tests {
         };
         assert_eq!(panels.len(), 1);
         assert_eq!(panels[0].title, "live 100/s");
-        assert_eq!(names(&panels[0]), ["Postgres", "Postgres, Debezium"]);
+        let expected = ["Onceward, Postgres", "Postgres, Debezium"];
+        assert_eq!(names(&panels[0]), expected);
     }
 
     fn report(histograms: serde_json::Value, timelines: serde_json::Value) -> Result<Report> {
