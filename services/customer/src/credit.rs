@@ -5,7 +5,7 @@ use std::sync::Arc;
 use contracts::customer::{Rejected, Release, Released, Validate, Validated};
 use contracts::order;
 use onceward::consumer::{Handler, HandlerError};
-use onceward::{Backend, Clock, IdGen, MessageContext, Micros, QueryResult, Tx, UuidV7};
+use onceward::{Backend, Clock, MessageContext, Micros, QueryResult, Tx};
 use onceward_saga::{Answer, Participant, Performer};
 use skeleton::Money;
 use sqlx::Row;
@@ -74,7 +74,8 @@ impl Credit {
     ) -> Result<Option<&'static str>, sqlx::Error> {
         let now = self.clock.now();
         if let Some(limit) = self.limit_of_new(user_id) {
-            make_customer(tx, UuidV7.next(), user_id, user_id, limit, now).await?;
+            // By the id of the order that makes it: a rebuild makes the same customer again.
+            make_customer(tx, order_id, user_id, user_id, limit, now).await?;
         }
         // One statement takes the row's lock and looks at what is left: two orders for the last of it
         // can't both have it.

@@ -22,7 +22,7 @@ const MAX_CHARS: usize = 100;
 /// A customer and the credit.
 #[derive(Debug, Serialize, ToSchema)]
 struct Customer {
-    /// UUID v7.
+    /// UUID v7; of a customer whom an order made, that order's.
     customer_id: Uuid,
     /// As orders name the customer.
     #[schema(example = "user_123")]

@@ -48,8 +48,8 @@ pub(crate) enum Command {
 }
 
 const REBUILD: &str = "\
-Orders and customers are made by HTTP, and the saga orchestrator goes by timers: topics don't tell
-all of the state of these services, so it can't be rebuilt.
+Orders are made by HTTP, and the saga orchestrator goes by timers: topics don't tell all of the state of
+these two services, so it can't be rebuilt.
 
 Exit codes: 0 equal, 1 different, 2 the topics don't reach back far enough, 3 Kafka or a database
 could not be reached, 64 the command line is wrong.";
@@ -63,6 +63,8 @@ pub(crate) enum RebuildCommand {
     Payment(Rebuild<payment::Settings>),
     /// Deliveries. With the settings the live service has.
     Delivery(Rebuild<delivery::Settings>),
+    /// Customers whom orders made, and credit. With the settings the live service has.
+    Customer(Rebuild<customer::Settings>),
     /// Shipments.
     Shipping(Rebuild<NoSettings>),
     /// Mails that were written; not what became of them.

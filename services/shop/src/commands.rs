@@ -42,6 +42,7 @@ async fn rebuild(command: RebuildCommand) -> anyhow::Result<ExitCode> {
         RebuildCommand::Inventory(wish) => rebuild::run::<Inventory>(wish).await,
         RebuildCommand::Payment(wish) => rebuild::run::<Payment>(wish).await,
         RebuildCommand::Delivery(wish) => rebuild::run::<Delivery>(wish).await,
+        RebuildCommand::Customer(wish) => rebuild::run::<Customer>(wish).await,
         RebuildCommand::Shipping(wish) => rebuild::run::<Shipping>(wish).await,
         RebuildCommand::Notification(wish) => rebuild::run::<Notification>(wish).await,
         RebuildCommand::Analytics(wish) => rebuild::run::<Analytics>(wish).await,

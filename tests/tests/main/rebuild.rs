@@ -4,10 +4,11 @@ use integration_tests::{Database, Result, World};
 use serde_json::{Value, json};
 
 /// What each service is told besides; the live ones are told the same.
-const SERVICES: [(&str, &[&str]); 6] = [
+const SERVICES: [(&str, &[&str]); 7] = [
     ("inventory", &[]),
     ("payment", &["--", "--fail-percent", "0"]),
     ("delivery", &["--", "--fail-percent", "0"]),
+    ("customer", &[]),
     ("shipping", &[]),
     ("analytics", &[]),
     ("notification", &[]),
