@@ -135,8 +135,17 @@ impl Sagas {
                 decision: std::mem::take(decision),
             });
         }
-        if !decided.is_empty() {
-            log::write(tx, &self.outbox, decided).await?;
+        if decided.is_empty() {
+            return Ok(started);
+        }
+        log::write(tx, &self.outbox, decided).await?;
+        for ((context, ..), started) in begun.iter().zip(&started) {
+            if let Started::First(saga_id) = started {
+                let said = async {
+                    tracing::debug!(saga.id = %saga_id, saga.definition = definition.name(), "saga started");
+                };
+                context.within(said).await;
+            }
         }
         Ok(started)
     }
@@ -308,9 +317,12 @@ impl Sagas {
                 decision: std::mem::take(decision),
             });
         log::write(tx, &self.outbox, decided.collect()).await?;
-        for (after, _, _, (_, before), _) in &steps {
+        for (after, story, context, (_, before), _) in &steps {
             if after.status == SagaStatus::Stuck && *before != SagaStatus::Stuck {
-                tracing::error!(saga.id = %after.saga_id, "saga is stuck: a compensation failed for good");
+                let said = async {
+                    tracing::error!(saga.id = %after.saga_id, "saga is stuck: a compensation failed for good");
+                };
+                context.unwrap_or(story).within(said).await;
             }
         }
         Ok(moved)
