@@ -1,5 +1,6 @@
 //! Runs sagas: starts them, hands them replies and timers, in the caller's transaction.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -89,11 +90,8 @@ impl Sagas {
         let saga = (context, subject, data);
         let started = self.start_all(tx, definition, &[saga]).await?;
         // One for each.
-        let id = || definition.saga_id(subject);
-        Ok(started
-            .first()
-            .copied()
-            .unwrap_or_else(|| Started::Already(id())))
+        let started = started.first().copied();
+        Ok(started.unwrap_or_else(|| Started::Already(definition.saga_id(subject))))
     }
 
     /// [`Self::start`] of several: what each was caused by, is about, and begins with.
@@ -121,7 +119,7 @@ impl Sagas {
         let now = self.outbox.clock().now();
         let mut new = log::insert_instances(tx, &rows, now).await?;
         let (mut started, mut decided) = (Vec::new(), Vec::new());
-        for (context, after, decision) in &mut begun {
+        for (context, after, decision) in begun {
             // About the same subject, the first one counts.
             if !new.remove(&after.saga_id) {
                 started.push(Started::Already(after.saga_id));
@@ -129,23 +127,18 @@ impl Sagas {
             }
             started.push(Started::First(after.saga_id));
             decided.push(Decided {
-                context,
+                context: Cow::Borrowed(context),
                 from: 0,
                 after,
-                decision: std::mem::take(decision),
+                decision,
             });
         }
-        if decided.is_empty() {
-            return Ok(started);
-        }
-        log::write(tx, &self.outbox, decided).await?;
-        for ((context, ..), started) in begun.iter().zip(&started) {
-            if let Started::First(saga_id) = started {
-                let said = async {
-                    tracing::debug!(saga.id = %saga_id, saga.definition = definition.name(), "saga started");
-                };
-                context.within(said).await;
-            }
+        log::write(tx, &self.outbox, &mut decided).await?;
+        for Decided { context, after, .. } in &decided {
+            let said = async {
+                tracing::debug!(saga.id = %after.saga_id, saga.definition = definition.name(), "saga started");
+            };
+            context.within(said).await;
         }
         Ok(started)
     }
@@ -286,7 +279,7 @@ impl Sagas {
         taken: Vec<(Locked, Option<&MessageContext>, Input)>,
     ) -> Result<Vec<Moved>, SagaError> {
         let mut moved = Vec::with_capacity(taken.len());
-        let mut steps = Vec::with_capacity(taken.len());
+        let (mut decided, mut stuck) = (Vec::with_capacity(taken.len()), Vec::new());
         for (Locked { mut state, story }, context, input) in taken {
             let key = (state.definition.clone(), state.definition_version);
             let Some(definition) = self.definitions.get(&key) else {
@@ -303,27 +296,22 @@ impl Sagas {
             let (from, before) = (state.version, state.status);
             decision.events.iter().for_each(|event| state.apply(event));
             moved.push(Moved::To(state.status));
-            steps.push((state, story, context, (from, before), decision));
-        }
-        if steps.is_empty() {
-            return Ok(moved);
-        }
-        let decided = steps
-            .iter_mut()
-            .map(|(after, story, context, (from, _), decision)| Decided {
-                context: context.unwrap_or(story),
-                from: *from,
-                after,
-                decision: std::mem::take(decision),
-            });
-        log::write(tx, &self.outbox, decided.collect()).await?;
-        for (after, story, context, (_, before), _) in &steps {
-            if after.status == SagaStatus::Stuck && *before != SagaStatus::Stuck {
-                let said = async {
-                    tracing::error!(saga.id = %after.saga_id, "saga is stuck: a compensation failed for good");
-                };
-                context.unwrap_or(story).within(said).await;
+            if state.status == SagaStatus::Stuck && before != SagaStatus::Stuck {
+                stuck.push(decided.len());
             }
+            decided.push(Decided {
+                context: context.map_or(Cow::Owned(story), Cow::Borrowed),
+                from,
+                after: state,
+                decision,
+            });
+        }
+        log::write(tx, &self.outbox, &mut decided).await?;
+        for Decided { context, after, .. } in stuck.into_iter().map(|place| &decided[place]) {
+            let said = async {
+                tracing::error!(saga.id = %after.saga_id, "saga is stuck: a compensation failed for good");
+            };
+            context.within(said).await;
         }
         Ok(moved)
     }

@@ -1,8 +1,9 @@
 //! The sagas' rows: instance, events, and the one function that writes decisions.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use onceward::bulk::{Bulk, pieces, rows_of};
+use onceward::bulk::{Bulk, pieces};
 use onceward::{Backend, CorrelationId, MessageContext, Micros, Outbox, QueryResult, Tx};
 use sqlx::Row;
 use uuid::Uuid;
@@ -29,7 +30,7 @@ static LOCK: Bulk = Bulk::custom(|rows, parameters| {
     format!(
         "update saga_instance set version = version where saga_id in {} \
          returning saga_id, correlation_id, traceparent, tracestate",
-        rows_of(1, rows, |number| parameters.of(number))
+        parameters.rows(1, rows)
     )
 });
 
@@ -37,7 +38,7 @@ static LOCK: Bulk = Bulk::custom(|rows, parameters| {
 static EVENTS: Bulk = Bulk::custom(|rows, parameters| {
     format!(
         "select saga_id, seq, body from saga_event where saga_id in {} order by saga_id, seq",
-        rows_of(1, rows, |number| parameters.of(number))
+        parameters.rows(1, rows)
     )
 });
 
@@ -143,10 +144,10 @@ pub(crate) async fn insert_instances<B: Backend>(
 /// What was decided about one saga.
 pub(crate) struct Decided<'a> {
     /// What led to it.
-    pub(crate) context: &'a MessageContext,
+    pub(crate) context: Cow<'a, MessageContext>,
     /// The version it was decided at.
     pub(crate) from: i64,
-    pub(crate) after: &'a SagaState,
+    pub(crate) after: SagaState,
     pub(crate) decision: Decision,
 }
 
@@ -162,9 +163,7 @@ const UPDATED: [&str; 7] = [
 ];
 
 static UPDATE_INSTANCES: Bulk = Bulk::custom(|rows, parameters| {
-    let after = rows_of(rows, UPDATED.len(), |number| {
-        parameters.typed(number, UPDATED[(number - 1) % UPDATED.len()])
-    });
+    let after = parameters.typed_rows(rows, &UPDATED);
     format!(
         "with decided (saga_id, version, status, reason, updated_at, ended_at, came_from) \
          as (values {after}) update saga_instance set version = decided.version, \
@@ -174,8 +173,8 @@ static UPDATE_INSTANCES: Bulk = Bulk::custom(|rows, parameters| {
     )
 });
 
-/// Writes decisions about as many sagas: events, the sagas' new versions and status, timers, messages in
-/// this order.
+/// Writes decisions about as many sagas: events, the sagas' new versions and status, timers, and messages in
+/// this order. Timers and messages are taken out of them.
 ///
 /// CRASH: died before the caller's commit = nothing of it happened, and the message or timer that
 /// led to it comes again. After the commit = all of it happened, and the inbox (or the timer's
@@ -183,15 +182,18 @@ static UPDATE_INSTANCES: Bulk = Bulk::custom(|rows, parameters| {
 pub(crate) async fn write<B: SagaBackend>(
     tx: &mut Tx<'static, B>,
     outbox: &Outbox,
-    mut decided: Vec<Decided<'_>>,
+    decided: &mut [Decided<'_>],
 ) -> Result<(), SagaError> {
+    if decided.is_empty() {
+        return Ok(());
+    }
     let now = B::timer_now(&mut **tx, outbox.clock().as_ref())
         .await
         .map_err(SagaError::database("saga clock"))?;
-    insert_events(tx, &decided, now).await?;
-    update_instances(tx, &decided, now).await?;
+    insert_events(tx, decided, now).await?;
+    update_instances(tx, decided, now).await?;
     let (mut armed, mut disarmed) = (Vec::new(), Vec::new());
-    for one in &mut decided {
+    for one in &mut *decided {
         let named = |name: TimerName| Named {
             owner: one.after.saga_id.0,
             name: name.to_string(),
@@ -207,7 +209,8 @@ pub(crate) async fn write<B: SagaBackend>(
     rows::disarm(tx, OWNER_KIND, now, &disarmed).await?;
     let messages = decided.iter_mut().flat_map(|one| {
         let messages = std::mem::take(&mut one.decision.messages);
-        messages.into_iter().map(|message| (one.context, message))
+        let context = &*one.context;
+        messages.into_iter().map(move |message| (context, message))
     });
     let messages: Vec<_> = messages.collect();
     outbox.append_all(tx, messages).await?;

@@ -22,7 +22,7 @@ use onceward::consumer::{Handler, HandlerError, Handlers};
 use onceward::{Backend, Event, MessageContext, Micros, Outbox, RawMessage, Tx};
 
 use crate::step_row::{
-    Answered, Cancel, answer, cancel_step, claim_all, found, key, stored, unwritable,
+    Answered, Cancel, Claim, answer, cancel_step, claim_all, found, key, stored, unwritable,
 };
 use crate::{Refusal, SagaMessage};
 
@@ -249,7 +249,11 @@ impl<B: Backend, P: Performer<B>> Handler<B, P::Command> for OnCommand<P> {
     ) -> Result<(), HandlerError> {
         let Self(side) = self;
         let now = side.outbox.clock().now();
-        let mut claimed = claim_all(tx, &commands, now).await?;
+        let steps = commands
+            .iter()
+            .map(|(_, command)| (command.step_ref(), command.aggregate_id()));
+        let steps: Vec<_> = steps.collect();
+        let mut claimed = claim_all(tx, &steps, Claim::Command, now).await?;
         let mut answers = Vec::with_capacity(commands.len());
         for (context, command) in &commands {
             if claimed.remove(&key(command.step_ref())) {
@@ -278,7 +282,7 @@ impl<B: Backend, P: Participant<B>> Handler<B, P::Cancel> for OnCancel<P> {
         let now = side.outbox.clock().now();
         let at = cancel.step_ref();
         let subject = cancel.aggregate_id();
-        if let Cancel::Undo(command) = cancel_step(tx, at, &subject, now).await? {
+        if let Cancel::Undo(command) = cancel_step(tx, at, subject, now).await? {
             side.participant.undo(tx, context, &command).await?;
         }
         let reply = P::Cancelled::confirm(&cancel);

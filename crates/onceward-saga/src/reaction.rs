@@ -213,7 +213,7 @@ impl<B: Backend, R: Reaction<B>> Handler<B, R::Fact> for Reacting<R> {
     ) -> Result<(), HandlerError> {
         let (at, subject) = step_of::<B, R>(&fact);
         let now = self.now();
-        if let Some(found) = claim(tx, &at, &subject, Claim::Command, now).await? {
+        if let Some(found) = claim(tx, &at, subject, Claim::Command, now).await? {
             tracing::debug!(
                 step = R::STEP,
                 state = found.state,
@@ -252,7 +252,7 @@ where
         let Self(side) = self;
         let (at, subject) = step_of::<B, R>(&void);
         let now = side.now();
-        match cancel_step(tx, &at, &subject, now).await? {
+        match cancel_step(tx, &at, subject, now).await? {
             Cancel::Again => return Ok(()),
             Cancel::Nothing => {}
             Cancel::Undo(fact) => side.reaction.undo(tx, context, &fact).await?,

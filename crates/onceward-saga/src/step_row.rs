@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use onceward::bulk::{Bulk, pieces, rows_of};
+use onceward::bulk::{Bulk, pieces};
 use onceward::consumer::HandlerError;
-use onceward::{Backend, Event, MessageContext, Micros, Outbox, QueryResult, RawMessage, Tx};
+use onceward::{Backend, Event, MessageContext, Micros, Outbox, RawMessage, Tx};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -31,32 +31,14 @@ pub(crate) struct FoundStep {
 pub(crate) async fn claim<B: Backend>(
     tx: &mut Tx<'static, B>,
     at: &StepRef,
-    subject: &str,
+    subject: String,
     who: Claim,
     now: Micros,
 ) -> Result<Option<FoundStep>, HandlerError> {
-    let state = match who {
-        Claim::Command => "claimed",
-        Claim::Cancel => "cancelled",
-    };
-    let inserted = sqlx::query(
-        "insert into saga_step (saga_id, step, branch, state, attempt, subject, created_at, \
-         updated_at) values ($1, $2, $3, $4, $5, $6, $7, $7) \
-         on conflict (saga_id, step, branch) do nothing",
-    )
-    .bind(at.saga_id.0)
-    .bind(at.step.clone())
-    .bind(at.branch)
-    .bind(state)
-    .bind(at.attempt)
-    .bind(subject.to_owned())
-    .bind(now)
-    .execute(&mut **tx)
-    .await?
-    .rows_affected();
-    match inserted {
-        1 => Ok(None),
-        _ => Ok(Some(found(tx, at).await?)),
+    let claimed = claim_all(tx, &[(at, subject)], who, now).await?;
+    match claimed.is_empty() {
+        false => Ok(None),
+        true => Ok(Some(found(tx, at).await?)),
     }
 }
 
@@ -89,24 +71,28 @@ static CLAIM: Bulk = Bulk::insert(
     "on conflict (saga_id, step, branch) do nothing returning saga_id, step, branch",
 );
 
-/// The rows of these commands' steps that were inserted; the others are there already.
-pub(crate) async fn claim_all<B: Backend, C: SagaMessage>(
+/// Inserts the rows of these steps, each with its subject: those that are new; the others are there already.
+pub(crate) async fn claim_all<B: Backend>(
     tx: &mut Tx<'static, B>,
-    commands: &[(MessageContext, C)],
+    steps: &[(&StepRef, String)],
+    who: Claim,
     now: Micros,
 ) -> Result<HashSet<StepKey>, HandlerError> {
-    let mut claimed = HashSet::with_capacity(commands.len());
-    for piece in pieces(commands) {
+    let state = match who {
+        Claim::Command => "claimed",
+        Claim::Cancel => "cancelled",
+    };
+    let mut claimed = HashSet::with_capacity(steps.len());
+    for piece in pieces(steps) {
         let mut insert = sqlx::query::<B>(CLAIM.text::<B>(piece.len()));
-        for (_, command) in piece {
-            let at = command.step_ref();
+        for (at, subject) in piece {
             insert = insert
                 .bind(at.saga_id.0)
                 .bind(&*at.step)
                 .bind(at.branch)
-                .bind("claimed")
+                .bind(state)
                 .bind(at.attempt)
-                .bind(command.aggregate_id())
+                .bind(&**subject)
                 .bind(now)
                 .bind(now);
         }
@@ -171,9 +157,7 @@ const ANSWERED: [&str; 9] = [
 ];
 
 static ANSWER: Bulk = Bulk::custom(|rows, parameters| {
-    let answers = rows_of(rows, ANSWERED.len(), |number| {
-        parameters.typed(number, ANSWERED[(number - 1) % ANSWERED.len()])
-    });
+    let answers = parameters.typed_rows(rows, &ANSWERED);
     format!(
         "with answer (saga_id, step, branch, state, attempt, command, reply_type, reply, updated_at) \
          as (values {answers}) update saga_step set state = answer.state, attempt = answer.attempt, \
@@ -236,7 +220,7 @@ pub(crate) enum Cancel<C> {
 pub(crate) async fn cancel_step<B: Backend, C: Event>(
     tx: &mut Tx<'static, B>,
     at: &StepRef,
-    subject: &str,
+    subject: String,
     now: Micros,
 ) -> Result<Cancel<C>, HandlerError> {
     let Some(found) = claim(tx, at, subject, Claim::Cancel, now).await? else {

@@ -52,17 +52,22 @@ impl Parameters {
         }
     }
 
-    /// The same where the database can't tell the type from the place; `of` is a type of Postgres.
-    pub fn typed(&self, number: usize, of: &str) -> String {
-        match self.numbered {
-            true => format!("${number}::{of}"),
-            false => "?".to_owned(),
-        }
-    }
-
     /// The parameter that is bound `number`-th and may stand in the text several times. Behind all others.
     pub fn shared(&self, number: usize) -> String {
         format!("${number}")
+    }
+
+    /// `(…), (…)`: so many rows of so many parameters.
+    pub fn rows(&self, rows: usize, columns: usize) -> String {
+        listed(rows, columns, |number| self.of(number))
+    }
+
+    /// [`Self::rows`] where Postgres can't tell the types from the place: a row has a column of each of these.
+    pub fn typed_rows(&self, rows: usize, types: &[&str]) -> String {
+        listed(rows, types.len(), |number| match self.numbered {
+            true => format!("{}::{}", self.of(number), types[(number - 1) % types.len()]),
+            false => self.of(number),
+        })
     }
 }
 
@@ -111,16 +116,14 @@ impl Shape {
                 columns,
                 tail,
             } => {
-                let rows = rows_of(rows, *columns, |number| parameters.of(number));
-                let text = format!("{head} {rows} {tail}");
+                let text = format!("{head} {} {tail}", parameters.rows(rows, *columns));
                 text.trim_end().to_owned()
             }
         }
     }
 }
 
-/// `(…), (…)`: so many rows of so many parameters, each written as told.
-pub fn rows_of(rows: usize, columns: usize, parameter: impl Fn(usize) -> String) -> String {
+fn listed(rows: usize, columns: usize, parameter: impl Fn(usize) -> String) -> String {
     let row = |place: usize| {
         let first = columns * place + 1;
         let own: Vec<String> = (first..first + columns).map(&parameter).collect();
@@ -158,6 +161,15 @@ mod tests {
             INSERT.text::<Sqlite>(2),
             "insert into t (a, b) values (?, ?), (?, ?) on conflict do nothing"
         );
+    }
+
+    #[test]
+    fn only_postgres_is_told_types() {
+        static TYPED: Bulk =
+            Bulk::custom(|rows, parameters| parameters.typed_rows(rows, &["uuid", "text"]));
+        let numbered = "($1::uuid, $2::text), ($3::uuid, $4::text)";
+        assert_eq!(TYPED.text::<Postgres>(2), numbered);
+        assert_eq!(TYPED.text::<Sqlite>(2), "(?, ?), (?, ?)");
     }
 
     #[test]

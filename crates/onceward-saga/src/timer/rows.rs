@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onceward::bulk::{Bulk, pieces, rows_of};
+use onceward::bulk::{Bulk, pieces};
 use onceward::{Backend, Micros, QueryResult, Tx};
 use sqlx::{Pool, Row};
 use uuid::Uuid;
@@ -57,10 +57,7 @@ pub(crate) async fn arm<B: Backend>(
 
 /// Owner and name of each; then kind and now.
 static DISARM: Bulk = Bulk::custom(|rows, parameters| {
-    let named = rows_of(rows, 2, |number| match number % 2 {
-        1 => parameters.typed(number, "uuid"),
-        _ => parameters.typed(number, "text"),
-    });
+    let named = parameters.typed_rows(rows, &["uuid", "text"]);
     format!(
         "with named (owner_id, name) as (values {named}) \
          update timer set state = 'disarmed', finished_at = {now} from named \

@@ -10,7 +10,7 @@ use onceward_saga::{SagaBackend, SagaDefinition, SagaId, Sagas, Started, StepRef
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::fixture::{begin, handle, handle_batch, on_both, outbox, sent};
+use crate::fixture::{begin, handle, handle_batch, handle_in_turn, on_both, outbox, sent};
 use crate::messages::*;
 use crate::participant::{booked_seats, seats};
 
@@ -126,15 +126,15 @@ async fn sagas_move_together_as_they_do_in_turn<B: SagaBackend>(db: Db<B>) {
     handle_batch(&db, &handlers, tickets(&together))
         .await
         .unwrap();
-    for message in seats(&in_turn) {
-        handle(&db, &handlers, message).await.unwrap();
-    }
-    for message in refused(&in_turn) {
-        handle(&db, &handlers, message).await.unwrap();
-    }
-    for message in tickets(&in_turn) {
-        handle(&db, &handlers, message).await.unwrap();
-    }
+    handle_in_turn(&db, &handlers, seats(&in_turn))
+        .await
+        .unwrap();
+    handle_in_turn(&db, &handlers, refused(&in_turn))
+        .await
+        .unwrap();
+    handle_in_turn(&db, &handlers, tickets(&in_turn))
+        .await
+        .unwrap();
     let mut statuses = BTreeMap::new();
     for (one, other) in together.iter().zip(&in_turn) {
         let (one, other) = (came_to(&db, *one).await, came_to(&db, *other).await);
@@ -221,9 +221,7 @@ async fn commands_are_carried_out_together_as_they_are_in_turn<B: SagaBackend>(d
     let before = sent(&db).await.len();
     handle_batch(&db, &handlers, commands(100)).await.unwrap();
     let between = sent(&db).await.len();
-    for command in commands(200) {
-        handle(&db, &handlers, command).await.unwrap();
-    }
+    handle_in_turn(&db, &handlers, commands(200)).await.unwrap();
     let replies = sent(&db).await.into_iter().skip(before);
     let replies: Vec<_> = replies
         .map(|(message_type, mut payload)| {

@@ -109,6 +109,18 @@ pub async fn handle_batch<B: Backend, E: Event>(
     Ok(())
 }
 
+/// Handles `messages` one after the other, each in a transaction of its own.
+pub async fn handle_in_turn<B: Backend, E: Event>(
+    db: &Db<B>,
+    handlers: &Arc<Handlers<B>>,
+    messages: Vec<E>,
+) -> Result<(), HandlerError> {
+    for message in messages {
+        handle(db, handlers, message).await?;
+    }
+    Ok(())
+}
+
 /// Types and payloads in the outbox, in order.
 pub async fn sent<B: Backend>(db: &Db<B>) -> Vec<(String, serde_json::Value)> {
     sqlx::query("select message_type, payload from outbox order by seq")

@@ -68,8 +68,8 @@ pub trait Handler<B: Backend, E: Event>: Send + Sync + 'static {
 
     /// Handles messages that follow each other in the consumer's order (those of other types
     /// between them end the run), with the same effect as [`Self::handle`] of each in turn. The
-    /// default is that loop; overwrite it where one statement can do for many. Called with what one
-    /// inbox insert has claimed, 1 to 256 messages.
+    /// default is that loop; overwrite it where one statement can do for many ([`crate::bulk`]). Called with
+    /// what one inbox insert has claimed, 1 to 256 messages.
     ///
     /// Log lines and spans of one message belong [`MessageContext::within`] its context; the default
     /// sees to it.

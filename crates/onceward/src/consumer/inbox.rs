@@ -165,9 +165,9 @@ static LOOKUP: Bulk = Bulk::custom(|rows, parameters| {
     let all: Vec<String> = (0..rows).map(row).collect();
     format!(
         "with known (place, source, id) as (values {}) \
-         select string_agg(place || ' ' || seen, '\n') from (select place, (select i.topic || '/' || i.partition || '/' || i.record_offset \
-         from inbox i where i.consumer = {} and i.ce_source = source and i.ce_id = id) as seen \
-         from known) found where seen is not null",
+         select string_agg(place || ' ' || seen, '\n') from (select place, \
+         (select i.topic || '/' || i.partition || '/' || i.record_offset from inbox i \
+         where i.consumer = {} and i.ce_source = source and i.ce_id = id) as seen from known) found where seen is not null",
         all.join(", "),
         parameters.shared(2 * rows + 1)
     )
