@@ -1,7 +1,7 @@
 //! Topics, and what a plain consumer sees in them: its own decoding, none of ours.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -120,10 +120,10 @@ impl Topic {
                 .unwrap();
         }
         consumer.assign(&assignment).unwrap();
-        let mut seen = Vec::new();
-        let mut ended = 0;
+        let (mut seen, mut ended) = (Vec::new(), 0);
+        let deadline = Instant::now() + super::PATIENCE;
         while ended < self.partitions {
-            match consumer.poll(Duration::from_secs(20)) {
+            match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(record)) => seen.push(Seen {
                     partition: record.partition(),
                     offset: record.offset(),
@@ -140,8 +140,10 @@ impl Topic {
                         .collect(),
                 }),
                 Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
-                Some(Err(error)) => panic!("{error}"),
-                None => panic!("Kafka gives no records"),
+                // A Kafka that was killed or frozen a moment ago: the client connects again.
+                Some(Err(_)) | None if Instant::now() < deadline => {}
+                Some(Err(error)) => panic!("{}: {error}", self.name),
+                None => panic!("{}: Kafka gives no records", self.name),
             }
         }
         seen
