@@ -87,8 +87,9 @@ fn with_kafka_status_counts_lag_and_trace_finds_records_and_verify_judges() {
          id:1 , 0, 't', 'c', 0)",
     );
     let trace = on(&shop, "order", &["message", "trace", "order-1"]);
+    // At offset 0, or behind a try that was aborted because the topic was so new.
     assert!(
-        trace.out.contains("topic   order.created/0@0"),
+        trace.out.contains("topic   order.created/0@"),
         "{}",
         trace.all()
     );
