@@ -23,6 +23,7 @@ pub enum Cut {
 #[derive(Debug, Clone)]
 pub struct Cutter {
     port: u16,
+    server: Arc<Mutex<String>>,
     next: Arc<Mutex<Option<Cut>>>,
 }
 
@@ -31,12 +32,12 @@ impl Cutter {
     pub fn start(url: &str) -> Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("binding the proxy")?;
         listener.set_nonblocking(true)?;
-        let server = host(url).to_owned();
         let cutter = Self {
             port: listener.local_addr()?.port(),
+            server: Arc::new(Mutex::new(host(url).to_owned())),
             next: Arc::default(),
         };
-        let next = Arc::clone(&cutter.next);
+        let (server, next) = (Arc::clone(&cutter.server), Arc::clone(&cutter.next));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -46,7 +47,7 @@ impl Cutter {
                     return;
                 };
                 while let Ok((client, _)) = listener.accept().await {
-                    let (server, next) = (server.clone(), Arc::clone(&next));
+                    let (server, next) = (locked(&server).clone(), Arc::clone(&next));
                     tokio::spawn(async move {
                         // An end of one side ends the other.
                         let _ended = carry(client, &server, &next).await;
@@ -63,14 +64,19 @@ impl Cutter {
         format!("{through}?sslmode=disable")
     }
 
+    /// From now on connections go to the server of this URL, as when an address moves to a standby.
+    pub fn point_at(&self, url: &str) {
+        *locked(&self.server) = host(url).to_owned();
+    }
+
     /// Cuts at the next COMMIT.
     pub fn cut_next(&self, cut: Cut) {
-        *armed(&self.next) = Some(cut);
+        *locked(&self.next) = Some(cut);
     }
 
     /// Whether the cut that was asked for has been made.
     pub fn has_cut(&self) -> bool {
-        armed(&self.next).is_none()
+        locked(&self.next).is_none()
     }
 }
 
@@ -80,8 +86,8 @@ fn host(url: &str) -> &str {
     behind_user.split('/').next().unwrap_or(behind_user)
 }
 
-fn armed(next: &Mutex<Option<Cut>>) -> MutexGuard<'_, Option<Cut>> {
-    next.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Until either side ends, or the connection is cut.
@@ -107,7 +113,7 @@ async fn carry(client: TcpStream, server: &str, next: &Mutex<Option<Cut>>) -> st
             message.resize(length as usize + 1, 0);
             from_client.read_exact(&mut message[5..]).await?;
             let commit = message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
-            let cut = armed(next).take_if(|_| commit);
+            let cut = locked(next).take_if(|_| commit);
             match cut {
                 None => {}
                 Some(Cut::Before) => return Ok::<(), std::io::Error>(()),

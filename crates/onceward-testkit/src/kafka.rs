@@ -201,6 +201,11 @@ impl Kafka {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// Whether it runs: a broker whose disk is full ends by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
     /// Kills the broker at once. The page cache stays: this is a process crash, not a power loss.
     pub fn kill9(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {

@@ -13,6 +13,7 @@
 //! | [`process`] | your own program as a child that never outlives the test, with its log |
 //! | [`proxy`] | a Kafka request held back, an answer lost, a connection cut |
 //! | [`cutter`] | a connection to Postgres cut exactly at COMMIT |
+//! | [`disk`] | a disk of a few MiB that can be filled |
 //! | [`wait`] | waiting for a state, with a time-out that says what was waited for, and where |
 //! | [`secure`], [`secure_postgres`] | a Kafka and a Postgres with TLS and passwords |
 //! | [`acl`], [`certificates`] | what those need: access rules, and an authority that signs |
@@ -128,6 +129,7 @@
 pub mod acl;
 pub mod certificates;
 pub mod cutter;
+pub mod disk;
 pub mod kafka;
 pub mod machine;
 pub mod ports;

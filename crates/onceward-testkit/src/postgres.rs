@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use nix::sys::signal::Signal;
-use nix::unistd::User;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
 use sqlx::{Connection, PgConnection};
 
 use crate::kafka::cache_folder;
@@ -297,6 +297,42 @@ impl Postgres {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// Whether it runs: a server that panics, as on a full disk, ends by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Copies the whole server as it stands (`pg_basebackup`) and starts the copy on a port of its own: as a
+    /// restored backup, or as a standby that follows this one until somebody says `pg_promote()` to it.
+    pub fn base_backup(&self, standby: bool) -> Result<Self> {
+        let port = Port::take()?;
+        let own = OwnFolder::new("onceward-postgres-")?;
+        let folder = own.path().canonicalize()?;
+        let mut copy = Self {
+            programs: self.programs.clone(),
+            folder,
+            port: port.number(),
+            settings: self.settings.clone(),
+            process: None,
+            _port: Some(port),
+            _own: Some(own),
+        };
+        copy.hand_over(&copy.folder)?;
+        let mut command = copy.programs.command("pg_basebackup");
+        command
+            .args([
+                "--host=127.0.0.1",
+                "--username=postgres",
+                "--checkpoint=fast",
+            ])
+            .args([&format!("--port={}", self.port), "--no-sync", "-D"])
+            .arg(copy.folder.join("data"))
+            .args(standby.then_some("--write-recovery-conf"));
+        run(&mut command)?;
+        copy.start_again()?;
+        Ok(copy)
+    }
+
     /// The URL of the database `name` on this server.
     pub fn url(&self, name: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
@@ -349,6 +385,21 @@ impl Postgres {
             process.kill9()?;
         }
         Ok(())
+    }
+
+    /// Kills all of its processes at once, as when the machine dies. With [`kill9`](Self::kill9) alone those that wait
+    /// for a synchronous standby let their commits be seen before they follow, though the standby may lack them.
+    pub fn power_off(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            // It starts no further one, and as long as it is there nobody notices anything.
+            process.pause()?;
+            let pid = process.pid();
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            for child in children.split_whitespace() {
+                let _gone_already = kill(Pid::from_raw(child.parse()?), Signal::SIGKILL);
+            }
+        }
+        self.kill9()
     }
 
     fn stop_by(&mut self, signal: Signal) -> Result<()> {

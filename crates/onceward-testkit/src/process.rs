@@ -18,6 +18,7 @@ use crate::Result;
 /// A small shell waits at the end of a pipe whose other end only we hold. If the pipe ends without a
 /// word, we are gone: the process is killed, then the folder given is removed. (`PR_SET_PDEATHSIG`
 /// would fire when the *thread* that started the process ends, and tests run on short-lived threads.)
+/// What is mounted on the folder is unmounted first.
 #[derive(Debug)]
 pub struct DeathGuard {
     shell: Child,
@@ -30,6 +31,7 @@ impl DeathGuard {
     pub fn over(pid: Option<u32>, remove: Option<&Path>) -> Result<Self> {
         const SCRIPT: &str = r#"read -r word || [ -z "$1" ] || kill -9 "$1" 2>/dev/null
             [ -n "$2" ] || exit 0
+            umount -l "$2" 2>/dev/null
             for i in 1 2 3 4 5; do rm -rf "$2" 2>/dev/null && exit 0; sleep 0.2; done"#;
         let mut shell = Command::new("sh")
             .args(["-c", SCRIPT, "death-guard"])
