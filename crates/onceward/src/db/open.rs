@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Postgres, Sqlite};
+use sqlx::{Connection, Postgres, Sqlite};
 
 use super::{Db, OpenOptions, connect_trouble};
 use crate::secret::check_settings;
@@ -26,9 +26,15 @@ impl Db<Sqlite> {
     /// [`Error::Database`] if the URL is none or the file can't be opened.
     pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
         let connect = sqlite_options(url)?;
-        let pool = PoolOptions::new()
+        let pool = PoolOptions::<Sqlite>::new()
             .max_connections(READERS)
             .acquire_timeout(WAIT)
+            // After some errors, that of a full disk among them, SQLite rolls back by itself. `sqlx` takes the
+            // connection for one that is in a transaction still, and begins no other on it, ever.
+            .before_acquire(|conn, _| {
+                let is_fit = !conn.is_in_transaction();
+                Box::pin(async move { Ok(is_fit) })
+            })
             .connect_with(connect)
             .await
             .map_err(Error::database("connect"))?;

@@ -3,6 +3,7 @@
 mod commit;
 mod crash;
 mod death;
+mod full_disk;
 mod group;
 mod idempotency;
 mod migration;
