@@ -19,6 +19,12 @@ use crate::trouble::Trouble;
 use crate::watch::why_unreachable;
 
 const ASK_AT_MOST: Duration = Duration::from_secs(10);
+/// A broker that is about to stop takes a request and does not answer it; the next try meets another one.
+const DESCRIBE_TRIES: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(7),
+];
 const MAKE_AT_MOST: Duration = Duration::from_secs(15);
 /// A progress topic's segments: small, so that compaction keeps the topic short to read.
 const PROGRESS_SEGMENT_BYTES: i64 = 16 * 1024 * 1024;
@@ -119,13 +125,17 @@ impl Admin {
         names: &[String],
     ) -> Result<BTreeMap<String, TopicDescription>, BrokerError> {
         let doing = "asking for topics";
-        let answer =
-            describe_topics(self.client(), names, ASK_AT_MOST).map_err(
-                |code| match broker_error(code, doing) {
-                    BrokerError::Unavailable(text) => self.unavailable(text),
-                    other => other,
-                },
-            )?;
+        let mut answer = Err(RDKafkaErrorCode::OperationTimedOut);
+        for at_most in DESCRIBE_TRIES {
+            answer = describe_topics(self.client(), names, at_most);
+            if !matches!(answer, Err(RDKafkaErrorCode::OperationTimedOut)) {
+                break;
+            }
+        }
+        let answer = answer.map_err(|code| match broker_error(code, doing) {
+            BrokerError::Unavailable(text) => self.unavailable(text),
+            other => other,
+        })?;
         let mut found = BTreeMap::new();
         for (name, description) in answer {
             match description {
