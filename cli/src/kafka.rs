@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use auditor::{KafkaReader, PartitionEnd, ProgressView};
+use onceward::PartitionPositions;
+use onceward::header::{CE_ID, CE_SOURCE, POSITION};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use uuid::Uuid;
 
@@ -140,8 +142,78 @@ fn by_partition(reader: &KafkaReader, wanted: &[Wanted]) -> Result<Vec<Search>> 
     Ok(flat.collect())
 }
 
+/// What the records of a source say of it, where its progress is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    /// The highest position.
+    pub position: i64,
+    /// That of the last record in each partition.
+    pub partitions: PartitionPositions,
+    /// How many partitions each topic has.
+    pub partition_counts: BTreeMap<String, i32>,
+}
+
+/// Records to read at first from the end of a partition; ten times as many each time that none is the
+/// source's.
+const FIRST_STRETCH: i64 = 1_000;
+
+/// Looks for the last record of a source in each partition of these topics, those that exist.
+pub(crate) async fn ends(place: &Place, source: &str, topics: Vec<String>) -> Result<Ends, String> {
+    let source = source.to_owned();
+    ask(place, move |reader| {
+        let mut ends = Ends::default();
+        for topic in topics {
+            let count = reader.partition_count(&topic)?;
+            for partition in 0..count {
+                if let Some(last) = last_position(reader, &source, &topic, partition)? {
+                    let positions = ends.partitions.entry(topic.clone()).or_default();
+                    positions.insert(partition, last);
+                    ends.position = ends.position.max(last);
+                }
+            }
+            if ends.partitions.contains_key(&topic) {
+                ends.partition_counts.insert(topic, count);
+            }
+        }
+        Ok(ends)
+    })
+    .await
+}
+
+fn last_position(
+    reader: &KafkaReader,
+    source: &str,
+    topic: &str,
+    partition: i32,
+) -> Result<Option<i64>> {
+    let PartitionEnd { low, high } = reader.bounds(topic, partition)?;
+    let (mut end, mut stretch) = (high, FIRST_STRETCH);
+    while end > low {
+        let from = end.saturating_sub(stretch).max(low);
+        let mut last = None;
+        let came = reader.read(topic, partition, from, end, |message| {
+            if header(message, CE_SOURCE) == Some(source) {
+                last = header(message, POSITION).and_then(|position| position.parse().ok());
+            }
+            Ok(())
+        })?;
+        if came < end {
+            bail!("a transaction is open in {topic}/{partition}; run this again");
+        }
+        if last.is_some() {
+            return Ok(last);
+        }
+        (end, stretch) = (from, stretch.saturating_mul(10));
+    }
+    Ok(None)
+}
+
 fn ce_id(message: &BorrowedMessage<'_>) -> Option<Uuid> {
+    header(message, CE_ID)?.parse().ok()
+}
+
+fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
     let headers = message.headers()?;
-    let id = headers.iter().find(|h| h.key == onceward::header::CE_ID)?;
-    std::str::from_utf8(id.value?).ok()?.parse().ok()
+    let found = headers.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(found.value?).ok()
 }

@@ -16,13 +16,14 @@ use onceward::source::{
     Claim, DatabaseKind, Dialect, EpochPlan, ProgressPlace, RelayEpoch, ResetTo, SourceError,
     SourceStore,
 };
-use onceward::{ProgressRecord, SourceName};
+use onceward::{DatabaseUrl, ProgressRecord, SourceName};
 use onceward_kafka::KafkaBroker;
 use serde_json::json;
 use sqlx::{Postgres, Sqlite};
 
 use super::cursor;
 use crate::args::ResetFrom;
+use crate::kafka;
 use crate::locate::Place;
 use crate::outcome::{Outcome, refused, usage};
 
@@ -67,8 +68,8 @@ pub(crate) async fn new_epoch(
     let name = SourceName::new(source).map_err(|e| usage(e.to_string()))?;
     let broker = KafkaBroker::new(kafka).map_err(|e| usage(e.to_string()))?;
     match found.url.check()? {
-        DatabaseKind::Sqlite => run::<Sqlite>(found.url.reveal(), &name, &broker, wish).await,
-        DatabaseKind::Postgres => run::<Postgres>(found.url.reveal(), &name, &broker, wish).await,
+        DatabaseKind::Sqlite => run::<Sqlite>(place, &found.url, &name, &broker, wish).await,
+        DatabaseKind::Postgres => run::<Postgres>(place, &found.url, &name, &broker, wish).await,
     }
 }
 
@@ -84,12 +85,13 @@ fn consequence(from: ResetFrom) -> &'static str {
 }
 
 async fn run<B: Dialect>(
-    url: &str,
+    place: &Place,
+    url: &DatabaseUrl,
     name: &SourceName,
     broker: &KafkaBroker,
     wish: Wish,
 ) -> Result<Outcome> {
-    let mut store = SourceStore::<B>::open_moved(url, name).await?;
+    let mut store = SourceStore::<B>::open_moved(url.reveal(), name).await?;
     let epoch = match store.claim(INSTANCE, true).await? {
         Claim::Owned(epoch) => epoch,
         Claim::Held { owner, expires_in } => {
@@ -99,7 +101,7 @@ async fn run<B: Dialect>(
         }
     };
     // CRASH: from here to the release = an owner that does nothing; its lease ends after 3 s.
-    let done = fenced(&mut store, epoch, name, broker, wish).await;
+    let done = fenced(place, &mut store, epoch, name, broker, wish).await;
     store.release(epoch).await?;
     let (progress, written) = done?;
     let cursor = cursor::said(&serde_json::to_value(&progress.cursor)?);
@@ -125,6 +127,7 @@ async fn run<B: Dialect>(
 
 /// The record of the new epoch, and whether this run wrote it.
 async fn fenced<B: Dialect>(
+    place: &Place,
     store: &mut SourceStore<B>,
     epoch: RelayEpoch,
     name: &SourceName,
@@ -155,7 +158,11 @@ async fn fenced<B: Dialect>(
                 ResetFrom::Start => ResetTo::Start,
                 ResetFrom::End => ResetTo::End,
             };
-            store.plan_reset(to, kafka).await?
+            let mut plan = store.plan_reset(to, kafka).await?;
+            if let (None, EpochPlan::Write(record)) = (kafka, &mut plan) {
+                go_on_in_topics(place, store, name, record).await?;
+            }
+            plan
         }
         Wish::Adopt => {
             let place = ProgressPlace {
@@ -214,6 +221,23 @@ async fn fenced<B: Dialect>(
     };
     store.finish_epoch(epoch, &record, place).await?;
     Ok((record, written))
+}
+
+/// The progress is gone, which knew the last position in each partition: the records there tell it too, so
+/// that those to come go on behind them.
+async fn go_on_in_topics<B: Dialect>(
+    place: &Place,
+    store: &mut SourceStore<B>,
+    name: &SourceName,
+    record: &mut ProgressRecord,
+) -> Result<()> {
+    let topics = store.topics().await?;
+    let ends = kafka::ends(place, name.as_str(), topics).await;
+    let ends = ends.map_err(|why| refused(format!("{name}'s topics can't be read: {why}")))?;
+    record.position = record.position.max(ends.position);
+    record.partitions = ends.partitions;
+    record.partition_counts = ends.partition_counts;
+    Ok(())
 }
 
 /// What can be adopted is what was published before.

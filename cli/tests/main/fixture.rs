@@ -81,6 +81,13 @@ impl Shop {
         )
     }
 
+    /// One source alone, on SQLite.
+    pub fn of(source: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/{source}.db", folder.path().display());
+        Self::with(folder, vec![(source, url)])
+    }
+
     pub fn on_postgres() -> Self {
         let server = postgres::shared().unwrap();
         let urls = SOURCES.map(|s| (s, server.create_database().unwrap()));

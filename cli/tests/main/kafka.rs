@@ -25,26 +25,30 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Publishes row 1 of `order` as a relay would.
-async fn publish_row_1(source_id: &str) {
-    let name = SourceName::new("order").unwrap();
+fn broker() -> KafkaBroker {
     let config = KafkaConfig::plaintext(kafka::shared().unwrap().bootstrap());
-    let broker = KafkaBroker::new(config).unwrap();
+    KafkaBroker::new(config).unwrap()
+}
+
+/// Publishes row 1 of a source as a relay would, at this position.
+async fn publish_row_1(source: &str, source_id: &str, topic: &str, position: i64) {
+    let name = SourceName::new(source).unwrap();
+    let broker = broker();
     broker.ensure_progress_topic(&name).await.unwrap();
     let mut publisher = broker.open(&name).await.unwrap();
     let mut records = Records::new(T0 / 1000);
-    let to = records.add_destination("order.created".into(), 0);
+    let to = records.add_destination(topic.into(), 0);
     let payload = b"{\"order_id\":\"order-1\"}";
     records.push(to, Some(b"order-1"), payload, |headers| {
         headers.add("ce_id", id(1).as_bytes());
-        headers.add("ce_source", b"order");
-        headers.add("onceward-position", b"1");
+        headers.add("ce_source", source.as_bytes());
+        headers.add("onceward-position", position.to_string().as_bytes());
         headers.add("onceward-previous-position", b"0");
     });
     let progress = serde_json::json!({ "format": 1, "source_id": source_id, "epoch": 1,
-        "cursor": { "seq": 1 }, "position": 1, "passed": 1,
+        "cursor": { "seq": 1 }, "position": position, "passed": 1,
         "id_sum": id(1).replace('-', ""), "last": { "seq": 1, "message_id": id(1) },
-        "partitions": { "order.created": { "0": 1 } } });
+        "partitions": { topic: { "0": position } } });
     let progress: ProgressRecord = serde_json::from_value(progress).unwrap();
     let outcome = publisher.publish(&Arc::new(records), &progress).await;
     assert!(
@@ -71,7 +75,7 @@ fn with_kafka_status_counts_lag_and_trace_finds_records_and_verify_judges() {
         "order.created",
     ];
     broker.run_tool(tool, &words).unwrap();
-    runtime().block_on(publish_row_1(&id(900)));
+    runtime().block_on(publish_row_1("order", &id(900), "order.created", 1));
 
     let clean = on(&shop, "order", &["verify"]);
     assert_eq!(clean.exit.code(), 0, "{}", clean.all());
@@ -190,4 +194,43 @@ fn resets_and_adoptions_start_a_new_epoch_and_finish_what_a_crash_left() {
     let held = on(&shop, source, &["source", "reset", source, "--yes"]);
     assert_eq!(held.exit.code(), 1);
     assert!(held.err.contains("relay-1 owns"), "{}", held.err);
+}
+
+/// What only the lost progress knew stands in the records too.
+#[test]
+fn a_reset_without_progress_goes_on_behind_the_records() {
+    let source = "payment";
+    let shop = Shop::of(source);
+    let name = SourceName::new(source).unwrap();
+    shop.execute(
+        source,
+        &outbox(1, "payment.completed.v1", "order-1", None, 0),
+    );
+    let runtime = runtime();
+    let topics = ["payment.completed".to_owned()];
+    runtime.block_on(async {
+        broker().make_topics(topics, 2, 1).await.unwrap();
+        publish_row_1(source, &id(903), "payment.completed", 41).await;
+    });
+    let gone = kafka::shared().unwrap();
+    let tool = "org.apache.kafka.tools.TopicCommand";
+    let (address, progress) = (gone.bootstrap(), name.progress_topic());
+    let words = [
+        "--bootstrap-server",
+        &address,
+        "--delete",
+        "--topic",
+        &progress,
+    ];
+    gone.run_tool(tool, &words).unwrap();
+
+    let reset = on(&shop, source, &["source", "reset", source, "--yes"]);
+    assert_eq!(reset.exit.code(), 0, "{}", reset.all());
+    assert!(reset.out.contains("at position 41"), "{}", reset.all());
+    let found = runtime
+        .block_on(broker().read_progress(&name, None))
+        .unwrap();
+    let (_, record) = found.record.unwrap();
+    assert_eq!(record.partitions["payment.completed"], [(0, 41)].into());
+    assert_eq!(record.partition_counts["payment.completed"], 2);
 }

@@ -53,7 +53,16 @@ impl<B: Dialect> SourceStore<B> {
         Ok(store)
     }
 
-    /// Makes the progress of the new epoch from what Kafka holds (`kafka`, if anything).
+    /// Topics of the rows that are in the outbox, published or not. Reads all of it.
+    pub async fn topics(&mut self) -> Result<Vec<String>, SourceError> {
+        sqlx::query_scalar("select distinct topic from outbox order by topic")
+            .fetch_all(&mut self.conn)
+            .await
+            .map_err(SourceError::database("topics"))
+    }
+
+    /// Makes the progress of the new epoch from what Kafka holds (`kafka`, if anything). Without it nobody
+    /// knows the last position in each partition but the records themselves ([`Self::topics`]).
     pub async fn plan_reset(
         &mut self,
         to: ResetTo,
