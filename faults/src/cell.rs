@@ -83,6 +83,7 @@ fn try_run(stage: &mut Stage, cell: &Cell, plan: &Plan, outcome: &mut Outcome) -
     let seed = cell.seed(plan.seed);
     let mut random = StdRng::seed_from_u64(seed);
     let setting = Setting {
+        world: cell.fault.world,
         relays: cell.fault.relays,
         consumers: cell.fault.consumers,
         behind_proxy: cell.fault.behind_proxy,

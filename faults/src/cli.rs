@@ -21,6 +21,7 @@ use crate::report::{Report, thousands};
 use crate::rig::Cell;
 use crate::soak;
 use crate::stage::Stage;
+use crate::stop::{StopCell, stop_cells};
 use crate::writers::{Task, write_for_ever};
 
 #[derive(Debug, Parser)]
@@ -70,7 +71,7 @@ struct WriterOptions {
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
     /// Only the cells whose names contain this, such as kafka-killed or relay-killed/sqlite/native; broken
-    /// is what breaks the relay's own rules, to see that it is noticed
+    /// is what breaks the relay's own rules, to see that it is noticed, stop where it has to stop
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Each fault strikes twice; docs/FAULTS.md is left alone
@@ -148,14 +149,16 @@ fn faults(options: &Options) -> Result<bool> {
         .into_iter()
         .filter(|cell| wanted(cell.name()))
         .collect();
+    let stops: Vec<StopCell> = stop_cells().filter(|stop| wanted(stop.name())).collect();
     let broken: Vec<&Broken> = BROKEN.iter().filter(|rule| wanted(rule.name())).collect();
-    let count = cells.len() + broken.len();
+    let count = cells.len() + stops.len() + broken.len();
     ensure!(
         count > 0,
         "no cell is called so; ./dev faults --list shows all"
     );
     if options.list {
         let names = cells.iter().map(Cell::name);
+        let names = names.chain(stops.iter().map(StopCell::name));
         for name in names.chain(broken.iter().map(|rule| rule.name())) {
             println!("{name}");
         }
@@ -182,11 +185,21 @@ fn faults(options: &Options) -> Result<bool> {
         tell(&cell.name(), seed, &outcome);
         report.add(cell, outcome);
     }
+    for (number, cell) in stops.iter().enumerate() {
+        let name = cell.name();
+        println!("[{}/{count}] {name}", cells.len() + number + 1);
+        let stopped = cell.run(&mut stage, seed);
+        match stopped.problem.as_str() {
+            "" => println!("    after {} ms: {}", stopped.after_ms, stopped.reason),
+            problem => println!("    {problem}\n    FAILED; again: ./dev faults --only {name}"),
+        }
+        report.add_stop(cell, stopped);
+    }
     for (number, rule) in broken.iter().enumerate() {
         let name = rule.name();
         println!(
             "[{}/{count}] {name}, in {}",
-            cells.len() + number + 1,
+            cells.len() + stops.len() + number + 1,
             rule.cell
         );
         let mut outcome = rule.run(&mut stage, seed)?;

@@ -77,7 +77,14 @@ impl Store {
         let wait = std::time::Duration::from_secs(5);
         Ok(if url.starts_with("sqlite:") {
             let options = sqlite_options(url)?.create_if_missing(true);
-            let pool = PoolOptions::new().max_connections(connections);
+            // Where SQLite has ended a transaction by itself, as on a full disk, sqlx takes the connection for
+            // one that is still in it, and begins no other on it.
+            let pool = PoolOptions::<Sqlite>::new()
+                .max_connections(connections)
+                .before_acquire(|conn, _| {
+                    let fit = !conn.is_in_transaction();
+                    Box::pin(async move { Ok(fit) })
+                });
             Self::Sqlite(pool.acquire_timeout(wait).connect_with(options).await?)
         } else {
             let pool = PoolOptions::new().max_connections(connections);
@@ -121,6 +128,11 @@ impl Store {
 
     /// One number.
     pub async fn number(&self, sql: &'static str) -> Result<i64> {
+        Ok(on!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
+    }
+
+    /// One text, if there is any.
+    pub async fn text(&self, sql: &'static str) -> Result<Option<String>> {
         Ok(on!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
     }
 

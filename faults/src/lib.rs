@@ -20,6 +20,8 @@ pub mod report;
 pub mod rig;
 pub mod soak;
 pub mod stage;
+pub mod stop;
+pub mod world;
 pub mod writers;
 
 /// Whole error chains are worth reading.

@@ -13,6 +13,7 @@ use crate::broken::{BROKEN, Broken, is_noticed};
 use crate::cell::Outcome;
 use crate::fault::{FAULTS, Fault};
 use crate::rig::Cell;
+use crate::stop::{LoudStop, StopCell, Stopped, stop_cells};
 
 /// A cell with its outcome.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
     /// The cells.
     pub rows: Vec<Row>,
+    /// What came of each loud stop, by its name and database.
+    #[serde(default)]
+    pub stops: BTreeMap<String, Stopped>,
     /// What came of each rule that was broken on purpose, by its name.
     #[serde(default)]
     pub broken: BTreeMap<String, Outcome>,
@@ -67,6 +71,7 @@ impl Report {
             ]
             .into(),
             rows: Vec::new(),
+            stops: BTreeMap::new(),
             broken: BTreeMap::new(),
         }
     }
@@ -81,17 +86,25 @@ impl Report {
         });
     }
 
+    /// Adds a loud stop.
+    pub fn add_stop(&mut self, cell: &StopCell, stopped: Stopped) {
+        self.stops.insert(cell.name(), stopped);
+    }
+
     /// Adds a rule that was broken.
     pub fn add_broken(&mut self, rule: &Broken, outcome: Outcome) {
         self.broken.insert(rule.rule.to_owned(), outcome);
     }
 
-    /// Cells in which something was wrong, and broken rules that nobody noticed.
+    /// Cells in which something was wrong, stops that did not come, and broken rules that nobody noticed.
     pub fn failed(&self) -> usize {
         let rows = self.rows.iter();
         let rows = rows.filter(|row| !row.outcome.problems.is_empty());
+        let stops = self.stops.values();
+        let stops = stops.filter(|stopped| !stopped.problem.is_empty());
         let broken = self.broken.values();
-        rows.count() + broken.filter(|outcome| !is_noticed(outcome)).count()
+        let broken = broken.filter(|outcome| !is_noticed(outcome));
+        rows.count() + stops.count() + broken.count()
     }
 
     /// Puts these cells into a report that was written before, in the place of their like.
@@ -111,6 +124,7 @@ impl Report {
                 None => whole.rows.push(row),
             }
         }
+        whole.stops.extend(self.stops);
         whole.broken.extend(self.broken);
         whole.write(page)
     }
@@ -210,6 +224,7 @@ impl Report {
             )?;
         }
         self.write_throughput(out)?;
+        self.write_stops(out)?;
         self.write_broken(out)?;
         writeln!(
             out,
@@ -246,6 +261,38 @@ impl Report {
             }
         }
         writeln!(out, "```")
+    }
+
+    fn write_stops(&self, out: &mut String) -> std::fmt::Result {
+        if self.stops.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n## Where all stops\n\nGoing on would lose or double something. With rows at hand to go wrong with, the \
+             relay or the consumer stops, says why, and publishes or handles nothing:\n\n| Condition | \
+             Going on would | Database | Stops after | Behind it | It says |\n|---|---|---|--:|--:|---|"
+        )?;
+        for cell in stop_cells() {
+            let Some(stopped) = self.stops.get(&cell.name()) else {
+                continue;
+            };
+            let LoudStop {
+                does, else_would, ..
+            } = cell.stop;
+            let said = match stopped.problem.as_str() {
+                "" => stopped.reason.replace('|', "\\|"),
+                _ => "**failed**".to_owned(),
+            };
+            writeln!(
+                out,
+                "| {does} | {else_would} | {} | {} | {} | {said} |",
+                cell.database.name(),
+                seconds(stopped.after_ms),
+                stopped.behind,
+            )?;
+        }
+        Ok(())
     }
 
     fn write_broken(&self, out: &mut String) -> std::fmt::Result {

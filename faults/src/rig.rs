@@ -19,6 +19,7 @@ use crate::fault::{Fault, Struck};
 use crate::reader::Reader;
 use crate::relay::{Publisher, Relay, Start};
 use crate::stage::Stage;
+use crate::world::{Own, World};
 use crate::writers::{KEYS, Task, Writers};
 
 /// Nothing may take longer to work again; also on a busy machine.
@@ -87,11 +88,16 @@ pub struct Rig {
     pub logs: PathBuf,
     /// When it began.
     pub begun: Micros,
+    // Ends last, when nobody uses it any more.
+    /// What it has for itself.
+    pub own: Own,
 }
 
 /// How a rig is set up.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Setting {
+    /// What it has for itself.
+    pub world: World,
     /// How many relays.
     pub relays: usize,
     /// How many consumers.
@@ -106,6 +112,20 @@ pub struct Setting {
     pub broken: Option<&'static str>,
 }
 
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            world: World::Shared,
+            relays: 1,
+            consumers: 0,
+            behind_proxy: false,
+            cut_postgres: false,
+            seed: 1,
+            broken: None,
+        }
+    }
+}
+
 impl Rig {
     /// Starts everything and waits until events flow.
     pub fn set(
@@ -117,12 +137,18 @@ impl Rig {
         stage.mend()?;
         let name = stage.name();
         let (source, topic) = (SourceName::new(&name)?, format!("{name}.happened"));
-        stage.make_topic(&topic)?;
         let logs = stage.folder.path().join(&name);
         std::fs::create_dir_all(&logs)?;
-        let url = match database {
-            Kind::Sqlite => format!("sqlite://{}", logs.join("outbox.db").display()),
-            Kind::Postgres => {
+        let own = Own::make(setting.world, database, &logs)?;
+        let direct = own.bootstrap(stage);
+        stage.make_topic(&direct, &topic)?;
+        let url = match (database, own.create_database()?) {
+            (Kind::Sqlite, _) => {
+                let folder = own.disk.as_ref().map_or(&*logs, |disk| disk.path());
+                format!("sqlite://{}", folder.join("outbox.db").display())
+            }
+            (Kind::Postgres, Some(url)) => url,
+            (Kind::Postgres, None) => {
                 let url = stage.postgres()?.create_database()?;
                 match setting.cut_postgres {
                     true => stage.cutter()?.url(&url),
@@ -136,7 +162,6 @@ impl Rig {
             store.set_up(&source, KEYS).await?;
             Result::Ok(store)
         })?;
-        let direct = stage.kafka.kafka.bootstrap();
         let start = Start {
             kafka: match setting.behind_proxy {
                 true => stage.kafka.proxy.address(),
@@ -170,20 +195,25 @@ impl Rig {
             round: 0,
             logs,
             begun: SystemClock.now(),
+            own,
         };
         for number in 0..setting.relays {
             let relay = rig.start.go(&format!("relay-{number}"), &rig.logs, None)?;
             rig.relays.push(relay);
         }
         if setting.consumers > 0 {
-            stage.make_topic(&consumer::echo(&rig.task.topic))?;
+            stage.make_topic(&rig.kafka, &consumer::echo(&rig.task.topic))?;
         }
-        for number in 0..setting.consumers {
-            let consumer = consumer::start(&rig, number, 0)?;
-            rig.consumers.push(consumer);
-        }
+        rig.start_consumers(setting.consumers)?;
         rig.flows()?;
         Ok(rig)
+    }
+
+    /// Starts so many, in the place of any before.
+    pub fn start_consumers(&mut self, count: usize) -> Result<()> {
+        let all = (0..count).map(|number| consumer::start(self, number, 0));
+        self.consumers = all.collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// Waits until an event is visible that is written from now on.
@@ -197,8 +227,11 @@ impl Rig {
         let visible = wait::until(what, PATIENCE, || {
             match self.consumers.is_empty() {
                 true => Ok(self.reader.first_written_since(since)),
-                // What counts at the end of the line.
-                false => self.runtime.block_on(self.store.first_effect_since(since)),
+                // What counts at the end of the line. The database may be away just now.
+                false => {
+                    let first = self.store.first_effect_since(since);
+                    Ok(self.runtime.block_on(first).unwrap_or_default())
+                }
             }
         });
         visible.with_context(|| self.told())
@@ -251,9 +284,19 @@ impl Rig {
         self.relays.get_mut(number).context("no such relay")
     }
 
-    /// Stops the writers, and waits until everything they committed is visible. How many rows.
+    /// Stops the writers, and waits until everything they committed is visible, and has its effect. How many
+    /// rows.
     pub fn drain(&mut self) -> Result<u64> {
         self.runtime.block_on(self.writers.stop())?;
+        let rows = self.drain_topic()?;
+        if !self.consumers.is_empty() {
+            self.drain_consumers(rows)?;
+        }
+        Ok(rows)
+    }
+
+    /// Waits until everything is visible. How many rows.
+    pub fn drain_topic(&self) -> Result<u64> {
         let rows = self.runtime.block_on(self.store.rows(&self.task.topic))?;
         // Where a rule is broken, that something never comes is what is to be seen.
         let patience = match self.start.broken {
@@ -268,17 +311,60 @@ impl Rig {
             let seen = self.reader.count();
             return Err(error.context(format!("{seen} of {rows} rows\n{}", self.told())));
         }
-        if !self.consumers.is_empty() {
-            self.drain_consumers(rows)?;
-        }
         Ok(rows)
+    }
+
+    /// Ends the writers, and when all is done relays and consumers.
+    pub fn calm(&mut self) -> Result<()> {
+        self.drain()?;
+        for relay in &mut self.relays {
+            relay.process.kill9()?;
+        }
+        self.consumers.clear();
+        Ok(())
+    }
+
+    /// Starts the writers, who were stopped.
+    pub fn start_writers(&mut self) {
+        self.writers = Writers::start(&self.runtime, &self.store, &self.task);
+    }
+
+    /// Has the writers write for a moment.
+    pub fn write_some(&mut self) -> Result<()> {
+        self.start_writers();
+        std::thread::sleep(Duration::from_millis(500));
+        self.runtime.block_on(self.writers.stop())
+    }
+
+    /// Why the consumers or the relay have stopped, and what a person can do; `None` if they have not.
+    pub fn stopped(&self) -> Result<Option<(String, String)>> {
+        if !self.consumers.is_empty() {
+            let reason = "select max(stopped) from consumer_offset";
+            let reason = self.runtime.block_on(self.store.text(reason))?;
+            return Ok(reason.map(|reason| (reason, String::new())));
+        }
+        self.relay_stopped()
+    }
+
+    /// Why the first relay has stopped, and what a person can do.
+    pub fn relay_stopped(&self) -> Result<Option<(String, String)>> {
+        let status = self
+            .relays
+            .first()
+            .and_then(|relay| relay.status(&self.runtime));
+        let status = status.filter(|status| status["state"] == "stopped");
+        Ok(status.and_then(|status| {
+            let text = |name: &str| status[name].as_str().map(str::to_owned);
+            Some((text("last_error")?, text("way_out")?))
+        }))
     }
 
     /// Waits until everything has its effect, and the effects' own messages are published.
     fn drain_consumers(&mut self, rows: u64) -> Result<()> {
         let mut effects = 0;
         let all = wait::until("every effect", PATIENCE, || {
-            effects = self.runtime.block_on(self.store.effects())?.len();
+            let all = self.runtime.block_on(self.store.effects());
+            effects = all.unwrap_or_default().len();
             Ok((u64::try_from(effects)? >= rows).then_some(()))
         });
         all.with_context(|| {
@@ -319,11 +405,12 @@ impl Rig {
             url,
             runtime,
             database,
+            own,
             ..
         } = self;
         drop((relays, consumers, writers));
         runtime.block_on(store.close());
-        if database == Kind::Postgres {
+        if database == Kind::Postgres && own.postgres.is_none() {
             let name = url
                 .rsplit('/')
                 .next()

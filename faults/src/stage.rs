@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use onceward_testkit::cutter::Cutter;
 use onceward_testkit::postgres::{Postgres, PostgresOptions};
 use onceward_testkit::proxy::ProxiedKafka;
+use onceward_testkit::wait;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -15,6 +16,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::runtime::Runtime;
 
 use crate::Result;
+use crate::rig::PATIENCE;
 
 /// Partitions of every topic.
 pub const PARTITIONS: i32 = 3;
@@ -121,17 +123,11 @@ impl Stage {
         format!("faults-{}", self.made)
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        Ok(ClientConfig::new()
-            .set("bootstrap.servers", self.kafka.kafka.bootstrap())
-            .create()?)
-    }
-
     /// From now on the topic takes records up to so many bytes.
     pub fn limit_records(&self, topic: &str, bytes: &str) -> Result<()> {
         let limited = AlterConfig::new(ResourceSpecifier::Topic(topic));
         let limited = limited.set("max.message.bytes", bytes);
-        let (admin, options) = (self.admin()?, AdminOptions::new());
+        let (admin, options) = (admin(&self.kafka.kafka.bootstrap())?, AdminOptions::new());
         let altered = self
             .runtime
             .block_on(admin.alter_configs([&limited], &options))?;
@@ -141,10 +137,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Makes a topic.
-    pub fn make_topic(&self, name: &str) -> Result<()> {
-        let admin = self.admin()?;
-        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+    /// Makes a topic with as many copies as the brokers give it by default.
+    pub fn make_topic(&self, kafka: &str, name: &str) -> Result<()> {
+        let admin = admin(kafka)?;
+        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(-1));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
         let made = self
             .runtime
@@ -154,4 +150,25 @@ impl Stage {
         }
         Ok(())
     }
+
+    /// Deletes a topic, and waits until nobody knows it any more.
+    pub fn delete_topic(&self, kafka: &str, name: &str) -> Result<()> {
+        let admin = admin(kafka)?;
+        let deleted = admin.delete_topics(&[name], &AdminOptions::new());
+        for outcome in self.runtime.block_on(deleted)? {
+            outcome.map_err(|(topic, code)| anyhow!("topic {topic}: {code}"))?;
+        }
+        wait::until("the topic to be gone", PATIENCE, || {
+            let all = admin.inner().fetch_metadata(None, PATIENCE)?;
+            let is_there = all.topics().iter().any(|topic| topic.name() == name);
+            Ok((!is_there).then_some(()))
+        })
+    }
+}
+
+/// Who makes and changes topics there.
+pub fn admin(kafka: &str) -> Result<AdminClient<DefaultClientContext>> {
+    Ok(ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .create()?)
 }

@@ -7,6 +7,8 @@ use faults::broken::{BROKEN, is_noticed};
 use faults::cell::{Plan, run};
 use faults::cli::cell_named;
 use faults::stage::Stage;
+use faults::stop::stop_cells;
+use onceward_testkit::disk::SmallDisk;
 
 /// One Kafka for both tests; its processes end with this one.
 fn stage() -> MutexGuard<'static, Stage> {
@@ -24,7 +26,13 @@ fn a_handful_of_faults_loses_doubles_and_reorders_nothing() {
         ("postgres-xids-reused/postgres/native", 1),
         ("writer-killed/sqlite/native", 1),
         ("consumer-killed-in-handler/sqlite/native", 1),
+        ("progress-lost/postgres/native", 1),
+        ("database-disk-full/sqlite/native", 2),
     ] {
+        if cell.contains("disk") && !SmallDisk::is_allowed() {
+            println!("{cell}: not run, only root can mount a disk");
+            continue;
+        }
         println!("{cell}");
         let plan = Plan {
             seed: 1,
@@ -45,4 +53,12 @@ fn each_rule_that_is_broken_is_noticed() {
         let outcome = broken.run(&mut stage(), 1).unwrap();
         assert!(is_noticed(&outcome), "{}: {outcome:#?}", broken.rule);
     }
+}
+
+#[test]
+fn where_records_would_be_skipped_the_consumer_stops() {
+    let mut stops = stop_cells();
+    let cell = stops.find(|cell| cell.name() == "stop/records-expired/sqlite");
+    let stopped = cell.unwrap().run(&mut stage(), 1);
+    assert_eq!(stopped.problem, "", "{stopped:#?}");
 }

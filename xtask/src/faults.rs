@@ -15,6 +15,8 @@ pub fn run(command: &str, arguments: &[String]) -> Result<()> {
         "onceward-faults",
         "--bin",
         "outbox-relay",
+        "--bin",
+        "onceward",
         "--features",
         "outbox-relay/failpoints",
     ])?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use onceward::{Clock, SystemClock};
 use onceward_testkit::cutter::Cut;
+use onceward_testkit::postgres::answers;
 use onceward_testkit::process::Process;
 use onceward_testkit::wait;
 use rand::RngExt;
@@ -14,7 +15,7 @@ use rand::rngs::StdRng;
 use super::Struck;
 use crate::Result;
 use crate::account::End;
-use crate::database::Store;
+use crate::database::{Kind, Store};
 use crate::relay::program;
 use crate::rig::{PATIENCE, Rig};
 use crate::stage::Stage;
@@ -131,7 +132,10 @@ pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Resu
     let topic = rig.task.topic.clone();
     stage.limit_records(&topic, "50000")?;
     let owner = rig.owner()?;
-    rig.relay(owner)?.process.kill9()?;
+    // Alone, as another one would take over what it leaves.
+    for number in 0..rig.relays.len() {
+        rig.relay(number)?.process.kill9()?;
+    }
     rig.restart(owner, Some(line))?;
     for bytes in [100_000, 0, 0] {
         let event = write_big(&rig.store, &rig.task, bytes);
@@ -164,6 +168,9 @@ pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Resu
     }
     let begun = SystemClock.now();
     parked(rig, 0)?;
+    for number in (0..rig.relays.len()).filter(|number| *number != owner) {
+        rig.restart(number, None)?;
+    }
     Ok(Struck::since(begun, format!("at {line}")))
 }
 
@@ -177,6 +184,37 @@ fn dies(rig: &mut Rig, number: usize, line: &str) -> Result<()> {
         );
     }
     rig.restart(number, None)
+}
+
+/// Fills the disk for a while, in every other strike over a restart of the relay, and frees it again.
+pub(super) fn disk_full(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
+    rig.own.disk()?.fill()?;
+    if rig.database == Kind::Postgres {
+        // Else the server writes for long into what it has kept for its log.
+        let next_segment = rig.store.execute("select pg_switch_wal()".to_owned());
+        let _refused_if_full = rig.runtime.block_on(next_segment);
+    }
+    let time = Duration::from_millis(random.random_range(250..1_250));
+    std::thread::sleep(time);
+    let restarts = rig.round.is_multiple_of(2);
+    if restarts {
+        rig.relay(0)?.process.kill9()?;
+        rig.restart(0, None)?;
+    }
+    std::thread::sleep(time);
+    rig.own.disk()?.free()?;
+    let mut what = format!("for {:.1?}", time * 2);
+    if restarts {
+        what.push_str(", the relay killed meanwhile");
+    }
+    if let Some(server) = &mut rig.own.postgres
+        && !(server.is_running() && answers(&server.url("postgres")))
+    {
+        server.kill9()?;
+        server.start_again()?;
+        what.push_str(", the server ended");
+    }
+    Ok(Struck::since(SystemClock.now(), what))
 }
 
 /// Cuts the connection of whoever commits next: before the server sees it, or before its answer.

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use onceward::{Clock, SystemClock};
 use onceward_testkit::proxy::{Fault, api};
+use onceward_testkit::wait;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::Struck;
 use crate::Result;
+use crate::relay::program;
 use crate::rig::{PATIENCE, Rig};
 use crate::stage::Stage;
 
@@ -21,12 +25,12 @@ pub(super) fn killed(_: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<S
     Ok(Struck::since(begun, ""))
 }
 
-/// Freezes the broker for a while.
+/// Freezes the broker for a while, shorter than its session with the controller.
 pub(super) fn frozen(_: &mut Rig, stage: &mut Stage, random: &mut StdRng) -> Result<Struck> {
     let kafka = &stage.kafka.kafka;
     kafka.pause()?;
     let begun = SystemClock.now();
-    let time = Duration::from_millis(random.random_range(200..3_000));
+    let time = Duration::from_millis(random.random_range(200..1_500));
     std::thread::sleep(time);
     kafka.resume()?;
     Ok(Struck::since(begun, format!("for {time:.1?}")))
@@ -72,4 +76,88 @@ pub(super) fn delayed(stage: &mut Stage, api_key: i16, random: &mut StdRng) -> R
     let begun = SystemClock.now();
     std::thread::sleep(time);
     Ok(Struck::since(begun, format!("by {time:.1?}")))
+}
+
+/// Fills the broker's disk until it ends, frees it and starts it again.
+pub(super) fn disk_full(rig: &mut Rig, _: &mut Stage, _: &mut StdRng) -> Result<Struck> {
+    rig.own.disk()?.fill()?;
+    let kafka = rig.own.kafka()?;
+    wait::until("the broker to give up", PATIENCE, || {
+        Ok((!kafka.is_running()).then_some(()))
+    })?;
+    kafka.kill9()?;
+    let begun = SystemClock.now();
+    rig.own.disk()?.free()?;
+    rig.own.kafka()?.start_again()?;
+    Ok(Struck::since(begun, ""))
+}
+
+/// Stops the next of the three brokers in order, and starts it again.
+pub(super) fn one_of_three_restarted(
+    rig: &mut Rig,
+    _: &mut Stage,
+    _: &mut StdRng,
+) -> Result<Struck> {
+    let number = usize::try_from(rig.round)? % 3;
+    let begun = SystemClock.now();
+    let node = rig.own.broker(number)?;
+    node.stop()?;
+    node.start_again()?;
+    rig.own.cluster()?.wait_in_sync(PATIENCE)?;
+    Ok(Struck {
+        begun,
+        over: begun,
+        what: format!("broker {}", number + 1),
+    })
+}
+
+/// Kills one of the three brokers; the third time it does not come back.
+pub(super) fn one_of_three_lost(
+    rig: &mut Rig,
+    _: &mut Stage,
+    random: &mut StdRng,
+) -> Result<Struck> {
+    let number = random.random_range(0..3);
+    let for_good = rig.round.is_multiple_of(3);
+    let node = rig.own.broker(number)?;
+    node.kill9()?;
+    let begun = SystemClock.now();
+    rig.visible_since(begun, "events to flow by two brokers")?;
+    if !for_good {
+        rig.own.broker(number)?.start_again()?;
+        rig.own.cluster()?.wait_in_sync(PATIENCE)?;
+    }
+    let how = if for_good { " for good" } else { "" };
+    Ok(Struck {
+        begun,
+        over: begun,
+        what: format!("broker {}{how}", number + 1),
+    })
+}
+
+/// Deletes the progress topic, sees the relay stop, and resets the source as its way out says.
+pub(super) fn progress_lost(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<Struck> {
+    rig.runtime.block_on(rig.writers.stop())?;
+    rig.drain_topic()?;
+    for relay in &mut rig.relays {
+        let stopped = relay.process.stop(Signal::SIGTERM, PATIENCE);
+        stopped.with_context(|| relay.process.log_tail(12))?;
+    }
+    stage.delete_topic(&rig.kafka, &rig.task.source.progress_topic())?;
+    rig.restart(0, None)?;
+    let (reason, _) = wait::until("the relay to stop", PATIENCE, || rig.relay_stopped())
+        .with_context(|| rig.told())?;
+    ensure!(reason.contains("progress topic is empty"), "{reason}");
+    rig.relay(0)?.process.kill9()?;
+    let mut reset = program("onceward")?;
+    reset
+        .args(["source", "reset", rig.task.source.as_str(), "--yes"])
+        .args(["--database", &rig.start.source, "--kafka", &rig.kafka]);
+    let reset = reset.output().context("starting onceward")?;
+    ensure!(reset.status.success(), "source reset: {reset:?}");
+    for number in 0..rig.relays.len() {
+        rig.restart(number, None)?;
+    }
+    rig.start_writers();
+    Ok(Struck::since(SystemClock.now(), ""))
 }

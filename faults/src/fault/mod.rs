@@ -11,11 +11,15 @@ use crate::database::Kind;
 use crate::relay::Publisher;
 use crate::rig::Rig;
 use crate::stage::Stage;
+use crate::world::World;
 
 mod consumer;
 mod database;
 mod kafka;
 mod relay;
+mod standby;
+
+pub(crate) use standby::{fall_behind, promote};
 
 /// A fault that has come and gone.
 #[derive(Debug, Clone)]
@@ -59,6 +63,8 @@ pub struct Fault {
     pub relays: usize,
     /// Consumers that run; then an effect in their database is what counts, not a record.
     pub consumers: usize,
+    /// On what it strikes.
+    pub world: World,
     /// Whether the relays reach Kafka through the proxy.
     pub behind_proxy: bool,
     /// Whether everybody reaches Postgres through the proxy that cuts at COMMIT.
@@ -80,6 +86,7 @@ const ANY: Fault = Fault {
     publishers: &Publisher::ALL,
     relays: 1,
     consumers: 0,
+    world: World::Shared,
     behind_proxy: false,
     cut_postgres: false,
     rounds: 5,
@@ -180,11 +187,45 @@ pub static FAULTS: &[Fault] = &[
     },
     Fault {
         name: "kafka-frozen",
-        does: "`SIGSTOP` of the only broker for 0.2 to 3 s.",
+        does: "`SIGSTOP` of the only broker for 0.2 to 1.5 s. (Frozen for longer than its session, 2 s here, a \
+               broker that stands alone can forget the markers that end a transaction, and readers hang: the relay \
+               says so and how to mend it.)",
         rule: "An answer that comes late is an answer; one that does not come makes the outcome \
                unknown, and the relay reads it from the progress.",
         rounds: 2,
         strike: kafka::frozen,
+        ..ANY
+    },
+    Fault {
+        name: "brokers-restarted",
+        does: "Three brokers, stopped in order and started again one after the other, the next when all copies are in \
+               sync: each of them leads partitions, and one the coordinator of the relay's transactions. Recovery \
+               counts from the stop.",
+        rule: "A leader or coordinator that has moved is asked for; a transaction that was cut is one of unknown \
+               outcome.",
+        world: World::ThreeBrokers,
+        rounds: 3,
+        strike: kafka::one_of_three_restarted,
+        ..ANY
+    },
+    Fault {
+        name: "broker-lost",
+        does: "`kill -9` of one of three brokers, which comes back a little later, and in the last strike does not. \
+               Recovery counts from the kill.",
+        rule: "What is acknowledged two brokers have; the two that are left elect leaders and a coordinator.",
+        world: World::ThreeBrokers,
+        rounds: 3,
+        strike: kafka::one_of_three_lost,
+        ..ANY
+    },
+    Fault {
+        name: "kafka-disk-full",
+        does: "The only broker's disk is full until the broker gives up and ends; then it has room again and is \
+               started. Recovery counts from the moment its port answers.",
+        rule: "As after any end of a broker: what it could not store was not acknowledged.",
+        world: World::KafkaDisk,
+        rounds: 2,
+        strike: kafka::disk_full,
         ..ANY
     },
     Fault {
@@ -256,6 +297,16 @@ pub static FAULTS: &[Fault] = &[
         ..ANY
     },
     Fault {
+        name: "progress-lost",
+        does: "The progress topic is deleted; the relay stops and says so, and `onceward source reset` lets it go on \
+               where its database knows it to be. Recovery counts from then.",
+        rule: "A relay that was stopped in order has written down where it is; the last position in each partition \
+               stands in its record.",
+        rounds: 2,
+        strike: kafka::progress_lost,
+        ..ANY
+    },
+    Fault {
         name: "postgres-killed",
         does: "`kill -9` of the server and a start on the same data. Recovery counts from the \
                moment it answers.",
@@ -276,6 +327,31 @@ pub static FAULTS: &[Fault] = &[
         databases: &[Kind::Postgres],
         rounds: 2,
         strike: database::crashed_after_rollbacks,
+        ..ANY
+    },
+    Fault {
+        name: "database-disk-full",
+        does: "The database's disk is full for 0.5 to 2.5 s, in every other strike while the relay is killed and \
+               started again. A server of Postgres that ends of it is started again. Recovery counts from then.",
+        rule: "The relay publishes what is committed, whether or not it can write down how far it is: that stands in \
+               Kafka.",
+        world: World::DatabaseDisk,
+        rounds: 4,
+        strike: database::disk_full,
+        ..ANY
+    },
+    Fault {
+        name: "postgres-promoted",
+        does: "All processes of the server are killed at once, for good, as when its machine dies; its synchronous \
+               standby is promoted and takes over the address. Recovery counts from then.",
+        rule: "A commit is seen by nobody before the standby has it, and the relay's snapshots reach no further than \
+               what it saw. (If the first process alone is killed, those that wait for the standby let their commits \
+               be seen before they end. What is published of them may be missing on the standby: the relay notices \
+               and stops.)",
+        databases: &[Kind::Postgres],
+        world: World::Standby,
+        rounds: 1,
+        strike: standby::promoted,
         ..ANY
     },
     Fault {

@@ -208,6 +208,11 @@ pub(super) fn stopped_beside_another(
 /// Starts a second relay with the owner's name, which takes the source from it while it works.
 pub(super) fn doubled(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
     let owner = rig.owner()?;
+    let others = (0..rig.relays.len()).filter(|number| *number != owner);
+    for number in others.clone() {
+        // It could be faster than the twin.
+        rig.relay(number)?.process.kill9()?;
+    }
     let id = rig.relay(owner)?.id.clone();
     let twin = rig.start.go(&id, &rig.logs, None)?;
     let begun = SystemClock.now();
@@ -219,5 +224,8 @@ pub(super) fn doubled(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Resu
     std::thread::sleep(Duration::from_millis(random.random_range(0..500)));
     let mut old = std::mem::replace(rig.relay(owner)?, twin);
     old.process.kill9()?;
+    for number in others {
+        rig.restart(number, None)?;
+    }
     Ok(Struck::since(begun, ""))
 }
