@@ -5,7 +5,10 @@
 //! source, relays, writers and a reader, strikes at moments drawn from a seed, waits until all is
 //! published, and has it judged twice: by the auditor, which shares no code with the product, and by
 //! the writers' own account of what they committed ([`account`]). The faults stand in [`fault`], as
-//! data: what one does, which rule makes it harmless, and the function that does it.
+//! data: what one does, which rule makes it harmless, and the function that does it. Some need a [`world`] of
+//! their own: three brokers, a disk that can be filled, a standby.
+//!
+//! Where going on would lose or double something, all has to stop instead: these conditions are in [`stop`].
 
 pub mod account;
 pub mod broken;
