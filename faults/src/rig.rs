@@ -279,6 +279,20 @@ impl Rig {
         Ok(())
     }
 
+    /// Starts all relays anew but this one.
+    pub fn restart_others(&mut self, number: usize) -> Result<()> {
+        let mut others = (0..self.relays.len()).filter(|other| *other != number);
+        others.try_for_each(|other| self.restart(other, None))
+    }
+
+    /// Kills all relays.
+    pub fn kill_relays(&mut self) -> Result<()> {
+        for relay in &mut self.relays {
+            relay.process.kill9()?;
+        }
+        Ok(())
+    }
+
     /// One of the relays.
     pub fn relay(&mut self, number: usize) -> Result<&mut Relay> {
         self.relays.get_mut(number).context("no such relay")
@@ -317,9 +331,7 @@ impl Rig {
     /// Ends the writers, and when all is done relays and consumers.
     pub fn calm(&mut self) -> Result<()> {
         self.drain()?;
-        for relay in &mut self.relays {
-            relay.process.kill9()?;
-        }
+        self.kill_relays()?;
         self.consumers.clear();
         Ok(())
     }

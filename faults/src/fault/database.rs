@@ -67,14 +67,8 @@ pub(super) fn kept_open(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Re
     let now = SystemClock.now();
     rig.visible_since(now, "events to flow past an open transaction")?;
     rig.runtime.block_on(held)??;
-    Ok(Struck {
-        begun: now,
-        over: now,
-        what: format!(
-            "for {:.1?}",
-            Duration::from_micros(u64::try_from(SystemClock.now() - begun)?)
-        ),
-    })
+    let held = Duration::from_micros(u64::try_from(SystemClock.now() - begun)?);
+    Ok(Struck::at(now, format!("for {held:.1?}")))
 }
 
 /// Prepares a transaction, crashes the server, and commits what it has kept; others flow meanwhile.
@@ -133,9 +127,7 @@ pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Resu
     stage.limit_records(&topic, "50000")?;
     let owner = rig.owner()?;
     // Alone, as another one would take over what it leaves.
-    for number in 0..rig.relays.len() {
-        rig.relay(number)?.process.kill9()?;
-    }
+    rig.kill_relays()?;
     rig.restart(owner, Some(line))?;
     for bytes in [100_000, 0, 0] {
         let event = write_big(&rig.store, &rig.task, bytes);
@@ -168,9 +160,7 @@ pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Resu
     }
     let begun = SystemClock.now();
     parked(rig, 0)?;
-    for number in (0..rig.relays.len()).filter(|number| *number != owner) {
-        rig.restart(number, None)?;
-    }
+    rig.restart_others(owner)?;
     Ok(Struck::since(begun, format!("at {line}")))
 }
 

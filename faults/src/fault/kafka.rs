@@ -104,11 +104,7 @@ pub(super) fn one_of_three_restarted(
     node.stop()?;
     node.start_again()?;
     rig.own.cluster()?.wait_in_sync(PATIENCE)?;
-    Ok(Struck {
-        begun,
-        over: begun,
-        what: format!("broker {}", number + 1),
-    })
+    Ok(Struck::at(begun, format!("broker {}", number + 1)))
 }
 
 /// Kills one of the three brokers; the third time it does not come back.
@@ -128,11 +124,7 @@ pub(super) fn one_of_three_lost(
         rig.own.cluster()?.wait_in_sync(PATIENCE)?;
     }
     let how = if for_good { " for good" } else { "" };
-    Ok(Struck {
-        begun,
-        over: begun,
-        what: format!("broker {}{how}", number + 1),
-    })
+    Ok(Struck::at(begun, format!("broker {}{how}", number + 1)))
 }
 
 /// Deletes the progress topic, sees the relay stop, and resets the source as its way out says.

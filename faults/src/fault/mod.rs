@@ -41,6 +41,15 @@ impl Struck {
             what: what.into(),
         }
     }
+
+    /// One from whose beginning recovery counts.
+    fn at(begun: Micros, what: impl Into<String>) -> Self {
+        Self {
+            begun,
+            over: begun,
+            what: what.into(),
+        }
+    }
 }
 
 /// Strikes once.

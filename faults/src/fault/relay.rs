@@ -119,14 +119,10 @@ pub(super) fn frozen_at_a_line(
         let (line, pass) = drawn(FREEZING, rig.round, random);
         let owner = rig.settled()?;
         // Alone, as the other one would be faster: it takes over at once what a killed one held.
-        for number in 0..rig.relays.len() {
-            rig.relay(number)?.process.kill9()?;
-        }
+        rig.kill_relays()?;
         rig.restart(owner, Some(&format!("{line}:{pass}:stop")))?;
         let is_there = has_frozen(rig, owner) && rig.is_writable();
-        for number in (0..rig.relays.len()).filter(|number| *number != owner) {
-            rig.restart(number, None)?;
-        }
+        rig.restart_others(owner)?;
         if is_there {
             return replaced(rig, owner, random, format!("at {line}, pass {pass}"));
         }
@@ -158,11 +154,7 @@ fn replaced(rig: &mut Rig, frozen: usize, random: &mut StdRng, what: String) -> 
     rig.visible_since(begun, "another relay to take over")?;
     std::thread::sleep(Duration::from_millis(random.random_range(0..1_000)));
     rig.relay(frozen)?.process.resume()?;
-    Ok(Struck {
-        begun,
-        over: begun,
-        what,
-    })
+    Ok(Struck::at(begun, what))
 }
 
 /// Kills the owner; the other one takes over.
@@ -176,11 +168,7 @@ pub(super) fn killed_beside_another(
     let begun = SystemClock.now();
     rig.visible_since(begun, "the other relay to take over")?;
     rig.restart(owner, None)?;
-    Ok(Struck {
-        begun,
-        over: begun,
-        what: String::new(),
-    })
+    Ok(Struck::at(begun, ""))
 }
 
 /// Stops the owner in order; the other one takes over.
@@ -198,18 +186,13 @@ pub(super) fn stopped_beside_another(
     let begun = SystemClock.now();
     rig.visible_since(begun, "the other relay to take over")?;
     rig.restart(owner, None)?;
-    Ok(Struck {
-        begun,
-        over: begun,
-        what: String::new(),
-    })
+    Ok(Struck::at(begun, ""))
 }
 
 /// Starts a second relay with the owner's name, which takes the source from it while it works.
 pub(super) fn doubled(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
     let owner = rig.owner()?;
-    let others = (0..rig.relays.len()).filter(|number| *number != owner);
-    for number in others.clone() {
+    for number in (0..rig.relays.len()).filter(|number| *number != owner) {
         // It could be faster than the twin.
         rig.relay(number)?.process.kill9()?;
     }
@@ -224,8 +207,6 @@ pub(super) fn doubled(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Resu
     std::thread::sleep(Duration::from_millis(random.random_range(0..500)));
     let mut old = std::mem::replace(rig.relay(owner)?, twin);
     old.process.kill9()?;
-    for number in others {
-        rig.restart(number, None)?;
-    }
+    rig.restart_others(owner)?;
     Ok(Struck::since(begun, ""))
 }

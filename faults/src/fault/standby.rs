@@ -6,6 +6,7 @@ use onceward_testkit::postgres::Postgres;
 use onceward_testkit::wait;
 use rand::rngs::StdRng;
 use sqlx::{Connection, PgConnection};
+use tokio::runtime::Handle;
 
 use super::Struck;
 use crate::Result;
@@ -26,36 +27,37 @@ pub(super) fn promoted(rig: &mut Rig, _: &mut Stage, _: &mut StdRng) -> Result<S
 fn synchronous(rig: &mut Rig) -> Result<()> {
     let runtime = rig.runtime.clone();
     let (server, _) = rig.own.servers()?;
-    let mut conn = runtime.block_on(connect(server))?;
-    for statement in [
-        "alter system set synchronous_standby_names = '*'",
-        "select pg_reload_conf()",
-    ] {
-        runtime.block_on(sqlx::raw_sql(statement).execute(&mut conn))?;
-    }
-    let synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'";
-    wait::until("a synchronous standby", PATIENCE, || {
-        let count = sqlx::query_scalar::<_, i64>(synchronous).fetch_one(&mut conn);
-        Ok((runtime.block_on(count)? > 0).then_some(()))
-    })
+    let name_all = "alter system set synchronous_standby_names = '*'";
+    runtime.block_on(alter(server, name_all))?;
+    let counts = "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'";
+    until(&runtime, server, "a synchronous standby", counts)
 }
 
 /// Cuts the standby off from what is written from now on.
 pub(crate) fn fall_behind(rig: &mut Rig) -> Result<()> {
     let runtime = rig.runtime.clone();
     let (server, standby) = rig.own.servers()?;
-    let mut conn = runtime.block_on(connect(standby))?;
-    for statement in [
-        "alter system set primary_conninfo = ''",
-        "select pg_reload_conf()",
-    ] {
-        runtime.block_on(sqlx::raw_sql(statement).execute(&mut conn))?;
+    let follow_nobody = "alter system set primary_conninfo = ''";
+    runtime.block_on(alter(standby, follow_nobody))?;
+    let is_alone = "select count(*) = 0 from pg_stat_replication";
+    until(&runtime, server, "the standby to be cut off", is_alone)
+}
+
+/// Changes a setting of a server that runs.
+async fn alter(server: &Postgres, setting: &'static str) -> Result<()> {
+    let mut conn = connect(server).await?;
+    for statement in [setting, "select pg_reload_conf()"] {
+        sqlx::raw_sql(statement).execute(&mut conn).await?;
     }
+    Ok(())
+}
+
+/// Waits until a server answers this question with yes.
+fn until(runtime: &Handle, server: &Postgres, what: &str, question: &'static str) -> Result<()> {
     let mut conn = runtime.block_on(connect(server))?;
-    wait::until("the standby to be cut off", PATIENCE, || {
-        let followers = "select count(*) from pg_stat_replication";
-        let followers = sqlx::query_scalar::<_, i64>(followers).fetch_one(&mut conn);
-        Ok((runtime.block_on(followers)? == 0).then_some(()))
+    wait::until(what, PATIENCE, || {
+        let answer = sqlx::query_scalar::<_, bool>(question).fetch_one(&mut conn);
+        Ok(runtime.block_on(answer)?.then_some(()))
     })
 }
 
