@@ -8,8 +8,8 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, dynamic_filter_fn, filter_fn};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, registry};
@@ -87,12 +87,24 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= least && metadata.target() != LOG_ONLY
 }
 
+/// What becomes a line. Asked anew for each event, not once for all: `tracing::enabled!` about something
+/// unwanted (sqlx asks so before it tells what Postgres notices) leaves a mark in the thread's per-layer
+/// state of tracing-subscriber 0.3, which swallows the next event, unless that one asks as well.
+fn wanted<S>(filter: EnvFilter) -> impl Filter<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    filter.and(dynamic_filter_fn(|metadata, _| {
+        metadata.target() != EXPORT_ONLY
+    }))
+}
+
 fn lines<S>(filter: EnvFilter, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let terminal = std::io::stderr().is_terminal();
-    let wanted = filter.and(filter_fn(|metadata| metadata.target() != EXPORT_ONLY));
+    let wanted = wanted(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(terminal); // no colours in log files
@@ -117,7 +129,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::{Layer, registry};
 
-    use super::{DEFAULT_LOG_FILTER, filter};
+    use super::{DEFAULT_LOG_FILTER, filter, wanted};
 
     /// Targets of the events that come through.
     #[derive(Clone, Default)]
@@ -133,20 +145,31 @@ mod tests {
         }
     }
 
-    fn heard(text: &str) -> Vec<&'static str> {
+    fn heard(text: &str, talk: impl FnOnce()) -> Vec<&'static str> {
         let heard = Heard::default();
-        let layer = heard.clone().with_filter(filter(text).unwrap());
-        tracing::subscriber::with_default(registry().with(layer), || {
-            tracing::info!(target: "outbox_relay", "relay starts");
-            tracing::info!(target: "tokio_cron_scheduler::job_scheduler", "Uninited");
-            tracing::error!(target: "rdkafka::client", "Connection refused");
-        });
+        let layer = heard.clone().with_filter(wanted(filter(text).unwrap()));
+        tracing::subscriber::with_default(registry().with(layer), talk);
         heard.0.lock().unwrap().clone()
+    }
+
+    fn talk() {
+        tracing::info!(target: "outbox_relay", "relay starts");
+        tracing::info!(target: "tokio_cron_scheduler::job_scheduler", "Uninited");
+        tracing::error!(target: "rdkafka::client", "Connection refused");
     }
 
     #[test]
     fn libraries_that_talk_about_themselves_are_heard_only_if_asked_for() {
-        assert_eq!(heard(DEFAULT_LOG_FILTER), ["outbox_relay"]);
-        assert_eq!(heard("info").len(), 3);
+        assert_eq!(heard(DEFAULT_LOG_FILTER, talk), ["outbox_relay"]);
+        assert_eq!(heard("info", talk).len(), 3);
+    }
+
+    #[test]
+    fn who_asks_about_something_unwanted_swallows_no_line() {
+        let told = heard("info,sqlx=warn", || {
+            let _ = tracing::enabled!(target: "sqlx::postgres::notice", tracing::Level::INFO);
+            tracing::info!(target: "outbox_relay", "source taken over");
+        });
+        assert_eq!(told, ["outbox_relay"]);
     }
 }
