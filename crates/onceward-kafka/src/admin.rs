@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use onceward::publisher::BrokerError;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier,
-    TopicReplication, TopicResult,
+    AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
 };
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -14,13 +13,15 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use crate::KafkaConfig;
 use crate::fault::{broker_error, broker_error_needing, config_error, kafka_error};
-use crate::ffi::{TopicDescription, describe_topics, set_topic_setting};
+use crate::ffi::{
+    TopicDescription, answering_broker, describe_settings, describe_topics, set_topic_setting,
+};
 use crate::trouble::Trouble;
 use crate::watch::why_unreachable;
 
 const ASK_AT_MOST: Duration = Duration::from_secs(10);
 /// A broker that is about to stop takes a request and does not answer it; the next try meets another one.
-const DESCRIBE_TRIES: [Duration; 3] = [
+const TRIES: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(7),
@@ -100,6 +101,39 @@ impl Admin {
         }
     }
 
+    /// What no broker has answered.
+    fn unanswered(&self, code: RDKafkaErrorCode, doing: &str) -> BrokerError {
+        match broker_error(code, doing) {
+            BrokerError::Unavailable(text) => self.unavailable(text),
+            other => other,
+        }
+    }
+
+    /// Asks until a broker answers.
+    fn ask_again<T>(
+        &self,
+        ask: impl Fn(Duration) -> Result<T, RDKafkaErrorCode>,
+    ) -> Result<T, RDKafkaErrorCode> {
+        let mut answer = Err(RDKafkaErrorCode::OperationTimedOut);
+        for at_most in TRIES {
+            answer = ask(at_most);
+            if !matches!(answer, Err(RDKafkaErrorCode::OperationTimedOut)) {
+                break;
+            }
+        }
+        answer
+    }
+
+    /// How to make or change a topic: by a broker that answers.
+    fn options(&self, topic: &str, doing: &str) -> Result<AdminOptions, BrokerError> {
+        let broker = self.ask_again(|at_most| answering_broker(self.client(), topic, at_most));
+        let broker = broker.map_err(|code| self.unanswered(code, doing))?;
+        Ok(AdminOptions::new()
+            .broker_id(broker)
+            .request_timeout(Some(MAKE_AT_MOST))
+            .operation_timeout(Some(MAKE_AT_MOST)))
+    }
+
     pub(crate) fn cluster_id(&self) -> Result<String, BrokerError> {
         self.client()
             .fetch_cluster_id(ASK_AT_MOST)
@@ -125,17 +159,8 @@ impl Admin {
         names: &[String],
     ) -> Result<BTreeMap<String, TopicDescription>, BrokerError> {
         let doing = "asking for topics";
-        let mut answer = Err(RDKafkaErrorCode::OperationTimedOut);
-        for at_most in DESCRIBE_TRIES {
-            answer = describe_topics(self.client(), names, at_most);
-            if !matches!(answer, Err(RDKafkaErrorCode::OperationTimedOut)) {
-                break;
-            }
-        }
-        let answer = answer.map_err(|code| match broker_error(code, doing) {
-            BrokerError::Unavailable(text) => self.unavailable(text),
-            other => other,
-        })?;
+        let answer = self.ask_again(|at_most| describe_topics(self.client(), names, at_most));
+        let answer = answer.map_err(|code| self.unanswered(code, doing))?;
         let mut found = BTreeMap::new();
         for (name, description) in answer {
             match description {
@@ -161,36 +186,39 @@ impl Admin {
         &self,
         names: &[String],
     ) -> Result<BTreeMap<String, TopicSettings>, BrokerError> {
-        if names.is_empty() {
-            return Ok(BTreeMap::new());
-        }
+        use RDKafkaErrorCode as C;
         let doing = "asking for topic settings";
-        let asked: Vec<ResourceSpecifier<'_>> = names
-            .iter()
-            .map(|name| ResourceSpecifier::Topic(name))
-            .collect();
-        let options = AdminOptions::new().request_timeout(Some(ASK_AT_MOST));
-        let answers = wait(self.client.describe_configs(&asked, &options))?
-            .map_err(|error| kafka_error(&error, doing))?;
-        names
-            .iter()
-            .zip(answers)
-            .map(|(name, answer)| {
-                let resource: ConfigResource = answer.map_err(|code| {
-                    let need = format!("DESCRIBE_CONFIGS on topic {name}");
-                    broker_error_needing(code, &format!("{doing} of {name}"), &need)
-                })?;
-                // Every topic has settings: none are told to who may not see them.
-                if resource.entries.is_empty() {
-                    let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
-                    let need = format!("DESCRIBE_CONFIGS on topic {name}");
-                    return Err(broker_error_needing(denied, doing, &need));
+        let mut found = BTreeMap::new();
+        let mut unknown = names.to_vec();
+        // A topic just made is not known to every broker for a moment.
+        for _ in 0..40 {
+            let answer =
+                self.ask_again(|at_most| describe_settings(self.client(), &unknown, at_most));
+            let answer = answer.map_err(|code| self.unanswered(code, doing))?;
+            unknown.clear();
+            for (name, settings) in answer {
+                match settings {
+                    Ok(settings) => drop(found.insert(name, TopicSettings(settings))),
+                    Err(C::UnknownTopicOrPartition | C::UnknownTopic) => unknown.push(name),
+                    Err(code) => {
+                        let need = format!("DESCRIBE_CONFIGS on topic {name}");
+                        return Err(broker_error_needing(
+                            code,
+                            &format!("{doing} of {name}"),
+                            &need,
+                        ));
+                    }
                 }
-                let entries = resource.entries.into_iter();
-                let known = entries.filter_map(|entry| Some((entry.name, entry.value?)));
-                Ok((name.clone(), TopicSettings(known.collect())))
-            })
-            .collect()
+            }
+            if unknown.is_empty() {
+                return Ok(found);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let unknown = unknown.join(", ");
+        Err(BrokerError::Unavailable(format!(
+            "{doing}: {unknown} not visible yet"
+        )))
     }
 
     /// Sets one setting of a topic.
@@ -207,10 +235,8 @@ impl Admin {
     pub(crate) fn grow(&self, topic: &str, partition_count: i32) -> Result<(), BrokerError> {
         let count = usize::try_from(partition_count).unwrap_or_default();
         let more = NewPartitions::new(topic, count);
-        let options = AdminOptions::new()
-            .request_timeout(Some(MAKE_AT_MOST))
-            .operation_timeout(Some(MAKE_AT_MOST));
         let doing = format!("giving topic {topic} {partition_count} partitions");
+        let options = self.options(topic, &doing)?;
         let results = wait(self.client.create_partitions([&more], &options))?
             .map_err(|error| kafka_error(&error, &doing))?;
         one_answer(results, &doing)?.map_err(|code| {
@@ -231,10 +257,8 @@ impl Admin {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let options = AdminOptions::new()
-            .request_timeout(Some(MAKE_AT_MOST))
-            .operation_timeout(Some(MAKE_AT_MOST));
         let doing = format!("making topic {topic}");
+        let options = self.options(topic, &doing)?;
         let results = wait(self.client.create_topics([&new], &options))?
             .map_err(|error| kafka_error(&error, &doing))?;
         match one_answer(results, &doing)? {

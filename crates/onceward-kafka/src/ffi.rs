@@ -7,6 +7,7 @@
     reason = "calls librdkafka's C functions that the safe wrapper lacks"
 )]
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
@@ -34,17 +35,38 @@ pub(crate) struct PartitionDescription {
 }
 
 /// A topic's name and what was told of it.
-pub(crate) type NamedAnswer = (String, Result<TopicDescription, RDKafkaErrorCode>);
+pub(crate) type Named<T> = (String, Result<T, RDKafkaErrorCode>);
+
+/// A topic's settings by name; those without a value are left out.
+pub(crate) type Settings = BTreeMap<String, String>;
+
+/// The id of a broker that answers: an admin call without one goes to what the client last heard was the
+/// controller, and waits for that broker to come back if it is gone. Creates no topic.
+pub(crate) fn answering_broker<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<i32, RDKafkaErrorCode> {
+    // The first answer to a client is from a broker whose id it does not know yet.
+    for _ in 0..3 {
+        match client.fetch_metadata(Some(topic), timeout) {
+            Ok(answer) if answer.orig_broker_id() >= 0 => return Ok(answer.orig_broker_id()),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    Err(RDKafkaErrorCode::OperationTimedOut)
+}
 
 /// Topics by name, each described or with its own error; none is created by asking.
 pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
     timeout: Duration,
-) -> Result<Vec<NamedAnswer>, RDKafkaErrorCode> {
-    if names.is_empty() {
+) -> Result<Vec<Named<TopicDescription>>, RDKafkaErrorCode> {
+    let Some(first) = names.first() else {
         return Ok(Vec::new());
-    }
+    };
     let texts: Vec<CString> = names
         .iter()
         .map(|name| CString::new(name.as_str()))
@@ -57,7 +79,7 @@ pub(crate) fn describe_topics<C: ClientContext>(
     unsafe {
         let topics = c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), names.len());
         let ask = |rk, options, queue| c::rd_kafka_DescribeTopics(rk, topics, options, queue);
-        let answer = call(client, operation, timeout, ask, |event| {
+        let answer = call(client, first, operation, timeout, ask, |event| {
             read_descriptions(event)
         });
         c::rd_kafka_TopicCollection_destroy(topics);
@@ -65,17 +87,53 @@ pub(crate) fn describe_topics<C: ClientContext>(
     }
 }
 
-/// Asks the cluster by one admin call, and reads its answer.
+/// The settings of topics by name, or each one's own error, which the wrapper's call swallows.
+pub(crate) fn describe_settings<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    timeout: Duration,
+) -> Result<Vec<Named<Settings>>, RDKafkaErrorCode> {
+    let Some(first) = names.first() else {
+        return Ok(Vec::new());
+    };
+    let texts: Vec<CString> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+    let kind = c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+    // SAFETY: the resources are made here, non-null by librdkafka's contract, copy the names, and are
+    // freed once, after the call. The event that is read is the answer to this call.
+    unsafe {
+        let mut resources: Vec<*mut c::rd_kafka_ConfigResource_t> = texts
+            .iter()
+            .map(|name| c::rd_kafka_ConfigResource_new(kind, name.as_ptr()))
+            .collect();
+        let (array, count) = (resources.as_mut_ptr(), resources.len());
+        let ask =
+            |rk, options, queue| c::rd_kafka_DescribeConfigs(rk, array, count, options, queue);
+        let answer = call(client, first, operation, timeout, ask, |event| {
+            read_settings(event)
+        });
+        c::rd_kafka_ConfigResource_destroy_array(array, count);
+        answer
+    }
+}
+
+/// Asks a broker that answers by one admin call about `topic`, and reads its answer.
 ///
 /// SAFETY: `ask` starts `operation` on the client, with these options and this queue, and keeps none of
 /// them; `read` gets the non-null answer to it and keeps nothing of it.
 unsafe fn call<C: ClientContext, T>(
     client: &Client<C>,
+    topic: &str,
     operation: c::rd_kafka_admin_op_t,
     timeout: Duration,
     ask: impl FnOnce(*mut c::rd_kafka_t, *const c::rd_kafka_AdminOptions_t, *mut c::rd_kafka_queue_t),
     read: impl FnOnce(*mut c::rd_kafka_event_t) -> Result<T, RDKafkaErrorCode>,
 ) -> Result<T, RDKafkaErrorCode> {
+    let broker = answering_broker(client, topic, timeout)?;
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let rk = client.native_ptr();
     // SAFETY: `rk` lives as long as `client`, which outlives this call. Queue and options are made here,
@@ -88,6 +146,12 @@ unsafe fn call<C: ClientContext, T>(
         c::rd_kafka_AdminOptions_set_request_timeout(
             options,
             timeout_ms,
+            error_text.as_mut_ptr(),
+            error_text.len(),
+        );
+        c::rd_kafka_AdminOptions_set_broker(
+            options,
+            broker,
             error_text.as_mut_ptr(),
             error_text.len(),
         );
@@ -119,7 +183,7 @@ pub(crate) fn set_topic_setting<C: ClientContext>(
     timeout: Duration,
 ) -> Result<(), (RDKafkaErrorCode, String)> {
     let invalid = |_| (RDKafkaErrorCode::InvalidArgument, "a zero byte".to_owned());
-    let topic = CString::new(topic).map_err(invalid)?;
+    let name = CString::new(topic).map_err(invalid)?;
     let setting = CString::new(setting).map_err(invalid)?;
     let value = CString::new(value).map_err(invalid)?;
     let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS;
@@ -130,7 +194,7 @@ pub(crate) fn set_topic_setting<C: ClientContext>(
     unsafe {
         let mut resource = c::rd_kafka_ConfigResource_new(
             c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
-            topic.as_ptr(),
+            name.as_ptr(),
         );
         let wrong = c::rd_kafka_ConfigResource_add_incremental_config(
             resource,
@@ -142,8 +206,10 @@ pub(crate) fn set_topic_setting<C: ClientContext>(
             let ask = |rk, options, queue| {
                 c::rd_kafka_IncrementalAlterConfigs(rk, &raw mut resource, 1, options, queue);
             };
-            call(client, operation, timeout, ask, |event| read_outcome(event))
-                .unwrap_or_else(|code| Err((code, code.to_string())))
+            let answer = call(client, topic, operation, timeout, ask, |event| {
+                read_outcome(event)
+            });
+            answer.unwrap_or_else(|code| Err((code, code.to_string())))
         } else {
             let code = RDKafkaErrorCode::from(c::rd_kafka_error_code(wrong));
             let said = text(c::rd_kafka_error_string(wrong));
@@ -184,10 +250,54 @@ unsafe fn read_outcome(event: *mut c::rd_kafka_event_t) -> Result<SetOutcome, RD
     }
 }
 
+/// SAFETY: `event` is the non-null answer of `DescribeConfigs` and is not freed meanwhile.
+unsafe fn read_settings(
+    event: *mut c::rd_kafka_event_t,
+) -> Result<Vec<Named<Settings>>, RDKafkaErrorCode> {
+    // SAFETY: all pointers read here belong to the event; counts come with their arrays.
+    unsafe {
+        let result = c::rd_kafka_event_DescribeConfigs_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::Fail);
+        }
+        let mut count = 0;
+        let array = c::rd_kafka_DescribeConfigs_result_resources(result, &mut count);
+        let mut found = Vec::with_capacity(count);
+        for i in 0..count {
+            let resource = *array.add(i);
+            let name = text(c::rd_kafka_ConfigResource_name(resource));
+            let settings = match RDKafkaErrorCode::from(c::rd_kafka_ConfigResource_error(resource))
+            {
+                RDKafkaErrorCode::NoError => Ok(read_entries(resource)),
+                code => Err(code),
+            };
+            found.push((name, settings));
+        }
+        Ok(found)
+    }
+}
+
+/// SAFETY: `resource` belongs to a live event and carries no error.
+unsafe fn read_entries(resource: *const c::rd_kafka_ConfigResource_t) -> Settings {
+    // SAFETY: all pointers read here belong to the resource; the count comes with its array.
+    unsafe {
+        let mut count = 0;
+        let array = c::rd_kafka_ConfigResource_configs(resource, &mut count);
+        (0..count)
+            .filter_map(|i| {
+                let entry = *array.add(i);
+                let value = c::rd_kafka_ConfigEntry_value(entry);
+                let name = c::rd_kafka_ConfigEntry_name(entry);
+                (!value.is_null()).then(|| (text(name), text(value)))
+            })
+            .collect()
+    }
+}
+
 /// SAFETY: `event` is the non-null answer of `DescribeTopics` and is not freed meanwhile.
 unsafe fn read_descriptions(
     event: *mut c::rd_kafka_event_t,
-) -> Result<Vec<NamedAnswer>, RDKafkaErrorCode> {
+) -> Result<Vec<Named<TopicDescription>>, RDKafkaErrorCode> {
     // SAFETY: all pointers read here belong to the event; counts come with their arrays.
     unsafe {
         let result = c::rd_kafka_event_DescribeTopics_result(event);

@@ -400,7 +400,7 @@ impl Session<'_, '_> {
         self.assigned.clone_from(&assigned);
         let begun = Instant::now();
         let facts = loop {
-            match facts(self.events.consumer(), &self.config, &self.group, &assigned) {
+            match facts(self.events.consumer(), &self.group, &assigned) {
                 Ok(facts) => break facts,
                 Err(error) if self.link.is_stopping() || begun.elapsed() > ASK_ALL => {
                     return Err(error.error);

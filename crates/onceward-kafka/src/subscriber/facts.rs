@@ -5,20 +5,16 @@ use std::time::Duration;
 
 use onceward::consumer::{AssignedPartition, Retention, SubscriberError, TopicPartition};
 use rdkafka::Offset;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{ASK, Quiet, failed, list_of};
 use crate::fault::{denied, is_denied};
-use crate::ffi::describe_topics;
+use crate::ffi::{describe_settings, describe_topics};
 
 /// What the cluster says of the partitions.
 pub(super) fn facts(
     consumer: &BaseConsumer<Quiet>,
-    config: &ClientConfig,
     group: &str,
     partitions: &[TopicPartition],
 ) -> Result<Vec<AssignedPartition>, NoFacts> {
@@ -47,7 +43,7 @@ pub(super) fn facts(
                 &format!("READ on group {group}"),
             )
         })?;
-    let retentions = retentions(config, &names);
+    let retentions = retentions(consumer, &names);
     let mut facts = Vec::with_capacity(partitions.len());
     for at in partitions {
         let (log_start, log_end) = consumer
@@ -72,45 +68,28 @@ pub(super) fn facts(
     Ok(facts)
 }
 
-/// The topics' retention; empty if it can't be asked (no right to describe configs): then nothing is
-/// purged.
-fn retentions(config: &ClientConfig, topics: &[String]) -> BTreeMap<String, Retention> {
-    let ask = || -> Option<BTreeMap<String, Retention>> {
-        let admin: AdminClient<DefaultClientContext> = config.create().ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .ok()?;
-        let wanted: Vec<_> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ASK));
-        let answers = runtime.block_on(admin.describe_configs(&wanted, &options));
-        let answers = answers.ok()?;
-        // In the order of the question.
-        Some(
-            topics
-                .iter()
-                .zip(answers)
-                .filter_map(|(topic, answer)| {
-                    let resource = answer.ok()?;
-                    // Every topic has settings: none are told to who may not see them.
-                    if resource.entries.is_empty() {
-                        tracing::warn!(
-                            topic,
-                            "without the right DESCRIBE_CONFIGS on this topic its retention is \
-                             unknown: its inbox rows are never purged"
-                        );
-                    }
-                    let entries = resource.entry_map();
-                    let value = |name: &str| entries.get(name)?.value.clone();
-                    Some((
-                        topic.clone(),
-                        retention(value("cleanup.policy"), value("retention.ms")),
-                    ))
-                })
-                .collect(),
-        )
-    };
-    ask().unwrap_or_default()
+/// The topics' retention. One that can't be asked (no right to describe configs) is left out: then
+/// nothing is purged.
+fn retentions(consumer: &BaseConsumer<Quiet>, topics: &[String]) -> BTreeMap<String, Retention> {
+    let answers = describe_settings(consumer.client(), topics, ASK).unwrap_or_default();
+    let told = answers.into_iter().filter_map(|(topic, settings)| {
+        let settings = settings.inspect_err(|code| {
+            if is_denied(*code) {
+                tracing::warn!(
+                    topic,
+                    "without the right DESCRIBE_CONFIGS on this topic its retention is unknown: its \
+                     inbox rows are never purged"
+                );
+            }
+        });
+        let settings = settings.ok()?;
+        let value = |name: &str| settings.get(name).cloned();
+        Some((
+            topic,
+            retention(value("cleanup.policy"), value("retention.ms")),
+        ))
+    });
+    told.collect()
 }
 
 fn retention(policy: Option<String>, milliseconds: Option<String>) -> Retention {
