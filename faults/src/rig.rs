@@ -169,7 +169,13 @@ impl Rig {
             },
             source: format!("{source}={url}"),
             publisher,
-            batch_rows: 25,
+            // Small ones, so that a fault meets many transactions. One of librdkafka's takes a tenth of a
+            // second with three copies, and may not fall behind the writers: what waits there already
+            // would count as slow to recover.
+            batch_rows: match setting.world {
+                World::ThreeBrokers => 250,
+                _ => 25,
+            },
             broken: setting.broken,
         };
         let account = Arc::new(Account::default());
