@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use onceward::schema::migrate;
-use onceward::{Micros, SourceName, postgres_options, sqlite_options};
+use onceward::{Micros, SourceName, postgres_options, sqlite_options, sqlite_pool_options};
 use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Pool, Postgres, Sqlite};
@@ -77,14 +77,7 @@ impl Store {
         let wait = std::time::Duration::from_secs(5);
         Ok(if url.starts_with("sqlite:") {
             let options = sqlite_options(url)?.create_if_missing(true);
-            // Where SQLite has ended a transaction by itself, as on a full disk, sqlx takes the connection for
-            // one that is still in it, and begins no other on it.
-            let pool = PoolOptions::<Sqlite>::new()
-                .max_connections(connections)
-                .before_acquire(|conn, _| {
-                    let fit = !conn.is_in_transaction();
-                    Box::pin(async move { Ok(fit) })
-                });
+            let pool = sqlite_pool_options().max_connections(connections);
             Self::Sqlite(pool.acquire_timeout(wait).connect_with(options).await?)
         } else {
             let pool = PoolOptions::new().max_connections(connections);

@@ -214,7 +214,7 @@ pub use clock::{Clock, IdGen, Micros, SystemClock, UuidV7};
 pub use context::MessageContext;
 pub use db::{
     Db, HINT_CHANNEL, OpenOptions, WRITE_TIME_LIMIT, Write, WriteError, connect_trouble,
-    postgres_options, sqlite_options,
+    postgres_options, sqlite_options, sqlite_pool_options,
 };
 pub use error::{BoxError, Error, Result, error_chain};
 pub use fault::{is_transient, is_victim};

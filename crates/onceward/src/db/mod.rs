@@ -30,7 +30,7 @@ pub use hint::HINT_CHANNEL;
 pub(crate) use job::note_append;
 use job::{Job, JobOf};
 pub(crate) use open::parse_postgres;
-pub use open::{postgres_options, sqlite_options};
+pub use open::{postgres_options, sqlite_options, sqlite_pool_options};
 pub use trouble::connect_trouble;
 use writer::{NotTaken, Writer};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Postgres, Sqlite};
 
 use super::{Db, OpenOptions, connect_trouble};
@@ -26,15 +26,9 @@ impl Db<Sqlite> {
     /// [`Error::Database`] if the URL is none or the file can't be opened.
     pub async fn open(url: &str, options: OpenOptions) -> Result<Self> {
         let connect = sqlite_options(url)?;
-        let pool = PoolOptions::<Sqlite>::new()
+        let pool = sqlite_pool_options()
             .max_connections(READERS)
             .acquire_timeout(WAIT)
-            // After some errors, that of a full disk among them, SQLite rolls back by itself. `sqlx` takes the
-            // connection for one that is in a transaction still, and begins no other on it, ever.
-            .before_acquire(|conn, _| {
-                let is_fit = !conn.is_in_transaction();
-                Box::pin(async move { Ok(is_fit) })
-            })
             .connect_with(connect)
             .await
             .map_err(Error::database("connect"))?;
@@ -72,6 +66,17 @@ pub fn sqlite_options(url: &str) -> Result<SqliteConnectOptions> {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(WAIT))
+}
+
+/// Where to begin with a pool of your own over a SQLite file: it replaces connections that are no longer fit.
+///
+/// After some errors, that of a full disk among them, SQLite rolls back by itself. sqlx takes the
+/// connection for one that is in a transaction still, and begins no other on it, ever.
+pub fn sqlite_pool_options() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().before_acquire(|conn, _| {
+        let is_fit = !conn.is_in_transaction();
+        Box::pin(async move { Ok(is_fit) })
+    })
 }
 
 /// The URL as the driver understands it, without settings that it would ignore.
