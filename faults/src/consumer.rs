@@ -60,12 +60,18 @@ pub fn start(rig: &Rig, number: usize, die_at: u64) -> Result<Process> {
         .args(["--source", rig.task.source.as_str()])
         .args(["--topic", &rig.task.topic, "--instance", &instance])
         .args(["--die-at", &die_at.to_string()]);
+    command.envs(rig.start.broken.map(|rule| ("ONCEWARD_BREAK", rule)));
     let log: &Path = &rig.logs.join(instance).with_extension("log");
     Process::spawn("consumer", command, log)
 }
 
 /// The process.
 pub async fn run(options: Options) -> Result<()> {
+    let level = tracing_subscriber::filter::LevelFilter::INFO;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .init();
     let url = options.url.clone();
     if url.starts_with("sqlite:") {
         consume(Db::<Sqlite>::open(&url, Default::default()).await?, options).await

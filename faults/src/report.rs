@@ -301,9 +301,10 @@ impl Report {
         }
         writeln!(
             out,
-            "\n## Would it be noticed?\n\nThe same with one rule of the relay broken on purpose, which a build \
-             for tests can do:\n\n| Broken rule | What the relay does instead | Cell | Lost | Doubled | \
-             Reordered | Other |\n|---|---|---|--:|--:|--:|--:|"
+            "\n## Would it be noticed?\n\nThe same with one rule of relay or consumer broken on purpose, which a \
+             build for tests can do. Rules behind which a second one stands, so that these faults do not show \
+             them alone, are broken in the [models](../model).\n\n| Broken rule | What is done instead | Cell | \
+             Lost | Doubled | Reordered | Other |\n|---|---|---|--:|--:|--:|--:|"
         )?;
         for rule in BROKEN {
             let Some(outcome) = self.broken.get(rule.rule) else {

@@ -230,7 +230,7 @@ impl Rig {
 
     /// Waits for the first visible event that was written at `since` or later; when it was seen.
     pub fn visible_since(&self, since: Micros, what: &str) -> Result<Micros> {
-        let visible = wait::until(what, PATIENCE, || {
+        let visible = wait::until(what, self.patience(), || {
             match self.consumers.is_empty() {
                 true => Ok(self.reader.first_written_since(since)),
                 // What counts at the end of the line. The database may be away just now.
@@ -304,6 +304,16 @@ impl Rig {
         self.relays.get_mut(number).context("no such relay")
     }
 
+    /// Has the writers wait if the consumers, slowed by the faults, have fallen far behind them.
+    pub fn catch_up(&mut self) -> Result<()> {
+        const FAR: i64 = 5_000;
+        if self.behind()? > FAR {
+            self.drain()?;
+            self.start_writers();
+        }
+        Ok(())
+    }
+
     /// Stops the writers, and waits until everything they committed is visible, and has its effect. How many
     /// rows.
     pub fn drain(&mut self) -> Result<u64> {
@@ -315,15 +325,18 @@ impl Rig {
         Ok(rows)
     }
 
+    /// How long to wait for something. Where a rule is broken, that it never comes is what is to be seen.
+    pub fn patience(&self) -> Duration {
+        match self.start.broken {
+            Some(_) => PATIENCE / 6,
+            None => PATIENCE,
+        }
+    }
+
     /// Waits until everything is visible. How many rows.
     pub fn drain_topic(&self) -> Result<u64> {
         let rows = self.runtime.block_on(self.store.rows(&self.task.topic))?;
-        // Where a rule is broken, that something never comes is what is to be seen.
-        let patience = match self.start.broken {
-            Some(_) => PATIENCE / 6,
-            None => PATIENCE,
-        };
-        let all = wait::until("everything to be published", patience, || {
+        let all = wait::until("everything to be published", self.patience(), || {
             let seen = u64::try_from(self.reader.count())?;
             Ok((seen >= rows).then_some(()))
         });
@@ -377,19 +390,30 @@ impl Rig {
         }))
     }
 
+    /// How many events have no effect yet.
+    pub fn behind(&self) -> Result<i64> {
+        let rows = self.runtime.block_on(self.store.rows(&self.task.topic))?;
+        let effects = "select cast(count(*) as bigint) from effects";
+        Ok(i64::try_from(rows)? - self.runtime.block_on(self.store.number(effects))?)
+    }
+
     /// Waits until everything has its effect, and the effects' own messages are published.
     fn drain_consumers(&mut self, rows: u64) -> Result<()> {
-        let mut effects = 0;
-        let all = wait::until("every effect", PATIENCE, || {
-            let all = self.runtime.block_on(self.store.effects());
-            effects = all.unwrap_or_default().len();
-            Ok((u64::try_from(effects)? >= rows).then_some(()))
-        });
-        all.with_context(|| {
-            let logs = self.consumers.iter().map(|consumer| consumer.log_tail(8));
-            let logs = logs.collect::<Vec<_>>().join("\n");
-            format!("{effects} of {rows} effects\n{logs}")
-        })?;
+        let mut behind = i64::MAX;
+        while behind > 0 {
+            // As long as there are more of them it may take the time it takes.
+            let before = behind;
+            let more = wait::until("more effects", PATIENCE, || {
+                // The database may be away just now.
+                behind = self.behind().unwrap_or(before);
+                Ok((behind < before || behind <= 0).then_some(()))
+            });
+            more.with_context(|| {
+                let logs = self.consumers.iter().map(|consumer| consumer.log_tail(8));
+                let logs = logs.collect::<Vec<_>>().join("\n");
+                format!("{behind} of {rows} events have no effect\n{logs}")
+            })?;
+        }
         wait::until("everything to be published", PATIENCE, || {
             let done = |relay: &Relay| {
                 let status = relay.status(&self.runtime);

@@ -137,6 +137,7 @@ fn strike(
     begun: Instant,
     outcome: &mut Outcome,
 ) -> Result<()> {
+    rig.catch_up()?;
     rig.flows()?;
     std::thread::sleep(Duration::from_millis(random.random_range(0..1_500)));
     let struck = (fault.strike)(rig, stage, random)?;
@@ -144,10 +145,11 @@ fn strike(
     outcome.runs += 1;
     outcome.recovery_ms.push(millis);
     println!(
-        "  {:>6.0} s  {} {}: effects after {millis} ms",
+        "  {:>6.0} s  {} {}: effects after {millis} ms, {} wait",
         begun.elapsed().as_secs_f64(),
         fault.name,
-        struck.what
+        struck.what,
+        rig.behind().unwrap_or(-1),
     );
     Ok(())
 }

@@ -62,6 +62,8 @@ impl Stage {
             let settings = [
                 ("max_prepared_transactions", "10"),
                 ("max_connections", "400"),
+                // What was rolled back is not durable until somebody commits.
+                ("wal_writer_delay", "10s"),
             ];
             let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
             let settings = settings.to_vec();

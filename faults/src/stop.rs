@@ -13,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::cell::Outcome;
 use crate::database::{Kind, Store};
 use crate::fault::{fall_behind, promote};
 use crate::reader::read_all;
@@ -236,19 +237,8 @@ impl StopCell {
     }
 
     fn try_run(&self, stage: &mut Stage, seed: u64, outcome: &mut Stopped) -> Result<()> {
-        let Self { stop, database } = *self;
-        let setting = Setting {
-            world: stop.world,
-            consumers: stop.consumers,
-            seed,
-            ..Setting::default()
-        };
-        let mut rig = Rig::set(stage, database, Publisher::Native, setting)?;
-        (stop.ahead)(&mut rig, stage)?;
-        std::thread::sleep(Duration::from_secs(1));
-        rig.calm()?;
-        (stop.make)(&mut rig, stage)?;
-        rig.write_some()?;
+        let stop = self.stop;
+        let mut rig = self.prepare(stage, seed, None)?;
         let done = |rig: &Rig| -> Result<usize> {
             Ok(match stop.consumers {
                 0 => read_all(&rig.kafka, &rig.task.topic)?.len(),
@@ -274,5 +264,37 @@ impl StopCell {
         }
         (outcome.reason, outcome.way_out) = (reason, way_out);
         rig.clear(stage)
+    }
+
+    /// Makes the condition, with rows or records at hand that could go wrong.
+    fn prepare(&self, stage: &mut Stage, seed: u64, broken: Option<&'static str>) -> Result<Rig> {
+        let Self { stop, database } = *self;
+        let setting = Setting {
+            world: stop.world,
+            consumers: stop.consumers,
+            seed,
+            broken,
+            ..Setting::default()
+        };
+        let mut rig = Rig::set(stage, database, Publisher::Native, setting)?;
+        (stop.ahead)(&mut rig, stage)?;
+        std::thread::sleep(Duration::from_secs(1));
+        rig.calm()?;
+        (stop.make)(&mut rig, stage)?;
+        rig.write_some()?;
+        Ok(rig)
+    }
+
+    /// Runs it with relays that break a rule: does one go on?
+    pub fn run_broken(&self, stage: &mut Stage, seed: u64, rule: &'static str) -> Result<Outcome> {
+        let mut rig = self.prepare(stage, seed, Some(rule))?;
+        rig.restart(0, None)?;
+        let mut outcome = Outcome::default();
+        if rig.owner().is_ok() {
+            outcome.other = 1;
+            outcome.problems.push("a relay went on".to_owned());
+        }
+        rig.clear(stage)?;
+        Ok(outcome)
     }
 }

@@ -143,6 +143,28 @@ pub async fn prepare(store: &Store, task: &Task, name: &str) -> Result<Event> {
     }
 }
 
+/// Writes a key in a transaction that begins after another one, which then writes it too, on Postgres.
+pub async fn write_in_turn(store: &Store, task: &Task) -> Result<()> {
+    let Store::Postgres(pool) = store else {
+        anyhow::bail!("only Postgres has transaction ids");
+    };
+    let writer = Writer::new(pool.clone(), task.clone(), 0, false);
+    let mut early = pool.begin().await?;
+    sqlx::query("select pg_current_xact_id()")
+        .execute(&mut *early)
+        .await?;
+    let mut late = pool.begin().await?;
+    for tx in [&mut late, &mut early] {
+        let event = writer.write(tx, HELD_KEY, "").await?;
+        sqlx::query("commit").execute(&mut **tx).await?;
+        task.account.note(&[event], End::Committed);
+    }
+    // The connections have none any more; this only tells them so.
+    late.rollback().await?;
+    early.rollback().await?;
+    Ok(())
+}
+
 /// Opens so many transactions at once, on Postgres, each with an event of a key of its own; half of them are rolled
 /// back, in no order.
 pub async fn many_at_once(store: &Store, task: &Task, count: u32, time: Duration) -> Result<()> {

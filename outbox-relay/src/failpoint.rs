@@ -67,37 +67,6 @@ pub const JANITOR_SWEPT: &str = "janitor-swept";
 /// Stopping: the mirror is written, the lease still held.
 pub const RELEASING: &str = "releasing";
 
-/// Rules that a test can have broken by `ONCEWARD_BREAK=rule`, to see that the breach is noticed: a test
-/// of exactly-once that can't fail shows nothing. Only with the feature.
-pub const RULES: &[&str] = &[
-    POSITION_IN_KAFKA,
-    FENCE_FIRST,
-    SNAPSHOT_CURSOR,
-    DIRTY_PRODUCER_ENDS,
-];
-
-/// Where a source stands is read from Kafka. Broken: from the mirror in the database.
-pub const POSITION_IN_KAFKA: &str = "position-in-kafka";
-/// Progress is read after older producers are fenced. Broken: before.
-pub const FENCE_FIRST: &str = "fence-first";
-/// Rows are new if the last snapshot did not see them. Broken: if their number is higher.
-pub const SNAPSHOT_CURSOR: &str = "snapshot-cursor";
-/// A producer that saw trouble begins no further transaction; this one is broken in `onceward-kafka`.
-pub const DIRTY_PRODUCER_ENDS: &str = "dirty-producer-ends";
-
-/// Whether a test wants this rule broken.
-#[cfg(not(feature = "failpoints"))]
-#[inline(always)]
-pub fn is_broken(_rule: &'static str) -> bool {
-    false
-}
-
-/// Whether a test wants this rule broken.
-#[cfg(feature = "failpoints")]
-pub fn is_broken(rule: &'static str) -> bool {
-    std::env::var_os("ONCEWARD_BREAK").is_some_and(|broken| broken == rule)
-}
-
 /// Passes the point `name`.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]

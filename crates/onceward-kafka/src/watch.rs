@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use onceward::breach;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -60,11 +61,7 @@ struct Statistics {
 impl Watch {
     /// Why this producer must begin no further transaction.
     pub(crate) fn dirt(&self) -> Option<String> {
-        #[cfg(feature = "failpoints")]
-        if std::env::var_os("ONCEWARD_BREAK").is_some_and(|rule| rule == "dirty-producer-ends") {
-            return None;
-        }
-        if !self.dirty.load(Ordering::Acquire) {
+        if !self.dirty.load(Ordering::Acquire) || breach::is_broken(breach::DIRTY_PRODUCER_ENDS) {
             return None;
         }
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);

@@ -186,6 +186,8 @@
 #![deny(missing_docs)]
 
 mod backend;
+#[doc(hidden)]
+pub mod breach;
 pub mod bulk;
 mod clock;
 pub mod consumer;

@@ -16,6 +16,8 @@ use crate::rig::{PATIENCE, Rig};
 use crate::stage::Stage;
 
 const STOP: Duration = Duration::from_secs(20);
+/// After so long without a sign of life a member's partitions go to the others.
+const SESSION: Duration = Duration::from_secs(10);
 
 fn one(rig: &mut Rig, number: usize) -> Result<&mut Process> {
     rig.consumers.get_mut(number).context("no such consumer")
@@ -66,29 +68,60 @@ pub(super) fn rebalanced(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> R
     Ok(Struck::since(begun, format!("gone for {pause:.1?}")))
 }
 
-/// Stops all, deletes the group or sends its offsets back to the beginning, and starts all again.
+/// Freezes one until its session has run out and the others have its partitions, and wakes it.
+pub(super) fn frozen(rig: &mut Rig, _: &mut Stage, random: &mut StdRng) -> Result<Struck> {
+    let number = drawn(rig, random);
+    loop {
+        one(rig, number)?.pause()?;
+        // Frozen inside a write transaction it would hold the whole SQLite file until it is killed: that is
+        // no guarantee of ours.
+        if rig.is_writable() {
+            break;
+        }
+        one(rig, number)?.resume()?;
+    }
+    let begun = SystemClock.now();
+    let time = SESSION + Duration::from_millis(random.random_range(1_000..4_000));
+    std::thread::sleep(time);
+    one(rig, number)?.resume()?;
+    Ok(Struck::at(begun, format!("for {time:.1?}")))
+}
+
+/// Stops all, sends the group's offsets or those of the database back to the beginning or deletes the
+/// group, and starts all again.
 pub(super) fn group_reset(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<Struck> {
+    const TO_EARLIEST: [&str; 4] = [
+        "--reset-offsets",
+        "--to-earliest",
+        "--all-topics",
+        "--execute",
+    ];
     for number in 0..rig.consumers.len() {
         one(rig, number)?.stop(Signal::SIGTERM, STOP)?;
     }
     let (kafka, group) = (rig.kafka.clone(), group(&rig.task.source));
-    let common = ["--bootstrap-server", &kafka, "--group", &group];
-    let (what, more): (_, &[&str]) = match rig.round % 2 {
-        1 => (
-            "offsets to the beginning",
-            &[
-                "--reset-offsets",
-                "--to-earliest",
-                "--all-topics",
-                "--execute",
-            ],
-        ),
-        _ => ("group deleted", &["--delete"]),
+    let ask = |words: &[&str]| {
+        let common = ["--bootstrap-server", &kafka, "--group", &group];
+        let arguments: Vec<&str> = common.iter().chain(words).copied().collect();
+        let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        stage.kafka.kafka.run_tool(tool, &arguments)
     };
-    let arguments: Vec<&str> = common.iter().chain(more).copied().collect();
-    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
     let begun = SystemClock.now();
-    stage.kafka.kafka.run_tool(tool, &arguments)?;
+    let what = match rig.round % 3 {
+        1 => {
+            ask(&TO_EARLIEST)?;
+            "offsets to the beginning"
+        }
+        2 => {
+            ask(&["--delete"])?;
+            "group deleted"
+        }
+        _ => {
+            let back = "update consumer_offset set next_offset = floor_offset, leader_epoch = -1";
+            rig.runtime.block_on(rig.store.execute(back.to_owned()))?;
+            "the database's offsets to the beginning"
+        }
+    };
     for number in 0..rig.consumers.len() {
         *one(rig, number)? = start(rig, number, 0)?;
     }

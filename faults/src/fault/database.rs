@@ -19,7 +19,7 @@ use crate::database::{Kind, Store};
 use crate::relay::program;
 use crate::rig::{PATIENCE, Rig};
 use crate::stage::Stage;
-use crate::writers::{HELD_KEY, hold, many_at_once, prepare, write_big};
+use crate::writers::{HELD_KEY, hold, many_at_once, prepare, write_big, write_in_turn};
 
 /// Kills the server and starts it again.
 pub(super) fn killed(_: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<Struck> {
@@ -30,27 +30,74 @@ pub(super) fn killed(_: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Result<S
     Ok(Struck::since(begun, ""))
 }
 
-/// Rolls back many transactions, whose ids the relay's snapshots then cover, and crashes the server
-/// before it has written down that they are used: it hands them out again.
+/// Has the relay read a row in a snapshot that covers ids rolled back since, and crashes the server before
+/// it has written down that they are used: it hands them out again.
 pub(super) fn crashed_after_rollbacks(
     rig: &mut Rig,
     stage: &mut Stage,
-    random: &mut StdRng,
+    _: &mut StdRng,
 ) -> Result<Struck> {
-    let Store::Postgres(pool) = &rig.store else {
+    const TRIES: u32 = 5;
+    // Any other commit would make durable what was rolled back before it.
+    rig.runtime.block_on(rig.writers.stop())?;
+    for consumer in &mut rig.consumers {
+        consumer.pause()?;
+    }
+    let (mut begun, mut reused) = (SystemClock.now(), 0);
+    for _ in 0..TRIES {
+        let covered = rolled_back_before_a_read(rig)?;
+        stage.postgres()?.stop_immediate()?;
+        begun = SystemClock.now();
+        stage.postgres()?.start_again()?;
+        reused = (covered - rig.runtime.block_on(rig.store.number(NEXT_ID))?).max(0);
+        // The relay's own writes, a few a second, may come in between.
+        if reused > 0 {
+            break;
+        }
+    }
+    for consumer in &mut rig.consumers {
+        consumer.resume()?;
+    }
+    rig.start_writers();
+    Ok(Struck::since(
+        begun,
+        format!("{reused} ids given out again"),
+    ))
+}
+
+/// The id that the next transaction gets.
+const NEXT_ID: &str = "select cast(pg_snapshot_xmax(pg_current_snapshot())::text as bigint)";
+
+/// Commits an event and rolls back 400 transactions before the relay reads it; the id behind them.
+fn rolled_back_before_a_read(rig: &mut Rig) -> Result<i64> {
+    let Store::Postgres(pool) = rig.store.clone() else {
         bail!("only Postgres has transaction ids");
     };
+    let owner = rig.owner()?;
+    rig.drain_topic()?;
+    rig.relay(owner)?.process.pause()?;
     let storm = "do $$ begin for n in 1..400 loop perform pg_current_xact_id(); rollback; \
                  end loop; end $$";
-    rig.runtime
-        .block_on(sqlx::raw_sql(storm).execute(pool))
-        .context("rolling back")?;
-    // The relay has to take a snapshot behind them.
-    std::thread::sleep(Duration::from_millis(random.random_range(0..60)));
-    let postgres = stage.postgres()?;
-    postgres.stop_immediate()?;
+    let covered = rig.runtime.block_on(async {
+        hold(&rig.store, &rig.task, Duration::ZERO).await?;
+        sqlx::raw_sql(storm).execute(&pool).await?;
+        rig.store.number(NEXT_ID).await
+    });
+    rig.relay(owner)?.process.resume()?;
+    rig.drain_topic()?;
+    covered
+}
+
+/// Freezes the relay while a later transaction writes a key and commits, and then one that has begun before
+/// it does the same: both rows are in one batch.
+pub(super) fn early_id_late_row(rig: &mut Rig, _: &mut Stage, _: &mut StdRng) -> Result<Struck> {
+    let owner = rig.owner()?;
+    rig.relay(owner)?.process.pause()?;
     let begun = SystemClock.now();
-    postgres.start_again()?;
+    let written = write_in_turn(&rig.store, &rig.task);
+    let written = rig.runtime.block_on(written);
+    rig.relay(owner)?.process.resume()?;
+    written?;
     Ok(Struck::since(begun, ""))
 }
 
@@ -138,7 +185,7 @@ pub(super) fn poisoned(rig: &mut Rig, stage: &mut Stage, _: &mut StdRng) -> Resu
         dies(rig, owner, line)?;
     }
     let parked = |rig: &Rig, wanted: i64| {
-        wait::until("the rows to be parked, or none any more", PATIENCE, || {
+        wait::until("the rows to be parked, or none any more", rig.patience(), || {
             let parked =
                 "select cast(count(*) as bigint) from outbox_dead_letter where state = 'parked'";
             let found = rig.runtime.block_on(rig.store.number(parked))?;

@@ -328,8 +328,8 @@ pub static FAULTS: &[Fault] = &[
     },
     Fault {
         name: "postgres-xids-reused",
-        does: "400 transactions are rolled back, and the server is stopped like a crash at once: \
-               it then hands out again the ids that were not durable.",
+        does: "400 transactions are rolled back, the relay reads a row in a snapshot behind them, and the server \
+               is stopped like a crash at once: it then hands out again the ids that were not durable.",
         rule: "A stored snapshot reaches no further than one above the highest id that was read as \
                committed, so a row under an id that comes back is not taken for one that was \
                passed.",
@@ -361,6 +361,17 @@ pub static FAULTS: &[Fault] = &[
         world: World::Standby,
         rounds: 1,
         strike: standby::promoted,
+        ..ANY
+    },
+    Fault {
+        name: "postgres-early-id-late-row",
+        does: "While the relay is frozen for a moment, a later transaction writes a key and commits, and then \
+               one that has begun before it does the same: both rows are read at once.",
+        rule: "Rows of a batch go by their number, given while the key is locked, never by the id of their \
+               transaction.",
+        databases: &[Kind::Postgres],
+        rounds: 3,
+        strike: database::early_id_late_row,
         ..ANY
     },
     Fault {
@@ -458,12 +469,26 @@ pub static FAULTS: &[Fault] = &[
         ..ANY
     },
     Fault {
-        name: "consumer-group-reset",
-        does: "All three are stopped; the group's offsets are set back to the beginning, or the group is deleted.",
-        rule: "The offsets in the consumer's database count; those in Kafka are for lag tools.",
+        name: "consumer-frozen",
+        does: "`SIGSTOP` of one of the three until its session has run out and the others have its partitions, \
+               then `SIGCONT`. Those of the others flow meanwhile.",
+        rule: "Who claims a partition raises its owner epoch, and every transaction of the consumer touches the \
+               epoch it claimed with: what one that woke still has in hand is rolled back.",
         publishers: &[Publisher::Native],
         consumers: 3,
         rounds: 2,
+        strike: consumer::frozen,
+        ..ANY
+    },
+    Fault {
+        name: "consumer-group-reset",
+        does: "All three are stopped; the group's offsets are set back to the beginning, or the group is \
+               deleted, or those in the consumer's own database are set back.",
+        rule: "The offsets in the consumer's database count; those in Kafka are for lag tools. What is read \
+               again is in the inbox.",
+        publishers: &[Publisher::Native],
+        consumers: 3,
+        rounds: 3,
         strike: consumer::group_reset,
         ..ANY
     },

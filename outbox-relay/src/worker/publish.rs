@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, BrokerError, PublishOutcome, Publisher, Records, Refusal};
 use onceward::source::{Batch, Dialect, OutboxRow, Parking};
-use onceward::{Clock, ProgressRecord, SystemClock};
+use onceward::{Clock, ProgressRecord, SystemClock, breach};
 use tracing::Instrument;
 
 use super::records::{self, Ahead, Prepared, Unready};
@@ -225,6 +225,12 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Sent, Exit> {
         // CRASH: died here = nothing sent; the successor reads the same rows again.
         failpoint::hit(failpoint::PUBLISHING);
+        let records = if breach::is_broken(breach::ONE_TRANSACTION) {
+            self.publish_rows_alone(term, records).await?;
+            &Arc::default()
+        } else {
+            records
+        };
         let spans = Spans::open(&self.name, records);
         let started = Instant::now();
         let outcome = tokio::select! {
@@ -290,6 +296,25 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
     }
 
+    /// What no relay does unless a test breaks the rule.
+    async fn publish_rows_alone(
+        &mut self,
+        term: &mut Term<D, Br>,
+        records: &Arc<Records>,
+    ) -> Result<(), Exit> {
+        let standing = &term.standing.progress;
+        let outcome = term.publisher.publish(records, standing).await;
+        let PublishOutcome::Committed {
+            progress_offset, ..
+        } = outcome
+        else {
+            return Err(Exit::Anew("rows alone were not committed".into()));
+        };
+        term.standing.offset = progress_offset;
+        failpoint::hit(failpoint::COMMITTED);
+        Ok(())
+    }
+
     /// Stores rows whose key is parked before the cursor may pass them.
     async fn withhold(&mut self, term: &mut Term<D, Br>, rows: &[OutboxRow]) -> Result<(), Exit> {
         let held: Vec<Parking<'_>> = rows
@@ -334,6 +359,9 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         // CRASH: died here = Kafka refused the row and nothing is stored; the successor finds the
         // culprit again.
         failpoint::hit(failpoint::PARKING);
+        if breach::is_broken(breach::PARKED_FIRST) {
+            return Ok(());
+        }
         loop {
             let store = term.work.store().await?;
             let stored = store.park(term.epoch, rows).await;

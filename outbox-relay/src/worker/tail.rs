@@ -7,7 +7,7 @@ use onceward::publisher::{Broker, Publisher};
 use onceward::source::{
     Batch, Dialect, FetchLimits, Remedy, SourceError, SourceStore, Wake, Woken,
 };
-use onceward::{Clock, LastRow, SystemClock, error_chain};
+use onceward::{Clock, LastRow, SystemClock, breach, error_chain};
 
 use super::records::Ahead;
 use super::take_over::owned;
@@ -50,7 +50,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Some(fetched) => fetched,
                 None => (self.fetch(term, reader).await?, None),
             };
-            if failpoint::is_broken(failpoint::SNAPSHOT_CURSOR) {
+            if breach::is_broken(breach::SNAPSHOT_CURSOR) {
                 let last = term.standing.progress.last.map_or(0, |last| last.seq);
                 batch.rows.retain(|row| row.seq > last);
                 ahead = None;
@@ -296,7 +296,9 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         }
         for (topic, before) in &term.standing.progress.partition_counts {
             match term.topics.get(topic) {
-                Some((_, now)) if now != *before => {
+                Some((_, now))
+                    if now != *before && !breach::is_broken(breach::PARTITIONS_ARE_KEPT) =>
+                {
                     return Err(Exit::Broken(Stop::repartitioned(topic, *before, now)));
                 }
                 _ => {}

@@ -7,7 +7,7 @@ use onceward::publisher::{Broker, BrokerError, CommittedProgress, PublishOutcome
 use onceward::source::{
     Claim, Dialect, Loss, Mirror, ProgressPlace, RelayEpoch, Remedy, SourceError, SourceStore,
 };
-use onceward::{ProgressRecord, error_chain};
+use onceward::{ProgressRecord, breach, error_chain};
 
 use super::lease::Lease;
 use super::topics::Topics;
@@ -153,6 +153,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             Some(_) => Err(Exit::Unreachable(
                 "the first progress was not visible yet".into(),
             )),
+            None if breach::is_broken(breach::PROGRESS_IS_THERE) => Ok(()),
             None => Err(unowned(SourceError::Lost(Loss::ProgressMissing { passed }))),
         }
     }
@@ -268,7 +269,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 term.standing.progress = progress;
                 term.standing.offset = offset;
-                if failpoint::is_broken(failpoint::POSITION_IN_KAFKA) {
+                if breach::is_broken(breach::POSITION_IN_KAFKA) {
                     term.standing.fall_back(mirror);
                 }
             }
@@ -326,7 +327,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         &mut self,
         store: &mut SourceStore<D>,
     ) -> Result<(Br::Publisher, Option<Mirror>, CommittedProgress), Exit> {
-        let too_early = match failpoint::is_broken(failpoint::FENCE_FIRST) {
+        let too_early = match breach::is_broken(breach::FENCE_FIRST) {
             true => self.broker.look(&self.name, None).await.ok(),
             false => None,
         };

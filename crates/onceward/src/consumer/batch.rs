@@ -13,7 +13,7 @@ use super::inbox::{self, Claim, ClaimError, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
 use crate::fault::{database_error, is_transient, panic_text};
 use crate::trace::{Scope, TraceParent};
-use crate::{Backend, Envelope, Error, Micros, Tx};
+use crate::{Backend, Envelope, Error, Micros, Tx, breach};
 
 /// Messages with a savepoint of their own in one transaction: more than 64 subtransactions make
 /// every snapshot of a Postgres server slow.
@@ -94,8 +94,22 @@ impl<B: Backend> Batch<B> {
             Mode::Together => self.together(tx).await?,
             Mode::OneByOne => self.one_by_one(tx).await?,
         };
+        // CRASH: died before the commit that follows = nothing of this batch is stored: no inbox row,
+        // no effect, no outgoing message, and `next_offset` stands before it. Died after it = all of
+        // that is stored, and the next claim reads on behind it. A commit without an answer is one of
+        // the two, and the next claim tells which.
+        self.advance(tx, outcomes.len()).await?;
+        Ok(outcomes)
+    }
+
+    /// Moves the partitions' next offsets behind the first entries, or to where an idle one ends.
+    pub(super) async fn advance(
+        &self,
+        tx: &mut Tx<'static, B>,
+        entry_count: usize,
+    ) -> Result<(), Stop> {
         for guard in &self.guards {
-            let handled = self.entries[..outcomes.len()]
+            let handled = self.entries[..entry_count]
                 .iter()
                 .rfind(|entry| entry.at == guard.at)
                 .map(|entry| Reached {
@@ -107,10 +121,6 @@ impl<B: Backend> Batch<B> {
                 next_offset: *end,
                 leader_epoch: None,
             });
-            // CRASH: died before the commit that follows = nothing of this batch is stored: no
-            // inbox row, no effect, no outgoing message, and `next_offset` stands before it. Died
-            // after it = all of that is stored, and the next claim reads on behind it. A commit
-            // without an answer is one of the two, and the next claim tells which.
             if let Some(reached) = handled.or(idle) {
                 let advanced = advance(tx, &self.options.name, guard, reached, self.now).await;
                 if advanced.map_err(|error| self.whose(error))? == Owned::Fenced {
@@ -118,7 +128,7 @@ impl<B: Backend> Batch<B> {
                 }
             }
         }
-        Ok(outcomes)
+        Ok(())
     }
 
     /// A statement of ours failed. Without savepoints it may be a handler that swallowed an error
@@ -253,7 +263,8 @@ impl<B: Backend> Batch<B> {
                 Some(Claim::ReusedId) => Outcome::Duplicate { reused_id: true },
                 Some(Claim::Duplicate) | None => Outcome::Duplicate { reused_id: false },
             };
-            if matches!(outcome, Outcome::Waiting { .. } | Outcome::Dead { .. }) {
+            let waits = matches!(outcome, Outcome::Waiting { .. } | Outcome::Dead { .. });
+            if waits && !breach::is_broken(breach::KEY_QUEUES) {
                 newly_blocked.extend(key);
             }
             outcomes.push(outcome);

@@ -14,7 +14,7 @@ use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
 use super::{Command, TopicPartition, janitor};
-use crate::{Backend, Tx, WriteError, metrics, trace};
+use crate::{Backend, Tx, WriteError, breach, metrics, trace};
 
 /// How often each metric is to be counted for each topic.
 type Counts = BTreeMap<(&'static str, Arc<str>), u64>;
@@ -77,13 +77,14 @@ impl<B: Backend> Worker<B> {
             let key = entry.envelope.message_key.as_ref();
             let held = self.held.get(&entry.at);
             held.is_some_and(|held| held.queues.is_blocked(key))
+                && !breach::is_broken(breach::KEY_QUEUES)
         });
         let touched: BTreeSet<_> = entries.iter().map(|entry| &entry.at).collect();
         let touched = touched.into_iter().chain(ends.iter().map(|(at, _)| at));
         let guards = touched.filter_map(|at| Some(self.held.get(at)?.guard.clone()));
         let envelopes = entries.iter().map(|entry| &entry.envelope);
         let (span, traced) = trace::batch(self.options.name.as_str(), envelopes);
-        let batch = Batch {
+        let batch = Arc::new(Batch {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             mode,
@@ -94,8 +95,13 @@ impl<B: Backend> Worker<B> {
             entries: Arc::new(entries),
             ends,
             span: traced,
-        };
+        });
         let (entries, ends) = (Arc::clone(&batch.entries), batch.ends.clone());
+        if breach::is_broken(breach::OFFSET_WITH_EFFECT) {
+            let (batch, count) = (batch.clone(), entries.len());
+            let advance = async move |tx: &mut Tx<'static, B>| batch.advance(tx, count).await;
+            self.db.write(advance).await?;
+        }
         let begun = Instant::now();
         let written = self
             .db

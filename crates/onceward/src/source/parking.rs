@@ -15,7 +15,7 @@ use super::lease::{clock, commit, rollback};
 use super::mirror::corrupt;
 use super::row::{RawRow, RowCollector};
 use super::{Dialect, FetchLimits, OutboxRow, RelayEpoch, SourceError, SourceStore};
-use crate::{Cursor, MessageId, QueryResult, ReplayProgress, RequestKind, Tx};
+use crate::{Cursor, MessageId, QueryResult, ReplayProgress, RequestKind, Tx, breach};
 
 /// What publishing must skip.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl ParkedKeys {
             return false;
         }
         match row.message_key() {
+            Some(_) if breach::is_broken(breach::KEY_WAITS) => self.rows.contains(&row.message_id),
             Some(key) => self.keys.contains(&(row.topic().into(), key.into())),
             None => self.rows.contains(&row.message_id),
         }
@@ -39,6 +40,7 @@ impl ParkedKeys {
     /// Adds the key of this row (or the row itself, if it has none).
     pub fn insert(&mut self, row: &OutboxRow) {
         match row.message_key() {
+            Some(_) if breach::is_broken(breach::KEY_WAITS) => self.rows.insert(row.message_id),
             Some(key) => self.keys.insert((row.topic().into(), key.into())),
             None => self.rows.insert(row.message_id),
         };

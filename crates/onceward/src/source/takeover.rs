@@ -9,7 +9,7 @@ use super::{
     Dialect, Identity, Loss, Mirror, ParkedKeys, ProgressPlace, RelayEpoch, SourceError,
     SourceStore,
 };
-use crate::{LastRow, MessageId, ProgressRecord, Tx};
+use crate::{LastRow, MessageId, ProgressRecord, Tx, breach};
 
 impl<B: Dialect> SourceStore<B> {
     /// The one database transaction of a take-over, after the progress was read back from Kafka:
@@ -54,6 +54,7 @@ impl<B: Dialect> SourceStore<B> {
     pub async fn progress_may_be_missing(&mut self) -> Result<(), SourceError> {
         match self.mirror().await? {
             None => Ok(()),
+            Some(_) if breach::is_broken(breach::PROGRESS_IS_THERE) => Ok(()),
             Some(mirror) => Err(Loss::ProgressMissing {
                 passed: mirror.passed,
             }
@@ -94,6 +95,10 @@ async fn verify<B: Dialect>(
 ) -> Result<(), SourceError> {
     let identity = read_identity::<B>(tx).await?;
     same_epoch(&identity, progress)?;
+    if breach::is_broken(breach::ROWS_ARE_COMPARED) || breach::is_broken(breach::PROGRESS_IS_THERE)
+    {
+        return Ok(());
+    }
     if let Some(mirror) = read_mirror::<B>(tx).await? {
         same_kafka(&mirror, place)?;
         compare(tx, &mirror, progress, place).await?;
@@ -188,6 +193,7 @@ async fn last_row_is_there<B: Dialect>(
 pub(super) fn same_row(last: LastRow, found: Option<MessageId>) -> Result<(), SourceError> {
     match found {
         Some(found) if found == last.message_id => Ok(()),
+        _ if breach::is_broken(breach::ROWS_ARE_COMPARED) => Ok(()),
         Some(found) => Err(Loss::LastRowReplaced {
             seq: last.seq,
             expected: last.message_id,

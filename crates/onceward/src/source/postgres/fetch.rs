@@ -3,12 +3,13 @@
 //! What is new is asked for by a prepared statement, which costs least where there are few rows. If it
 //! finds more than [`FIRST_ROWS`], the rest is a backlog, and comes page by page as binary COPY.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::super::mirror::corrupt;
@@ -18,7 +19,7 @@ use super::super::takeover::same_row;
 use super::super::{Batch, FetchLimits, Loss, OutboxRow, SourceError};
 use super::Parsed;
 use super::copy::{CopiedRow, copy};
-use crate::{Cursor, LastRow, MessageId, PgPage};
+use crate::{Cursor, LastRow, MessageId, PgPage, breach};
 
 const FETCH_NEW: &str = include_str!("../sql/postgres/fetch_new.sql");
 const COPY_PAGE: &str = include_str!("../sql/postgres/copy_page.sql");
@@ -211,6 +212,17 @@ fn raw_row(row: &PgRow) -> Result<RawRow<'_>, sqlx::Error> {
     })
 }
 
+/// A statement whose rows come in the order of `seq`, unless a test breaks the rule.
+fn by_seq(statement: &'static str) -> Cow<'static, str> {
+    if !breach::is_broken(breach::ORDER_BY_SEQ) {
+        return statement.into();
+    }
+    let broken = statement.replace("(order by o.seq", "(order by o.tx_id, o.seq");
+    broken
+        .replace("(order by u.seq", "(order by u.tx_id, u.seq")
+        .into()
+}
+
 fn limits_rows(limits: FetchLimits) -> usize {
     usize::try_from(limits.max_rows.max(1)).unwrap_or(usize::MAX)
 }
@@ -233,7 +245,11 @@ pub(super) async fn fetch_new(
     let single: Vec<u64> = from.done.xip.iter().chain(&cut_out).copied().collect();
     let started = Instant::now();
     let look_for_foreign = local.foreign_due.is_none_or(|due| due <= started);
-    let found = sqlx::query(FETCH_NEW)
+    let query = match by_seq(FETCH_NEW) {
+        Cow::Borrowed(statement) => sqlx::query(statement),
+        Cow::Owned(statement) => sqlx::query(AssertSqlSafe(statement)),
+    };
+    let found = query
         .bind(text(&lows))
         .bind(text(&single))
         .bind(last.map(|row| row.seq))
@@ -253,7 +269,10 @@ pub(super) async fn fetch_new(
     if rows.is_empty() {
         return Ok(Batch::empty(Cursor::Postgres(from.cursor.clone())));
     }
-    let current = header.current.lowered(&from.done, header.highest);
+    let current = match breach::is_broken(breach::LOWERED_XMAX) {
+        true => header.current,
+        false => header.current.lowered(&from.done, header.highest),
+    };
     Ok(Batch {
         rows,
         more,
@@ -347,7 +366,7 @@ fn page_statement(
         low.to_string(),
     ];
     let mut statement = String::with_capacity(COPY_PAGE.len() + 200);
-    for line in COPY_PAGE
+    for line in by_seq(COPY_PAGE)
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))
     {
