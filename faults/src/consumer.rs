@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use nix::sys::signal::{Signal, raise};
+use onceward::breach;
 use onceward::consumer::{
     Consumer as Loop, ConsumerOptions, Handler, HandlerError, Handlers, RetryPolicy,
 };
@@ -147,7 +148,12 @@ impl<B: SchemaBackend> Handler<B, Event> for Effect {
             let _ = raise(Signal::SIGKILL);
         }
         // Now and then: later ones of its key wait behind it, others go on.
-        match rand::random_bool(0.005) {
+        // Often where it is to show at once.
+        let ratio = match breach::is_broken(breach::KEY_QUEUES) {
+            true => 0.1,
+            false => 0.005,
+        };
+        match rand::random_bool(ratio) {
             true => Err(HandlerError::Retry {
                 after: None,
                 cause: "so that the key has to wait".into(),

@@ -403,7 +403,7 @@ impl Rig {
         while behind > 0 {
             // As long as there are more of them it may take the time it takes.
             let before = behind;
-            let more = wait::until("more effects", PATIENCE, || {
+            let more = wait::until("more effects", self.patience(), || {
                 // The database may be away just now.
                 behind = self.behind().unwrap_or(before);
                 Ok((behind < before || behind <= 0).then_some(()))
