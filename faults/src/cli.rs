@@ -71,7 +71,7 @@ struct WriterOptions {
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
     /// Only the cells whose names contain this, such as kafka-killed or relay-killed/sqlite/native; broken
-    /// is what breaks the relay's own rules, to see that it is noticed, and stop where nothing may go on
+    /// is what breaks a rule of relay or consumer, to see that it is noticed, and stop where nothing may go on
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Each fault strikes twice; docs/FAULTS.md is left alone

@@ -58,6 +58,13 @@ pub(crate) fn answering_broker<C: ClientContext>(
     Err(RDKafkaErrorCode::OperationTimedOut)
 }
 
+fn c_names(names: &[String]) -> Result<Vec<CString>, RDKafkaErrorCode> {
+    let names = names.iter().map(|name| CString::new(name.as_str()));
+    names
+        .collect::<Result<_, _>>()
+        .map_err(|_| RDKafkaErrorCode::InvalidTopic)
+}
+
 /// Topics by name, each described or with its own error; none is created by asking.
 pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
@@ -67,11 +74,7 @@ pub(crate) fn describe_topics<C: ClientContext>(
     let Some(first) = names.first() else {
         return Ok(Vec::new());
     };
-    let texts: Vec<CString> = names
-        .iter()
-        .map(|name| CString::new(name.as_str()))
-        .collect::<Result<_, _>>()
-        .map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let texts = c_names(names)?;
     let mut pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     // SAFETY: the collection is made here, non-null by librdkafka's contract, copies the names, and is
@@ -96,11 +99,7 @@ pub(crate) fn describe_settings<C: ClientContext>(
     let Some(first) = names.first() else {
         return Ok(Vec::new());
     };
-    let texts: Vec<CString> = names
-        .iter()
-        .map(|name| CString::new(name.as_str()))
-        .collect::<Result<_, _>>()
-        .map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let texts = c_names(names)?;
     let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
     let kind = c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
     // SAFETY: the resources are made here, non-null by librdkafka's contract, copy the names, and are

@@ -41,7 +41,7 @@ pub(super) struct Batch<B: Backend> {
     /// Some messages are known: it is asked which before they are claimed.
     pub look_first: bool,
     pub now: Micros,
-    pub entries: Arc<Vec<Arc<Entry>>>,
+    pub entries: Vec<Arc<Entry>>,
     /// Per entry: its key waits or is dead, so it must queue.
     pub blocked: Vec<bool>,
     /// Claims of the partitions the entries and `ends` belong to.

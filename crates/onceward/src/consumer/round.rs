@@ -92,20 +92,21 @@ impl<B: Backend> Worker<B> {
             now: self.clock.now(),
             blocked: blocked.collect(),
             guards: guards.collect(),
-            entries: Arc::new(entries),
+            entries,
             ends,
             span: traced,
         });
-        let (entries, ends) = (Arc::clone(&batch.entries), batch.ends.clone());
+        let Batch { entries, ends, .. } = &*batch;
         if breach::is_broken(breach::OFFSET_WITH_EFFECT) {
-            let (batch, count) = (batch.clone(), entries.len());
+            let (batch, count) = (Arc::clone(&batch), entries.len());
             let advance = async move |tx: &mut Tx<'static, B>| batch.advance(tx, count).await;
             self.db.write(advance).await?;
         }
+        let running = Arc::clone(&batch);
         let begun = Instant::now();
         let written = self
             .db
-            .write(async move |tx: &mut Tx<'static, B>| batch.run(tx).await)
+            .write(async move |tx: &mut Tx<'static, B>| running.run(tx).await)
             .instrument(span)
             .await;
         let outcomes = match written {
@@ -135,12 +136,12 @@ impl<B: Backend> Worker<B> {
             self.count_many(metric, &topic, count);
         }
         for (at, end) in ends {
-            if let Some(held) = self.held.get_mut(&at) {
-                held.next_offset = end;
-                held.position = held.position.max(end);
+            if let Some(held) = self.held.get_mut(at) {
+                held.next_offset = *end;
+                held.position = held.position.max(*end);
                 held.advanced = Instant::now();
                 held.end = None;
-                self.uncommitted.insert(at);
+                self.uncommitted.insert(at.clone());
             }
         }
         Ok(())
