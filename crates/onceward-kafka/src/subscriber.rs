@@ -385,6 +385,14 @@ impl Session<'_, '_> {
     }
 
     fn drop_assignment(&mut self) {
+        // To librdkafka a paused partition stays paused, even when it is assigned again.
+        let paused: Vec<_> = match self.holding {
+            true => self.assigned.clone(),
+            false => self.paused.iter().cloned().collect(),
+        };
+        if !paused.is_empty() {
+            self.resume(&paused);
+        }
         self.assigned.clear();
         self.backlog.clear();
         self.blocked_since = None;
@@ -395,7 +403,7 @@ impl Session<'_, '_> {
     /// Asks the cluster what it knows of the partitions, the database where to read on, and only
     /// then assigns them.
     fn assign(&mut self) -> Result<(), SubscriberError> {
-        let assigned = std::mem::take(&mut self.assigned);
+        let assigned = self.assigned.clone();
         self.drop_assignment();
         self.assigned.clone_from(&assigned);
         let begun = Instant::now();

@@ -107,6 +107,32 @@ async fn three_instances_come_and_go_in_the_middle_of_batches_and_nothing_is_dou
     }
 }
 
+/// A loop that stands still for a second has its partitions paused. Given away and assigned again
+/// meanwhile, they must be read on.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_were_paused_when_a_rebalance_came_are_read_on() {
+    let world = World::postgres(&bootstrap().await, 4).await;
+    let mut options = world.options();
+    options.max_batch_records = 5;
+    world.publish(0..300);
+    let one = world.start(options.clone());
+    until("first effects", async || !world.effects().await.is_empty()).await;
+    let mut blocking = world.db.pool().begin().await.unwrap();
+    sqlx::query("lock table effect in access exclusive mode")
+        .execute(&mut *blocking)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let two = world.start(options);
+    two.until("assignment", |s| s.partitions.len() == 2).await;
+    one.until("assignment", |s| s.partitions.len() == 2).await;
+    blocking.rollback().await.unwrap();
+    world.all_once(0..300).await;
+    for running in [one, two] {
+        running.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_started_without_kafka_reads_as_soon_as_kafka_is_there() {
     let world = World::sqlite(&bootstrap().await, 2).await;
