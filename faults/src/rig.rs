@@ -169,11 +169,11 @@ impl Rig {
             },
             source: format!("{source}={url}"),
             publisher,
-            // Small ones, so that a fault meets many transactions. One of librdkafka's takes a tenth of a
-            // second with three copies, and may not fall behind the writers: what waits there already
-            // would count as slow to recover.
-            batch_rows: match setting.world {
-                World::ThreeBrokers => 250,
+            // Small ones, so that a fault meets many transactions. With three copies, or by librdkafka on
+            // a busy machine, one takes a tenth of a second, and the relay may not fall behind the
+            // writers: what waits there already would count as slow to recover.
+            batch_rows: match (setting.world, publisher) {
+                (World::ThreeBrokers, _) | (_, Publisher::Rdkafka) => 250,
                 _ => 25,
             },
             broken: setting.broken,

@@ -364,9 +364,9 @@ impl KafkaConfig {
             .set("security.protocol", self.protocol().name())
             // Topics are made by the admin client only: auto-created ones have the wrong settings.
             .set("allow.auto.create.topics", "false")
-            // After a broker's restart be back within a second, not ten.
+            // After a broker's restart be back at once, not after ten seconds.
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "250");
         for (name, value) in &self.properties.0 {
             config.set(name, value);
         }

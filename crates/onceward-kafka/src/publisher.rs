@@ -12,7 +12,7 @@ use onceward::publisher::{BrokerError, PublishOutcome, Publisher, Records};
 use onceward::{ProgressRecord, SourceName};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use tokio::sync::oneshot;
@@ -28,7 +28,9 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_TIMEOUT_MS: u64 = 8_000;
 /// How long `init_transactions` may take; Kafka first ends what the fenced producer left open.
 const INIT_AT_MOST: Duration = Duration::from_secs(15);
-/// How long an open waits for a broker before it asks anyway.
+/// How often `init_transactions` is asked for.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long an open waits for a broker; the caller begins anew.
 const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
 /// How often an idle producer looks at its connections' events, so that they don't pile up.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
@@ -168,12 +170,9 @@ fn open(
     let producer: BaseProducer<Context> = config
         .create_with_context(Context::default())
         .map_err(|error| kafka_error(&error, &doing))?;
-    connect(&producer, &config, source).map_err(|cause| {
-        drain(&producer);
-        BrokerError::Configuration(format!("{doing}: {cause}"))
-    })?;
+    connect(&producer, &config, source, &doing)?;
     // CRASH: older producers are fenced and what they left open is aborted; nothing else changed.
-    if let Err(error) = producer.init_transactions(INIT_AT_MOST) {
+    if let Err(error) = init_transactions(&producer) {
         drain(&producer);
         return Err(match producer.context().watch.trouble(&config) {
             Some(Trouble::Refused(text)) => BrokerError::Configuration(format!("{doing}: {text}")),
@@ -190,25 +189,53 @@ fn open(
     Ok(producer)
 }
 
+/// Asks for the producer's id again and again: left to itself librdkafka asks every 500 ms, and Kafka
+/// refuses the first times while it ends what the fenced producer left open.
+fn init_transactions(producer: &BaseProducer<Context>) -> KafkaResult<()> {
+    let deadline = Instant::now() + INIT_AT_MOST;
+    loop {
+        let result = producer.init_transactions(ASK_AGAIN);
+        drain(producer);
+        match &result {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && Instant::now() < deadline => {}
+            _ => return result,
+        }
+    }
+}
+
 /// Connects first: librdkafka looks for the transactions' coordinator at once if a broker is up, and
-/// else only every 500 ms. A refusal is told at once, everything else shows in the next call.
+/// else only every 500 ms. The first answer comes from a bootstrap server, whose connection ends with
+/// it; the second one from a broker that is up.
 fn connect(
     producer: &BaseProducer<Context>,
     config: &ClientConfig,
     source: &SourceName,
-) -> Result<(), String> {
+    doing: &str,
+) -> Result<(), BrokerError> {
     let topic = source.progress_topic();
     let deadline = Instant::now() + CONNECT_AT_MOST;
-    while Instant::now() < deadline {
+    let mut answers = 0;
+    while answers < 2 {
         let asked = producer
             .client()
             .fetch_metadata(Some(&topic), Duration::from_millis(500));
-        if asked.is_ok() {
-            return Ok(());
-        }
         drain(producer);
-        if let Some(Trouble::Refused(cause)) = producer.context().watch.trouble(config) {
-            return Err(cause);
+        let Err(error) = asked else {
+            answers += 1;
+            continue;
+        };
+        match producer.context().watch.trouble(config) {
+            Some(Trouble::Refused(cause)) => {
+                return Err(BrokerError::Configuration(format!("{doing}: {cause}")));
+            }
+            trouble if Instant::now() > deadline => {
+                return Err(BrokerError::Unavailable(match trouble {
+                    Some(Trouble::Perhaps(cause)) => format!("{doing}: {cause}"),
+                    _ => format!("{doing}: {error}"),
+                }));
+            }
+            _ => {}
         }
     }
     Ok(())

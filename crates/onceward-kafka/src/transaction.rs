@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use onceward::publisher::{PublishOutcome, Records, Refusal};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
@@ -24,6 +24,8 @@ use crate::watch::MAY_HAVE_RETRIED;
 
 /// How long an abort may take; longer makes the outcome unknown.
 const ABORT_AT_MOST: Duration = Duration::from_secs(5);
+/// How long a commit waits between two looks at whether the producer is dirty.
+const LOOK_FOR_DIRT: Duration = Duration::from_millis(200);
 /// Slack for librdkafka to fail what is older than `message.timeout.ms`.
 const DELIVERY_AT_MOST: Duration = Duration::from_secs(9);
 
@@ -173,6 +175,11 @@ fn wait_for_reports(producer: &BaseProducer<Context>, deadline: Instant) -> Resu
         if now > deadline {
             return Err(Failure::Stuck("records were not acknowledged in time"));
         }
+        // What waits for a lost connection would be sent again after a while, for a commit that a
+        // dirty producer had better not send.
+        if producer.context().watch.dirt().is_some() {
+            return Err(Failure::Stuck("a connection was lost"));
+        }
         // Records of a transaction that failed as a whole (rights, expired producer id) would wait
         // in the queue for their time-out; ask for its state instead.
         if now > look_at {
@@ -201,12 +208,16 @@ fn commit(producer: &BaseProducer<Context>, progress_index: usize) -> PublishOut
     let start = Instant::now();
     // CRASH: before this the transaction is open and Kafka aborts it: rows come again. After it rows
     // and progress are both visible: the next owner reads progress and goes on behind them.
-    let result = producer.commit_transaction(TRANSACTION_TIMEOUT);
+    let result = commit_or_give_up(producer);
     let took = start.elapsed();
-    drain(producer);
     if let Err(error) = result {
         // Even an "abortable" error here is not "not committed".
-        return ended_badly(&error, "commit");
+        return match (ended_badly(&error, "commit"), watch.dirt()) {
+            (PublishOutcome::Unknown(_), Some(reason)) => {
+                PublishOutcome::Unknown(format!("dirty producer: {reason}"))
+            }
+            (outcome, _) => outcome,
+        };
     }
     if took > MAY_HAVE_RETRIED {
         // Long enough to have been sent twice, or just a busy broker: the counts tell. To wait for
@@ -219,6 +230,26 @@ fn commit(producer: &BaseProducer<Context>, progress_index: usize) -> PublishOut
             dirty: watch.dirt().is_some(),
         },
         None => PublishOutcome::Unknown(format!("no report for record {progress_index}")),
+    }
+}
+
+/// Commits, and gives up when the producer becomes dirty: a new one finds out how it ended, and is
+/// quicker to be back than librdkafka's own retries, which wait for [`RETRY_BACKOFF_MS`] each.
+///
+/// [`RETRY_BACKOFF_MS`]: crate::watch::RETRY_BACKOFF_MS
+fn commit_or_give_up(producer: &BaseProducer<Context>) -> KafkaResult<()> {
+    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+    loop {
+        let result = producer.commit_transaction(LOOK_FOR_DIRT);
+        drain(producer);
+        match &result {
+            // Asked again, it goes on where it was: nothing is sent twice by that.
+            Err(KafkaError::Transaction(error))
+                if error.code() == RDKafkaErrorCode::OperationTimedOut
+                    && producer.context().watch.dirt().is_none()
+                    && Instant::now() < deadline => {}
+            _ => return result,
+        }
     }
 }
 
