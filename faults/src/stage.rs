@@ -97,10 +97,19 @@ impl Stage {
         })
     }
 
-    /// Keeps databases and logs, for who wants to know why; where they are.
+    /// Keeps databases and logs, Kafka's and Postgres's too, for who wants to know why; where they are.
     pub fn keep(&mut self) -> std::path::PathBuf {
         self.folder.disable_cleanup(true);
-        self.folder.path().to_owned()
+        let folder = self.folder.path();
+        let mut logs = vec![self.kafka.kafka.folder().join("kafka.log")];
+        logs.extend((self.postgres.iter()).map(|server| server.folder().join("postgres.log")));
+        for log in logs {
+            if let Some(name) = log.file_name() {
+                // What is not there can't tell anything.
+                let _ = std::fs::copy(&log, folder.join(name));
+            }
+        }
+        folder.to_owned()
     }
 
     /// Brings back what a cell that failed may have left dead.

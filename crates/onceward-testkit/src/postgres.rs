@@ -355,10 +355,11 @@ impl Postgres {
         let mut process = Process::spawn("postgres", self.command(), &log)?;
         wait::until("an answer of PostgreSQL", START_AT_MOST, || {
             if !process.is_running() {
-                let text = process.log_tail(15);
-                // After kill -9 the killed server's children need a moment to notice and go.
-                if !text.contains("still in use") || Instant::now() >= deadline {
-                    bail!("PostgreSQL ended while starting:\n{text}");
+                // After kill -9 the killed server's children need a moment to notice and go; each of
+                // them says so in the same log.
+                let is_early = process.log().contains("still in use");
+                if !is_early || Instant::now() >= deadline {
+                    bail!("PostgreSQL ended while starting:\n{}", process.log_tail(15));
                 }
                 process = Process::spawn("postgres", self.command(), &log)?;
             }
