@@ -3,12 +3,14 @@
 //! A writer takes a transaction id, locks its key's aggregate, inserts a row, and commits or rolls back:
 //! in any order with the others, so that ids, sequence numbers and commits come in three different
 //! orders. The server may stop at once and start again, and then hands out anew the ids above the
-//! highest that is durable.
+//! highest that is durable. A row may be copied in from another cluster, with that one's id.
 
 use stateright::{Model, Property};
 
 /// Transactions that may begin.
 const TRANSACTIONS: u8 = 4;
+/// The id of a row that another cluster gave out; further than this one ever comes.
+const FOREIGN: u8 = 99;
 
 /// Which rules hold. The default is the protocol.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,10 @@ pub struct Rules {
     pub lower_xmax: bool,
     /// The cursor is a snapshot, not the highest `seq` seen.
     pub snapshot: bool,
+    /// A standby is not read: its snapshots leave out what runs on the primary.
+    pub only_from_primary: bool,
+    /// A row whose id was not given out yet stops the source.
+    pub stop_at_foreign: bool,
 }
 
 impl Default for Rules {
@@ -27,6 +33,8 @@ impl Default for Rules {
             order_by_seq: true,
             lower_xmax: true,
             snapshot: true,
+            only_from_primary: true,
+            stop_at_foreign: true,
         }
     }
 }
@@ -72,6 +80,11 @@ pub struct State {
     published: Vec<Row>,
     begun: u8,
     stops: u8,
+    copied: bool,
+    /// A person must help: nothing is fetched any more.
+    stopped: bool,
+    /// Nobody was writing, and yet the last fetch did not find all rows.
+    left_behind: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +100,10 @@ pub enum Action {
     StopAtOnce {
         durable: bool,
     },
+    /// A row of another cluster, as a dump brings it.
+    Copy,
     Fetch,
+    FetchFromStandby,
 }
 
 impl Model for Rules {
@@ -108,6 +124,9 @@ impl Model for Rules {
             published: Vec::new(),
             begun: 0,
             stops: 0,
+            copied: false,
+            stopped: false,
+            left_behind: false,
         }]
     }
 
@@ -130,7 +149,15 @@ impl Model for Rules {
         if state.stops == 0 {
             actions.extend([true, false].map(|durable| Action::StopAtOnce { durable }));
         }
-        actions.push(Action::Fetch);
+        if !state.copied {
+            actions.push(Action::Copy);
+        }
+        if !state.stopped {
+            actions.push(Action::Fetch);
+            if !self.only_from_primary {
+                actions.push(Action::FetchFromStandby);
+            }
+        }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -166,12 +193,26 @@ impl Model for Rules {
                 state.stops += 1;
                 state.running.clear();
                 if !durable {
-                    let known = state.committed.iter().map(|row| row.xid).max();
+                    let ours = state.committed.iter().filter(|row| row.xid != FOREIGN);
+                    let known = ours.map(|row| row.xid).max();
                     state.next_xid = known.unwrap_or(0) + 1;
                 }
                 state.completed = state.next_xid - 1;
             }
-            Action::Fetch => self.fetch(&mut state)?,
+            Action::Copy => {
+                state.copied = true;
+                state.committed.push(Row {
+                    seq: state.next_seq,
+                    xid: FOREIGN,
+                    key: 0,
+                });
+                state.next_seq += 1;
+            }
+            Action::Fetch => {
+                let running = state.running.iter().map(|writer| writer.xid).collect();
+                self.fetch(&mut state, running)?;
+            }
+            Action::FetchFromStandby => self.fetch(&mut state, Vec::new())?,
         }
         Some(state)
     }
@@ -195,6 +236,7 @@ impl Model for Rules {
                     .iter()
                     .all(|row| state.published.contains(row) || !rules.is_passed(state, row))
             }),
+            Property::always("no row left behind", |_, state: &State| !state.left_behind),
             Property::sometimes("a row with a reused id is published", |_, state: &State| {
                 state.stops == 1
                     && state
@@ -216,20 +258,27 @@ impl Rules {
         }
     }
 
-    fn fetch(self, state: &mut State) -> Option<()> {
+    /// `running`: the transactions that the database says are under way.
+    fn fetch(self, state: &mut State, running: Vec<u8>) -> Option<()> {
         let xmax = state.completed + 1;
-        let running = state.running.iter().map(|writer| writer.xid);
-        let mut current = Snapshot {
-            xmax,
-            xip: running.filter(|xid| *xid < xmax).collect(),
-        };
+        let mut current = Snapshot { xmax, xip: running };
+        current.xip.retain(|xid| *xid < xmax);
+        let foreign = |row: &Row| row.xid >= xmax;
+        if self.stop_at_foreign && state.committed.iter().any(foreign) {
+            state.stopped = true;
+            return Some(());
+        }
         let committed = state.committed.iter();
         let mut batch: Vec<Row> = committed
             .filter(|row| current.sees(row.xid) && !self.is_passed(state, row))
             .copied()
             .collect();
-        // An empty batch stores nothing.
-        let highest = batch.iter().map(|row| row.xid).max()?;
+        let passed = state.published.len() + batch.len();
+        state.left_behind = state.running.is_empty() && passed < state.committed.len();
+        let Some(highest) = batch.iter().map(|row| row.xid).max() else {
+            // An empty batch stores nothing.
+            return state.left_behind.then_some(());
+        };
         if self.order_by_seq {
             batch.sort_unstable_by_key(|row| row.seq);
         } else {

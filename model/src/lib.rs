@@ -3,7 +3,8 @@
 //!
 //! | Model | What it is about | Where it is written down |
 //! |---|---|---|
-//! | [`relay`] | progress in Kafka, fencing, take-over, late EndTxn, parking | `docs/GUARANTEES.md`, decision 1 |
+//! | [`relay`] | progress in Kafka, fencing, take-over, first start, late EndTxn, parking | `docs/GUARANTEES.md`, decision 1 |
+//! | [`replay`] | copies of a parked key, published and deleted | decision 1 |
 //! | [`cursor`] | the snapshot cursor on Postgres, reused transaction ids | decision 2 |
 //! | [`consumer`] | inbox, waiting messages, owner epoch | decision 3 |
 //!
@@ -14,3 +15,4 @@
 pub mod consumer;
 pub mod cursor;
 pub mod relay;
+pub mod replay;

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! down ─ init ─▶ opened ─ read progress ─▶ tail ─ send … send ─▶ sent ─ EndTxn ─▶ ending
-//!   ▲                                       ▲                                       │
+//!   ▲              │ none                   ▲                                       │
+//!   │              └▶ genesis ─▶ mirror ────┤                                       │
 //!   └── crash, time-out, dirty: anywhere ───┴──────────────── answer ───────────────┘
 //! ```
 
@@ -34,8 +35,29 @@ pub struct Rules {
     pub dirty_is_dropped: bool,
     /// A refused row is stored as parked before the cursor passes it.
     pub park_before_passing: bool,
+    /// The database takes writes only from the relay that claimed last.
+    pub guarded: bool,
+    /// Progress is read up to the high watermark, or not at all; not as far as readers see.
+    pub read_to_high_watermark: bool,
+    /// The mirror is written before the first row is published.
+    pub mirror_before_rows: bool,
+    /// What may happen.
+    pub world: World,
+}
+
+/// What may happen beside crashes and a network that loses, doubles and delays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct World {
     /// This row is refused by Kafka for what it is; 0 = none.
     pub poison: u8,
+    /// Once, a person lets it be taken from now on.
+    pub is_mended: bool,
+    /// A partition's leader that does not know of a newer producer yet takes in the progress record of
+    /// an older one. Nobody ends that transaction, and readers see nothing behind it (brokers before
+    /// KIP-890).
+    pub hangs: bool,
+    /// Nothing was published before; and once, the progress topic is deleted and made anew.
+    pub first_start: bool,
 }
 
 impl Default for Rules {
@@ -47,7 +69,10 @@ impl Default for Rules {
             unknown_means_take_over: true,
             dirty_is_dropped: true,
             park_before_passing: true,
-            poison: 0,
+            guarded: true,
+            read_to_high_watermark: true,
+            mirror_before_rows: true,
+            world: World::default(),
         }
     }
 }
@@ -77,6 +102,18 @@ pub enum Relay {
     Opened {
         epoch: u8,
     },
+    /// There is no progress yet; then there is, and the database does not know.
+    Genesis {
+        epoch: u8,
+    },
+    Unmirrored {
+        epoch: u8,
+    },
+    /// Kafka refused the poison, and the transaction is aborted.
+    Refused {
+        epoch: u8,
+        cursor: u8,
+    },
     /// `upto` > `cursor`: rows up to it are being sent, `sent` of the records have arrived.
     Tail {
         epoch: u8,
@@ -99,13 +136,18 @@ pub struct State {
     /// The coordinator's epoch, and the records of the open transaction.
     epoch: u8,
     open: Option<Vec<Record>>,
-    /// What `read_committed` readers see.
+    /// What `read_committed` readers see; of the progress topic, if nothing hangs there.
     rows: Vec<u8>,
-    progress: u8,
+    progress: Option<u8>,
+    /// Something hangs, and this is what readers see.
+    stable: Option<Option<u8>>,
     network: Vec<Request>,
-    /// The database: the mirror of the position, and the parked rows.
-    mirror: u8,
+    /// The database: who claimed last, the mirror of the position, the parked rows.
+    owner: Option<usize>,
+    mirror: Option<u8>,
     parked: Vec<u8>,
+    is_mended: bool,
+    is_lost: bool,
     crashes: u8,
     inits: u8,
 }
@@ -116,11 +158,13 @@ pub enum Action {
     Init(usize),
     ReadTooEarly(usize),
     ReadProgress(usize),
+    WriteGenesis(usize),
     Begin(usize, u8),
     /// The next record arrives and is acknowledged.
     Send(usize),
     /// It is sent, and no answer comes: the relay drops its producer.
     SendLate(usize),
+    Refuse(usize),
     Park(usize),
     Commit(usize),
     /// The client library sends EndTxn once more by itself.
@@ -137,6 +181,9 @@ pub enum Action {
     Crash(usize),
     /// Kafka ends an open transaction by its time-out.
     TimeOut,
+    /// The poison is taken from now on.
+    Mend,
+    LoseProgress,
 }
 
 impl Rules {
@@ -150,7 +197,16 @@ impl Rules {
 
     /// A row that publishing skips.
     fn passes(self, state: &State, row: u8) -> bool {
-        state.parked.contains(&row) || (row == self.poison && !self.park_before_passing)
+        state.parked.contains(&row) || (self.refuses(state, row) && !self.park_before_passing)
+    }
+
+    fn refuses(self, state: &State, row: u8) -> bool {
+        row == self.world.poison && !state.is_mended
+    }
+
+    /// Whether the database takes a write from this relay.
+    fn may_write(self, state: &State, id: usize) -> bool {
+        !self.guarded || state.owner == Some(id)
     }
 }
 
@@ -160,6 +216,9 @@ impl State {
         match request {
             Request::Produce { epoch, record } => {
                 if epoch != self.epoch {
+                    if let (Record::Progress(_), true) = (record, rules.world.hangs) {
+                        self.stable.get_or_insert(self.progress);
+                    }
                     return false;
                 }
                 self.open.get_or_insert_default().push(record);
@@ -176,7 +235,7 @@ impl State {
                     for record in open {
                         match record {
                             Record::Row(row) => self.rows.push(row),
-                            Record::Progress(upto) => self.progress = upto,
+                            Record::Progress(upto) => self.progress = Some(upto),
                         }
                     }
                 }
@@ -194,15 +253,20 @@ impl Model for Rules {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
+        let begun = (!self.world.first_start).then_some(0);
         vec![State {
             relays: [Relay::Down; RELAYS],
             epoch: 0,
             open: None,
             rows: Vec::new(),
-            progress: 0,
+            progress: begun,
+            stable: None,
             network: Vec::new(),
-            mirror: 0,
+            owner: None,
+            mirror: begun,
             parked: Vec::new(),
+            is_mended: false,
+            is_lost: false,
             crashes: 0,
             inits: 0,
         }]
@@ -215,13 +279,16 @@ impl Model for Rules {
                 Relay::Down => actions.push(Action::ReadTooEarly(id)),
                 Relay::ReadTooEarly { .. } => actions.push(Action::Init(id)),
                 Relay::Opened { .. } => actions.push(Action::ReadProgress(id)),
+                Relay::Genesis { .. } => actions.push(Action::WriteGenesis(id)),
+                Relay::Unmirrored { .. } => actions.push(Action::Mirror(id)),
+                Relay::Refused { .. } => actions.push(Action::Park(id)),
                 Relay::Tail {
                     cursor, upto, sent, ..
                 } if upto > cursor => {
                     let records = self.records(state, cursor, upto);
                     match records.get(usize::from(sent)) {
-                        Some(Record::Row(row)) if *row == self.poison => {
-                            actions.push(Action::Park(id));
+                        Some(Record::Row(row)) if self.refuses(state, *row) => {
+                            actions.push(Action::Refuse(id));
                         }
                         Some(_) => actions.extend([Action::Send(id), Action::SendLate(id)]),
                         None => actions.push(Action::Commit(id)),
@@ -231,7 +298,7 @@ impl Model for Rules {
                     for upto in cursor + 1..=(cursor + BATCH).min(ROWS) {
                         actions.push(Action::Begin(id, upto));
                     }
-                    if state.mirror < cursor {
+                    if state.mirror < Some(cursor) {
                         actions.push(Action::Mirror(id));
                     }
                 }
@@ -260,6 +327,12 @@ impl Model for Rules {
         if state.open.is_some() {
             actions.push(Action::TimeOut);
         }
+        if self.world.is_mended && !state.is_mended {
+            actions.push(Action::Mend);
+        }
+        if self.world.first_start && !state.is_lost && state.progress.is_some() {
+            actions.push(Action::LoseProgress);
+        }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -271,6 +344,7 @@ impl Model for Rules {
                     _ => None,
                 };
                 state.inits += 1;
+                state.owner = Some(id);
                 state.epoch += 1;
                 state.open = None;
                 state.relays[id] = match early {
@@ -280,7 +354,7 @@ impl Model for Rules {
             }
             Action::ReadTooEarly(id) => {
                 state.relays[id] = Relay::ReadTooEarly {
-                    cursor: state.progress,
+                    cursor: state.progress.unwrap_or(0),
                 };
             }
             // Nothing of an older producer can still appear. What a newer one commits meanwhile may be
@@ -289,11 +363,33 @@ impl Model for Rules {
                 let Relay::Opened { epoch } = state.relays[id] else {
                     return None;
                 };
-                let cursor = match self.position_from_kafka {
-                    true => state.progress,
-                    false => state.mirror,
+                let found = match state.stable {
+                    Some(_) if self.read_to_high_watermark => return None,
+                    Some(stable) => stable,
+                    None => state.progress,
                 };
-                state.relays[id] = tail(epoch, cursor);
+                state.relays[id] = match (found, state.mirror) {
+                    (Some(_), Some(mirror)) if !self.position_from_kafka => tail(epoch, mirror),
+                    (Some(0), None) if self.mirror_before_rows => Relay::Unmirrored { epoch },
+                    // Progress without a mirror, or a mirror without progress, is a stop.
+                    (Some(_), None) if self.mirror_before_rows => return None,
+                    (None, Some(_)) => return None,
+                    (Some(cursor), _) => tail(epoch, cursor),
+                    (None, None) => Relay::Genesis { epoch },
+                };
+            }
+            Action::WriteGenesis(id) => {
+                let Relay::Genesis { epoch } = state.relays[id] else {
+                    return None;
+                };
+                state.relays[id] = Relay::Down;
+                if epoch == state.epoch {
+                    state.progress = Some(0);
+                    state.relays[id] = match self.mirror_before_rows {
+                        true => Relay::Unmirrored { epoch },
+                        false => tail(epoch, 0),
+                    };
+                }
             }
             Action::Begin(id, to) => {
                 let Relay::Tail { upto, .. } = &mut state.relays[id] else {
@@ -327,21 +423,28 @@ impl Model for Rules {
                     state.relays[id] = Relay::Down; // Fenced
                 }
             }
-            // The transaction is aborted, the row is stored as parked, and the batch begins anew. All of
-            // it under the guard of the claim: a fenced relay stores nothing.
-            Action::Park(id) => {
+            Action::Refuse(id) => {
                 let Relay::Tail { epoch, cursor, .. } = state.relays[id] else {
                     return None;
                 };
-                if epoch != state.epoch {
-                    state.relays[id] = Relay::Down;
-                } else {
+                state.relays[id] = Relay::Down;
+                if epoch == state.epoch {
                     state.open = None;
                     if self.transactions_v2 {
                         state.epoch += 1;
                     }
-                    state.parked.push(self.poison);
-                    state.relays[id] = tail(state.epoch, cursor);
+                    let epoch = state.epoch;
+                    state.relays[id] = Relay::Refused { epoch, cursor };
+                }
+            }
+            Action::Park(id) => {
+                let Relay::Refused { epoch, cursor } = state.relays[id] else {
+                    return None;
+                };
+                state.relays[id] = Relay::Down;
+                if self.may_write(&state, id) {
+                    state.parked.push(self.world.poison);
+                    state.relays[id] = tail(epoch, cursor);
                 }
             }
             Action::Commit(id) => {
@@ -413,10 +516,17 @@ impl Model for Rules {
                 state.relays[id] = tail(epoch, cursor);
             }
             Action::Mirror(id) => {
-                let Relay::Tail { cursor, .. } = state.relays[id] else {
-                    return None;
+                let (epoch, cursor) = match state.relays[id] {
+                    Relay::Unmirrored { epoch } => (epoch, 0),
+                    Relay::Tail { epoch, cursor, .. } => (epoch, cursor),
+                    _ => return None,
                 };
-                state.mirror = state.mirror.max(cursor);
+                state.relays[id] = Relay::Down;
+                if self.may_write(&state, id) {
+                    // Only where it grows.
+                    state.mirror = state.mirror.max(Some(cursor));
+                    state.relays[id] = tail(epoch, cursor);
+                }
             }
             Action::Crash(id) => {
                 state.relays[id] = Relay::Down;
@@ -426,6 +536,14 @@ impl Model for Rules {
                 state.open = None;
                 state.epoch += 1;
             }
+            Action::Mend => state.is_mended = true,
+            Action::LoseProgress => {
+                state.is_lost = true;
+                state.progress = None;
+                if let Some(open) = &mut state.open {
+                    open.retain(|record| matches!(record, Record::Row(_)));
+                }
+            }
         }
         state.network.sort_unstable();
         Some(state)
@@ -433,20 +551,17 @@ impl Model for Rules {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(
-                "each row once and in order",
-                |rules: &Rules, state: &State| {
-                    let parked = |row: &u8| state.parked.contains(row) || (*row == rules.poison);
-                    let wanted: Vec<u8> = (1..=ROWS).filter(|row| !parked(row)).collect();
-                    wanted.starts_with(&state.rows)
-                },
-            ),
+            Property::always("each row once and in order", |_, state: &State| {
+                state.rows.windows(2).all(|pair| pair[0] < pair[1])
+            }),
             Property::always("progress tells the rows", |_, state: &State| {
-                let passed = (1..=state.progress).filter(|row| !state.parked.contains(row));
-                state.rows.iter().copied().eq(passed)
+                let passed =
+                    (1..=state.progress.unwrap_or(0)).filter(|row| !state.parked.contains(row));
+                // Deleted progress tells nothing.
+                state.is_lost || state.rows.iter().copied().eq(passed)
             }),
             Property::sometimes("all rows are passed", |_, state: &State| {
-                state.progress == ROWS
+                state.progress == Some(ROWS)
             }),
         ]
     }
