@@ -331,8 +331,11 @@ pub(crate) enum DeadLetterCommand {
         consumer: Option<String>,
     },
     /// Ask its owner to try it again, in the order of its key
-    #[command(after_help = "Example:\n  onceward dead-letter replay 0198c0de-… --wait")]
-    Replay(LetterRequest),
+    #[command(
+        after_help = "Examples:\n  onceward dead-letter replay 0198c0de-… --wait\n  \
+                      onceward dead-letter replay --parked-in order.created"
+    )]
+    Replay(ReplayRequest),
     /// Ask its owner to give it up; what queues behind it goes on
     Discard {
         #[command(flatten)]
@@ -357,6 +360,29 @@ pub(crate) struct LetterRequest {
     /// Only this consumer's, if several have it
     #[arg(long)]
     pub consumer: Option<String>,
+    #[command(flatten)]
+    pub wish: Wish,
+}
+
+/// A wish about one dead letter, or about all of a topic.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayRequest {
+    /// Message id, or TOPIC/PARTITION@OFFSET
+    #[arg(required_unless_present = "parked_in")]
+    pub letter: Option<String>,
+    /// Instead: everything that relays have parked in this topic
+    #[arg(long, value_name = "TOPIC", conflicts_with_all = ["letter", "consumer"])]
+    pub parked_in: Option<String>,
+    /// Only this consumer's, if several have it
+    #[arg(long)]
+    pub consumer: Option<String>,
+    #[command(flatten)]
+    pub wish: Wish,
+}
+
+/// Who wishes it, and whether to wait for it.
+#[derive(Debug, Args)]
+pub(crate) struct Wish {
     /// Why, for those who come after
     #[arg(long)]
     pub note: Option<String>,

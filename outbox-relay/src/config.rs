@@ -54,6 +54,7 @@ impl Config {
             ("poll_busy_ms", &mut relay.poll_busy_ms),
             ("mirror_ms", &mut relay.mirror_ms),
             ("topics_refresh_ms", &mut relay.topics_refresh_ms),
+            ("topic_hold_ms", &mut relay.topic_hold_ms),
             ("retention_seconds", &mut relay.retention_seconds),
             ("stop_ms", &mut relay.stop_ms),
             ("request_timeout_ms", &mut limits.request_timeout_ms),
@@ -173,6 +174,7 @@ impl Config {
         line("poll_busy_ms", relay.poll_busy_ms.to_string());
         line("mirror_ms", relay.mirror_ms.to_string());
         line("topics_refresh_ms", relay.topics_refresh_ms.to_string());
+        line("topic_hold_ms", relay.topic_hold_ms.to_string());
         line("retention_seconds", relay.retention_seconds.to_string());
         line("janitor_schedule", quoted(&relay.janitor_schedule));
         line("janitor_chunk_rows", relay.janitor_chunk_rows.to_string());

@@ -60,6 +60,9 @@ pub struct RelayOptions {
     pub mirror_ms: u64,
     /// Time between refreshes of the topics' partition counts, in milliseconds.
     pub topics_refresh_ms: u64,
+    /// How long a source waits for a topic that does not exist or that it may not write, in milliseconds;
+    /// then the topic's rows are parked, and those of other topics go on. 0: for ever.
+    pub topic_hold_ms: u64,
     /// How long published rows stay in the outbox, in seconds.
     pub retention_seconds: u64,
     /// When the janitor runs: a cron expression with seconds, UTC.
@@ -83,6 +86,7 @@ impl Default for RelayOptions {
             poll_busy_ms: 1,
             mirror_ms: 1_000,
             topics_refresh_ms: 30_000,
+            topic_hold_ms: 60_000,
             retention_seconds: 24 * 3600,
             janitor_schedule: "0 * * * * *".to_owned(),
             janitor_chunk_rows: 500,

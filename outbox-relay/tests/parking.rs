@@ -6,7 +6,7 @@ use sqlx::{Postgres, Sqlite};
 
 use crate::support::relay::Start;
 use crate::support::source::{Database, Row, Source};
-use crate::support::topic::{Topic, numbered, of_key};
+use crate::support::topic::{Topic, delete_topic, numbered, of_key};
 use crate::support::until;
 
 /// Small enough to be refused by a topic that takes 2 kB, when it is more than that. Not to be
@@ -132,6 +132,68 @@ fn a_refused_row_with_a_huge_key_parks_too_on_sqlite() {
 #[test]
 fn a_refused_row_with_a_huge_key_parks_too_on_postgres() {
     a_refused_row_with_a_huge_key_parks_too::<Postgres>("native");
+}
+
+/// `is_known`: the topic is deleted after the relay has published to it, so that only Kafka's refusal
+/// tells that it is gone.
+fn a_topic_that_stays_missing_parks_its_rows<B: Database>(publisher: &str, is_known: bool) {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<B>::new("givenup");
+    let topic = Topic::new(&kafka, "there", 1);
+    let missing = Topic::named("missing", &kafka, 1);
+    let relay = Start::new(&kafka, &[source.option()])
+        .arg("--topic-hold-ms", "1500")
+        .publisher(publisher)
+        .go();
+    if is_known {
+        missing.create(&[]);
+        source.write_key(&missing.name, "before", 0..1);
+        missing.wait_for_key("before", 1);
+        delete_topic(&kafka, &missing.name);
+    }
+    source.write(&[
+        a_row(&topic.name, Some("a"), "a:0".into()),
+        a_row(&missing.name, Some("b"), "b:0".into()),
+        a_row(&missing.name, Some("c"), "c:0".into()),
+        a_row(&missing.name, None, "alone".into()),
+        a_row(&missing.name, Some("b"), "b:1".into()),
+        a_row(&topic.name, Some("a"), "a:1".into()),
+    ]);
+    topic.wait_for_key("a", 2);
+    assert_eq!(source.parked_rows(), 4);
+    // It was waited for already: not again for each row.
+    source.write_key(&missing.name, "d", 0..1);
+    source.write_key(&topic.name, "a", 2..3);
+    topic.wait_for_key("a", 3);
+    assert_eq!(source.parked_rows(), 5);
+    assert_eq!(relay.wait_for_state(Phase::Tail).parked_keys, 4);
+
+    // In vain while it is missing, and holds up nobody.
+    source.ask("replay", &missing.name, "b");
+    until("the refusal", || {
+        Ok((source.open_requests() == 0).then_some(()))
+    });
+    assert_eq!(source.parked_rows(), 5);
+    missing.create(&[]);
+    source.ask("replay", &missing.name, "b");
+    until("the replay", || {
+        Ok((source.open_requests() == 0).then_some(()))
+    });
+    source.write_key(&missing.name, "b", 2..4);
+    assert_eq!(missing.wait_for_key("b", 4), numbered("b", 0..4));
+    assert_eq!(source.parked_rows(), 3);
+}
+
+#[test]
+fn a_topic_that_stays_missing_parks_its_rows_on_sqlite() {
+    a_topic_that_stays_missing_parks_its_rows::<Sqlite>("native", false);
+    a_topic_that_stays_missing_parks_its_rows::<Sqlite>("rdkafka", true);
+}
+
+#[test]
+fn a_topic_that_stays_missing_parks_its_rows_on_postgres() {
+    a_topic_that_stays_missing_parks_its_rows::<Postgres>("rdkafka", false);
+    a_topic_that_stays_missing_parks_its_rows::<Postgres>("native", true);
 }
 
 /// Dies at `point` on the way through parking and replay; the next relay finishes.

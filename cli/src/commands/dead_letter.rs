@@ -222,7 +222,7 @@ fn base64_headers(json: &str) -> BTreeMap<String, String> {
 }
 
 /// All dead letters of all databases.
-async fn all(place: &Place, source: Option<&str>) -> Result<(Vec<Letter>, Vec<String>)> {
+pub(super) async fn all(place: &Place, source: Option<&str>) -> Result<(Vec<Letter>, Vec<String>)> {
     let (mut open, failed) = database::open_all(place, source).await?;
     let mut letters = vec![];
     for reading in &mut open {

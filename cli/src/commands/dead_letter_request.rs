@@ -3,6 +3,7 @@
 //! The command only writes a wish; the relay (outbox side) or the consumer instance that owns the
 //! partition (inbox side) carries it out, because only it can keep the key's order.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -13,10 +14,10 @@ use serde_json::json;
 use super::dead_letter::{self, Letter, Side};
 use super::message::as_time;
 use crate::World;
-use crate::args::LetterRequest;
+use crate::args::{LetterRequest, ReplayRequest, Wish};
 use crate::database::{self, on};
 use crate::locate::Place;
-use crate::outcome::{Exit, Outcome, refused};
+use crate::outcome::{Exit, Outcome, not_found, refused};
 use crate::render::{or_dash, short, table, time};
 
 /// How often `--wait` looks.
@@ -26,9 +27,91 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub(crate) async fn replay(
     place: &Place,
     world: &World<'_>,
-    request: &LetterRequest,
+    request: &ReplayRequest,
 ) -> Result<Outcome> {
-    ask(place, world, request, "replay").await
+    match (&request.letter, &request.parked_in) {
+        (Some(letter), _) => {
+            let (letter, notes) =
+                dead_letter::find(place, letter, request.consumer.as_deref()).await?;
+            ask(place, world, &request.wish, "replay", letter, notes).await
+        }
+        (None, topic) => {
+            let topic = topic.as_deref().unwrap_or_default();
+            replay_topic(place, world, topic, &request.wish).await
+        }
+    }
+}
+
+/// All that is parked in a topic, one wish for each key.
+async fn replay_topic(
+    place: &Place,
+    world: &World<'_>,
+    topic: &str,
+    wish: &Wish,
+) -> Result<Outcome> {
+    let (letters, mut notes) = dead_letter::all(place, None).await?;
+    let mut meant = BTreeMap::new();
+    for letter in letters {
+        if letter.side == Side::Outbox && letter.topic == topic && letter.is_open() {
+            // The whole key is meant, a row without one by its id.
+            let id = letter
+                .message_key
+                .is_none()
+                .then(|| letter.message_id.clone());
+            let key = (letter.source.clone(), letter.message_key.clone(), id);
+            meant.entry(key).or_insert(letter);
+        }
+    }
+    if meant.is_empty() {
+        return Err(not_found(format!(
+            "nothing is parked in topic {topic}; `onceward dead-letter list` shows what is"
+        )));
+    }
+    let mut asked = vec![];
+    for letter in meant.values() {
+        let source = place.source(&letter.source)?;
+        let mut connection = database::open_for_writing(&source.url).await?;
+        let (id, _) = write(&mut connection, world, wish, "replay", letter).await?;
+        asked.push((connection, id, letter));
+    }
+    let until = Instant::now() + Duration::from_secs(wish.timeout);
+    let (mut requests, mut count) = (vec![], BTreeMap::<String, usize>::new());
+    for (mut connection, id, letter) in asked {
+        let state = match wish.wait {
+            true => wait(&mut connection, letter.side, id, until).await?,
+            false => "requested".to_owned(),
+        };
+        requests.push(json!({ "request": id, "source": letter.source,
+            "message_key": letter.message_key, "state": state }));
+        *count.entry(state).or_default() += 1;
+    }
+    let states = count
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"));
+    let text = format!(
+        "replay of {} keys and messages parked in {topic}: {}",
+        requests.len(),
+        states.collect::<Vec<_>>().join(", ")
+    );
+    if !wish.wait {
+        notes.push(
+            "the sources' relays carry it out; follow it: onceward dead-letter requests".to_owned(),
+        );
+    }
+    let exit = match (count.get("refused"), count.get("done")) {
+        (Some(_), _) => Exit::Broken,
+        (None, Some(done)) if *done == requests.len() => Exit::Done,
+        _ if wish.wait => {
+            notes.push(format!(
+                "not carried out within {} s: do the relays run? The requests stay.",
+                wish.timeout
+            ));
+            Exit::Unreachable
+        }
+        _ => Exit::Done,
+    };
+    let data = json!({ "topic": topic, "kind": "replay", "requests": requests });
+    Ok(Outcome::new(text, &data)?.with_notes(notes).ending(exit))
 }
 
 /// `dead-letter discard`.
@@ -38,8 +121,9 @@ pub(crate) async fn discard(
     request: &LetterRequest,
     yes_break_order: bool,
 ) -> Result<Outcome> {
+    let (letter, notes) =
+        dead_letter::find(place, &request.letter, request.consumer.as_deref()).await?;
     if !yes_break_order {
-        let (letter, _) = find(place, request).await?;
         return Err(refused(format!(
             "discarding {} means that its effect never happens{}. To acknowledge that: \
              --yes-break-order",
@@ -51,20 +135,17 @@ pub(crate) async fn discard(
             }
         )));
     }
-    ask(place, world, request, "discard").await
-}
-
-async fn find(place: &Place, request: &LetterRequest) -> Result<(Letter, Vec<String>)> {
-    dead_letter::find(place, &request.letter, request.consumer.as_deref()).await
+    ask(place, world, &request.wish, "discard", letter, notes).await
 }
 
 async fn ask(
     place: &Place,
     world: &World<'_>,
-    request: &LetterRequest,
+    wish: &Wish,
     kind: &str,
+    letter: Letter,
+    mut notes: Vec<String>,
 ) -> Result<Outcome> {
-    let (letter, mut notes) = find(place, request).await?;
     if !letter.is_open() {
         return Err(refused(format!(
             "{} is {} already",
@@ -73,7 +154,7 @@ async fn ask(
     }
     let source = place.source(&letter.source)?;
     let mut connection = database::open_for_writing(&source.url).await?;
-    let (id, fresh) = write(&mut connection, world, request, kind, &letter).await?;
+    let (id, fresh) = write(&mut connection, world, wish, kind, &letter).await?;
     let owner = match letter.side {
         Side::Outbox => format!("the relay of source {}", letter.source),
         Side::Inbox => format!(
@@ -82,8 +163,9 @@ async fn ask(
             or_dash(letter.consumer.clone())
         ),
     };
-    let state = if request.wait {
-        wait(&mut connection, letter.side, id, request.timeout).await?
+    let state = if wish.wait {
+        let until = Instant::now() + Duration::from_secs(wish.timeout);
+        wait(&mut connection, letter.side, id, until).await?
     } else {
         "requested".to_owned()
     };
@@ -104,7 +186,7 @@ async fn ask(
             letter.behind
         ));
     }
-    if !request.wait {
+    if !wish.wait {
         notes.push(format!(
             "it is carried out by {owner}; follow it: onceward dead-letter requests"
         ));
@@ -112,10 +194,10 @@ async fn ask(
     let exit = match state.as_str() {
         "refused" => Exit::Broken,
         "done" => Exit::Done,
-        _ if request.wait => {
+        _ if wish.wait => {
             notes.push(format!(
                 "not carried out within {} s: does {owner} run? The request stays.",
-                request.timeout
+                wish.timeout
             ));
             Exit::Unreachable
         }
@@ -130,20 +212,20 @@ async fn ask(
 async fn write(
     connection: &mut Connection,
     world: &World<'_>,
-    request: &LetterRequest,
+    wish: &Wish,
     kind: &str,
     letter: &Letter,
 ) -> Result<(i64, bool)> {
     match letter.side {
-        Side::Outbox => write_outbox(connection, world, request, kind, letter).await,
-        Side::Inbox => write_inbox(connection, world, request, kind, letter).await,
+        Side::Outbox => write_outbox(connection, world, wish, kind, letter).await,
+        Side::Inbox => write_inbox(connection, world, wish, kind, letter).await,
     }
 }
 
 async fn write_outbox(
     connection: &mut Connection,
     world: &World<'_>,
-    request: &LetterRequest,
+    wish: &Wish,
     kind: &str,
     letter: &Letter,
 ) -> Result<(i64, bool)> {
@@ -171,7 +253,7 @@ async fn write_outbox(
         // the same one is found.
         let made: i64 = sqlx::query_scalar(WISH)
             .bind(kind).bind(&letter.topic).bind(key).bind(id)
-            .bind(&request.by).bind(request.note.as_deref()).bind(now)
+            .bind(&wish.by).bind(wish.note.as_deref()).bind(now)
             .fetch_one(&mut *c).await.context("the request could not be written")?;
         Ok((made, true))
     })
@@ -180,7 +262,7 @@ async fn write_outbox(
 async fn write_inbox(
     connection: &mut Connection,
     world: &World<'_>,
-    request: &LetterRequest,
+    wish: &Wish,
     kind: &str,
     letter: &Letter,
 ) -> Result<(i64, bool)> {
@@ -202,19 +284,18 @@ async fn write_inbox(
         // CRASH: as on the outbox side.
         let made: i64 = sqlx::query_scalar(WISH)
             .bind(kind).bind(&consumer).bind(&letter.topic).bind(partition).bind(offset)
-            .bind(&request.by).bind(request.note.as_deref()).bind(now)
+            .bind(&wish.by).bind(wish.note.as_deref()).bind(now)
             .fetch_one(&mut *c).await.context("the request could not be written")?;
         Ok((made, true))
     })
 }
 
 /// Looks until the wish is carried out or refused, or the time is up.
-async fn wait(connection: &mut Connection, side: Side, id: i64, seconds: u64) -> Result<String> {
+async fn wait(connection: &mut Connection, side: Side, id: i64, until: Instant) -> Result<String> {
     let sql = match side {
         Side::Outbox => "select state from outbox_dead_letter_request where id = $1",
         Side::Inbox => "select state from inbox_dead_letter_request where id = $1",
     };
-    let until = Instant::now() + Duration::from_secs(seconds);
     loop {
         let state: String = on!(connection, c => {
             sqlx::query_scalar(sql).bind(id).fetch_one(&mut *c).await

@@ -42,6 +42,27 @@ fn asks_for_a_parked_key(shop: &Shop) {
     shop.execute("order", wanted);
 }
 
+fn asks_for_all_that_is_parked_in_a_topic(shop: &Shop) {
+    let words = ["dead-letter", "replay", "--parked-in", "order.created"];
+    for _ in 0..2 {
+        let asked = shop.onceward(&words);
+        assert_eq!(asked.exit.code(), 0, "{}", asked.err);
+        let told = "replay of 1 keys and messages parked in order.created: 1 requested\n";
+        assert_eq!(asked.out, told);
+    }
+    let wanted = "select 1 / (case when count(*) = 1 then 1 else 0 end) from \
+         outbox_dead_letter_request where kind = 'replay' and message_key = 'order-3'";
+    shop.execute("order", wanted);
+    shop.execute("order", "update outbox_dead_letter_request set state = 'refused'");
+    let waited = shop.onceward(&[&words[..], &["--wait", "--timeout", "1"]].concat());
+    assert_eq!(waited.exit.code(), 3, "{}", waited.out);
+    let nothing = shop.onceward(&["dead-letter", "replay", "--parked-in", "nowhere"]);
+    assert_eq!(nothing.exit.code(), 2, "{}", nothing.out);
+    assert!(nothing.err.contains("nothing is parked in topic nowhere"));
+    let both = shop.onceward(&["dead-letter", "replay", "x", "--parked-in", "nowhere"]);
+    assert_eq!(both.exit.code(), 64, "{}", both.out);
+}
+
 fn waits(shop: &Shop) {
     let letter = "inventory.reserve/1@6";
     let words = ["dead-letter", "replay", letter, "--wait", "--timeout", "1"];
@@ -158,6 +179,7 @@ fn a_wish_is_written_once_and_can_be_followed() {
         let shop = shop.with_story();
         asks(&shop);
         asks_for_a_parked_key(&shop);
+        asks_for_all_that_is_parked_in_a_topic(&shop);
     }
 }
 

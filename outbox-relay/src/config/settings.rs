@@ -100,6 +100,14 @@ pub const SETTINGS: &[Setting] = &[
         "Time between refreshes of partition counts",
     ),
     setting(
+        "topic_hold_ms",
+        "topic-hold-ms",
+        "ONCEWARD_TOPIC_HOLD_MS",
+        "MS",
+        "How long a source waits for a topic that is missing or may not be written; then its rows \
+         are parked and others go on; 0 waits for ever [default: 60000]",
+    ),
+    setting(
         "retention_seconds",
         "retention-seconds",
         "ONCEWARD_RETENTION_SECONDS",

@@ -18,7 +18,7 @@ mod take_over;
 mod topics;
 mod work;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,8 @@ pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
     /// processes with one id would take the source from each other for ever.
     may_retake: bool,
     losses: VecDeque<Instant>,
+    /// Topics that rows wait for, and since when.
+    waited_for: BTreeMap<String, Instant>,
     /// When the mirror was last begun.
     mirrored_at: Option<Instant>,
     requests_at: Option<Instant>,
@@ -137,6 +139,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             phase: Phase::Standby,
             may_retake: true,
             losses: VecDeque::new(),
+            waited_for: BTreeMap::new(),
             mirrored_at: None,
             requests_at: None,
             sweeping: false,

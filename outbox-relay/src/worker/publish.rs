@@ -8,6 +8,9 @@
 //! 1. the refused Kafka transaction is aborted,
 //! 2. one database transaction stores the key as parked, with copies of its rows,
 //! 3. a Kafka transaction passes them, with the rows of other keys.
+//!
+//! A topic that is missing or may not be written is nobody's fault: the source holds. It does not hold
+//! for ever ([`topic_hold_ms`](crate::RelayOptions::topic_hold_ms)), then all of the topic's rows park.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -36,6 +39,13 @@ enum Part {
     },
     /// Rows before this one can go; it must wait.
     SplitAt(usize),
+    GivenUp(GivenUp),
+}
+
+/// A topic was waited for long enough.
+pub(super) struct GivenUp {
+    topic: String,
+    pub(super) reason: String,
 }
 
 /// Whether a part can go.
@@ -45,6 +55,7 @@ enum Ready {
     NotYet,
     /// Rows before this one can go.
     SplitAt(usize),
+    GivenUp(GivenUp),
 }
 
 /// What became of one Kafka transaction, as far as its caller can go on.
@@ -57,6 +68,7 @@ pub(super) enum Sent {
     },
     /// Nothing was committed; ask for the topics anew and try again.
     TryAgain,
+    GivenUp(GivenUp),
 }
 
 impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
@@ -94,6 +106,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                         parts.pop_front();
                     }
                     parts.push_front(part.start..end);
+                }
+                Part::GivenUp(topic) => {
+                    let rows = batch.rows.get(part.clone()).unwrap_or_default();
+                    self.park_topic(term, rows, &topic).await?;
+                    parts.push_front(part);
                 }
                 Part::Refused { row, reason, .. } => {
                     tracing::warn!(source = %self.name, record = row, reason, "batch refused; looking for the culprit");
@@ -136,6 +153,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     Ready::Prepared(prepared) => *prepared,
                     Ready::NotYet => continue,
                     Ready::SplitAt(row) => return Ok(Part::SplitAt(row)),
+                    Ready::GivenUp(topic) => return Ok(Part::GivenUp(topic)),
                 },
             };
             let oldest = rows.iter().map(|row| row.occurred_at).min();
@@ -156,6 +174,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                         reason,
                     });
                 }
+                // Kafka named several topics and did not say which one: each row alone tells.
+                Sent::GivenUp(topic) if rows.iter().all(|row| row.topic() != topic.topic) => {
+                    return Ok(Part::Refused {
+                        row: part.start + prepared.row_of.first().copied().unwrap_or(0),
+                        among: count.max(2),
+                        reason: topic.reason,
+                    });
+                }
+                Sent::GivenUp(topic) => return Ok(Part::GivenUp(topic)),
                 Sent::TryAgain => {}
             }
         }
@@ -206,8 +233,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Ok(Ready::Prepared(Box::new(prepared)))
             }
             Err(Unready::UnknownTopic { index: 0, topic }) => {
-                self.hold_for_topic(&topic).await?;
-                Ok(Ready::NotYet)
+                let given_up = self.hold_for_topic(&topic).await?;
+                Ok(given_up.map_or(Ready::NotYet, Ready::GivenUp))
             }
             Err(Unready::UnknownTopic { index, .. }) => Ok(Ready::SplitAt(part.start + index)),
             Err(Unready::Repartitioned { topic, before, now }) => {
@@ -264,6 +291,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     ));
                 }
                 self.calm();
+                if !self.waited_for.is_empty() {
+                    for record in records.iter() {
+                        self.waited_for.remove(&*record.destination.topic);
+                    }
+                }
                 Ok(Sent::Committed)
             }
             PublishOutcome::NotCommitted(Refusal::Record { index, reason }) => Ok(Sent::Refused {
@@ -272,12 +304,15 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             }),
             PublishOutcome::NotCommitted(Refusal::Topic { topic, reason }) => {
                 term.topics.forget(&topic);
-                self.hold(
-                    &format!("topic {topic}: {reason}"),
-                    "create the topic or grant the relay the right to write it; the source goes on by itself",
-                )
-                .await?;
-                Ok(Sent::TryAgain)
+                let reason = format!("topic {topic}: {reason}");
+                let given_up = self
+                    .wait_for_topic(
+                        &topic,
+                        &reason,
+                        "create the topic or grant the relay the right to write it; the source goes on by itself",
+                    )
+                    .await?;
+                Ok(given_up.map_or(Sent::TryAgain, Sent::GivenUp))
             }
             PublishOutcome::NotCommitted(Refusal::Progress(reason)) => {
                 self.hold(
@@ -344,11 +379,35 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         );
         self.store_parked(term, &[Parking { row, reason }]).await?;
         term.parked.insert(row);
+        self.show_parked(term, row.topic(), reason);
+        Ok(())
+    }
+
+    /// Parks the keys of all of a topic's rows, so that those of other topics go on.
+    async fn park_topic(
+        &mut self,
+        term: &mut Term<D, Br>,
+        rows: &[OutboxRow],
+        GivenUp { topic, reason }: &GivenUp,
+    ) -> Result<(), Exit> {
+        let of_topic = rows.iter().filter(|row| row.topic() == topic.as_str());
+        let new = of_topic.filter(|row| !term.parked.contains(row));
+        let parking: Vec<Parking<'_>> = new.map(|row| Parking { row, reason }).collect();
+        tracing::error!(source = %self.name, topic, reason, rows = parking.len(),
+            "waited for the topic long enough; its rows are parked");
+        self.store_parked(term, &parking).await?;
+        for Parking { row, .. } in &parking {
+            term.parked.insert(row);
+        }
+        self.show_parked(term, topic, reason);
+        Ok(())
+    }
+
+    fn show_parked(&self, term: &Term<D, Br>, topic: &str, reason: &str) {
         self.board.write(|status| {
             status.parked_keys = term.parked.len();
-            status.last_error = Some(format!("{} parked: {reason}", row.topic()));
+            status.last_error = Some(format!("{topic} parked: {reason}"));
         });
-        Ok(())
     }
 
     async fn store_parked(
@@ -418,13 +477,32 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         self.pause(Duration::from_secs(1)).await
     }
 
-    /// [`Self::hold`] for a topic that does not exist.
-    pub(super) async fn hold_for_topic(&mut self, topic: &str) -> Result<(), Exit> {
-        self.hold(
+    /// [`Self::hold`] for a topic that does not exist; or else it is given up.
+    pub(super) async fn hold_for_topic(&mut self, topic: &str) -> Result<Option<GivenUp>, Exit> {
+        self.wait_for_topic(
+            topic,
             &format!("topic {topic} does not exist"),
             "create the topic; the source goes on by itself",
         )
         .await
+    }
+
+    async fn wait_for_topic(
+        &mut self,
+        topic: &str,
+        why: &str,
+        way_out: &str,
+    ) -> Result<Option<GivenUp>, Exit> {
+        let most = Duration::from_millis(self.options.topic_hold_ms);
+        let since = self.waited_for.entry(topic.to_owned());
+        if since.or_insert_with(Instant::now).elapsed() >= most && !most.is_zero() {
+            return Ok(Some(GivenUp {
+                topic: topic.to_owned(),
+                reason: why.to_owned(),
+            }));
+        }
+        self.hold(why, way_out).await?;
+        Ok(None)
     }
 
     /// Kafka is away: nobody's fault, uses no attempt.

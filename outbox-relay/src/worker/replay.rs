@@ -8,7 +8,7 @@ use onceward::publisher::Broker;
 use onceward::source::{Dialect, FetchLimits, OutboxRow, Request};
 use onceward::{Clock, ReplayProgress, RequestKind, SystemClock};
 
-use super::publish::Sent;
+use super::publish::{GivenUp, Sent};
 use super::records::{self, Unready};
 use super::{Exit, SourceWorker, Stop, Term};
 use crate::failpoint;
@@ -90,13 +90,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     }
                     (after, limits.max_rows) = (last_seq, most);
                 }
+                Sent::GivenUp(GivenUp { reason, .. }) => {
+                    return self.refuse(term, request, &reason).await;
+                }
                 Sent::Refused { reason, .. } if copies.len() == 1 => {
-                    tracing::error!(source = %self.name, topic = request.topic, reason,
-                        "replay refused; the key stays parked");
-                    let store = term.work.store().await?;
-                    let refused = store.refuse(term.epoch, request, &reason).await;
-                    self.stored(term, refused).await?;
-                    return Ok(());
+                    return self.refuse(term, request, &reason).await;
                 }
                 // By prefix only: what stands before the suspect, then the suspect alone.
                 Sent::Refused { record, .. } => {
@@ -105,6 +103,21 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 Sent::TryAgain => {}
             }
         }
+    }
+
+    /// The key stays parked, and the operator reads why.
+    async fn refuse(
+        &mut self,
+        term: &mut Term<D, Br>,
+        request: &Request,
+        reason: &str,
+    ) -> Result<(), Exit> {
+        tracing::error!(source = %self.name, topic = request.topic, reason,
+            "replay refused; the key stays parked");
+        let store = term.work.store().await?;
+        let refused = store.refuse(term.epoch, request, reason).await;
+        self.stored(term, refused).await?;
+        Ok(())
     }
 
     async fn replay_some(
@@ -134,8 +147,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(Unready::UnknownTopic { topic, .. }) => {
-                self.hold_for_topic(&topic).await?;
-                return Ok(Sent::TryAgain);
+                let given_up = self.hold_for_topic(&topic).await?;
+                return Ok(given_up.map_or(Sent::TryAgain, Sent::GivenUp));
             }
             Err(Unready::Repartitioned { topic, before, now }) => {
                 return Err(Exit::Broken(Stop::repartitioned(&topic, before, now)));
