@@ -98,7 +98,7 @@ pub(crate) enum Command {
     /// What consumers have received
     #[command(subcommand)]
     Inbox(InboxCommand),
-    /// Consumers: make their state again from the topics
+    /// Consumers: make their state again from the topics, accept what a log has lost
     #[command(subcommand)]
     Consumer(ConsumerCommand),
     /// Messages that need a person: list, show, replay, discard
@@ -275,6 +275,32 @@ pub(crate) enum ConsumerCommand {
     /// Make a service's state again from the topics, beside the live one, and show the difference
     #[command(after_help = REBUILD)]
     Rebuild(RebuildWish),
+    /// Let a stopped partition go on although its log has lost records
+    #[command(after_help = ACCEPT_LOSS)]
+    AcceptLoss(LossWish),
+}
+
+const ACCEPT_LOSS: &str = "\
+For a partition whose records went before they were read, whose log was cut, or whose topic was made
+anew. Without --yes-lose-records nothing is changed, and it is told what would be lost.
+
+Exit codes: 0 accepted, 1 refused, 2 no such consumer or partition, 3 a database or Kafka could not be
+reached, 64 the command line is wrong.
+
+Example:
+  onceward consumer accept-loss --consumer inventory-service-group inventory.reserve/1";
+
+/// Which partition.
+#[derive(Debug, Args)]
+pub(crate) struct LossWish {
+    /// The consumer that stopped
+    #[arg(long, value_name = "NAME")]
+    pub consumer: String,
+    /// TOPIC/PARTITION
+    pub partition: String,
+    /// Acknowledge what is lost
+    #[arg(long)]
+    pub yes_lose_records: bool,
 }
 
 const REBUILD: &str = "\

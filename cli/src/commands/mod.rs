@@ -1,5 +1,6 @@
 //! One module per noun.
 
+mod accept_loss;
 mod cursor;
 mod dead_letter;
 mod dead_letter_request;
@@ -41,6 +42,9 @@ pub(crate) async fn dispatch(cli: Cli, world: &World<'_>) -> Result<Outcome> {
         Command::Inbox(InboxCommand::List(args)) => inbox::list(&place()?, &args).await,
         Command::Consumer(ConsumerCommand::Rebuild(wish)) => {
             rebuild::rebuild(&place()?, &wish, cli.place.json).await
+        }
+        Command::Consumer(ConsumerCommand::AcceptLoss(wish)) => {
+            accept_loss::accept(&place()?, world, &wish).await
         }
         Command::DeadLetter(command) => dead_letter(command, &place()?, world).await,
         Command::Saga(command) => saga(command, &place()?, world).await,

@@ -54,7 +54,7 @@ pub(crate) async fn rebuild(place: &Place, wish: &RebuildWish, as_json: bool) ->
 }
 
 /// The database that this consumer keeps its offsets in.
-async fn source_of<'p>(place: &'p Place, consumer: &str) -> Result<&'p Source> {
+pub(super) async fn source_of<'p>(place: &'p Place, consumer: &str) -> Result<&'p Source> {
     let (open, failed) = database::open_all(place, None).await?;
     let mut known = Vec::new();
     for mut reading in open {

@@ -108,6 +108,59 @@ fn with_kafka_status_counts_lag_and_trace_finds_records_and_verify_judges() {
     assert!(check.out.contains("here it is missing"), "{}", check.out);
 }
 
+fn accepts_a_loss(shop: &Shop, topic: &str) {
+    let made = runtime().block_on(broker().make_topics([topic], 1, 1));
+    made.unwrap();
+    let partition = format!("{topic}/0");
+    let group = "losing-group";
+    let accept = |more: &[&str]| {
+        let words = ["consumer", "accept-loss", "--consumer", group, &partition];
+        on(shop, "inventory", &[&words[..], more].concat())
+    };
+    let unknown = accept(&[]);
+    assert_eq!(unknown.exit.code(), 2, "{}", unknown.all());
+    let row = format!(
+        "insert into consumer_offset (consumer, topic, topic_id, partition, next_offset, stopped, \
+         updated_at) values ('{group}', '{topic}', 'another', 0, 7, null, T+1)"
+    );
+    shop.execute("inventory", &row);
+    let letter = format!(
+        "insert into inbox_dead_letter (consumer, topic, partition, record_offset, ce_source, ce_id, \
+         headers, payload, attempts, reason, died_at) values ('{group}', '{topic}', 0, 3, '', 'x', \
+         '[]', bytes:{{}}, 1, 'no', T+1)"
+    );
+    shop.execute("inventory", &letter);
+    let runs = accept(&["--yes-lose-records"]);
+    assert_eq!(runs.exit.code(), 1, "{}", runs.all());
+    assert!(runs.err.contains("is not stopped"), "{}", runs.err);
+    let stop = format!("update consumer_offset set stopped = 'gone' where consumer = '{group}'");
+    shop.execute("inventory", &stop);
+    let unsure = accept(&[]);
+    assert_eq!(unsure.exit.code(), 1, "{}", unsure.all());
+    assert!(unsure.err.contains("was made anew"), "{}", unsure.err);
+    assert!(unsure.err.contains("--yes-lose-records"), "{}", unsure.err);
+    let done = accept(&["--yes-lose-records"]);
+    assert_eq!(done.exit.code(), 0, "{}", done.all());
+    let wanted = format!(
+        "select 1 / (case when count(*) = 1 then 1 else 0 end) from consumer_offset o join \
+         inbox_dead_letter d on d.consumer = o.consumer where o.consumer = '{group}' and \
+         o.next_offset = 0 and o.stopped is null and o.topic_id <> 'another' and d.record_offset = -1"
+    );
+    shop.execute("inventory", &wanted);
+    let typo = on(
+        shop,
+        "inventory",
+        &["consumer", "accept-loss", "--consumer", group, "x"],
+    );
+    assert_eq!(typo.exit.code(), 64, "{}", typo.all());
+}
+
+#[test]
+fn what_a_log_has_lost_is_accepted_once_it_is_acknowledged() {
+    accepts_a_loss(&Shop::on_sqlite(), "lossy-sqlite");
+    accepts_a_loss(&Shop::on_postgres(), "lossy-postgres");
+}
+
 fn resets(shop: &Shop, source: &str) {
     let early = on(shop, source, &["source", "adopt", source, "--yes"]);
     assert_eq!(early.exit.code(), 1, "{}", early.all());

@@ -53,7 +53,10 @@ fn asks_for_all_that_is_parked_in_a_topic(shop: &Shop) {
     let wanted = "select 1 / (case when count(*) = 1 then 1 else 0 end) from \
          outbox_dead_letter_request where kind = 'replay' and message_key = 'order-3'";
     shop.execute("order", wanted);
-    shop.execute("order", "update outbox_dead_letter_request set state = 'refused'");
+    shop.execute(
+        "order",
+        "update outbox_dead_letter_request set state = 'refused'",
+    );
     let waited = shop.onceward(&[&words[..], &["--wait", "--timeout", "1"]].concat());
     assert_eq!(waited.exit.code(), 3, "{}", waited.out);
     let nothing = shop.onceward(&["dead-letter", "replay", "--parked-in", "nowhere"]);

@@ -6,11 +6,12 @@ mod world;
 use std::time::{Duration, Instant};
 
 use onceward::Backend;
-use onceward::consumer::ConsumerState;
+use onceward::consumer::{ConsumerState, LossRefused};
 use onceward_kafka::KafkaConfig;
 use onceward_testkit::kafka;
 use onceward_testkit::ports::Port;
 use onceward_testkit::proxy::Proxy;
+use rdkafka::message::OwnedHeaders;
 use world::{Running, header};
 pub use world::{World, joins, trouble_of, until};
 
@@ -193,14 +194,26 @@ async fn offsets_in_kafka_decide_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_stops_loudly() {
-    let world = World::sqlite(&bootstrap().await, 1).await;
+async fn a_topic_made_anew_stops_loudly_until_the_loss_is_accepted_on_sqlite() {
+    made_anew(World::sqlite(&bootstrap().await, 1).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_stops_loudly_until_the_loss_is_accepted_on_postgres() {
+    made_anew(World::postgres(&bootstrap().await, 1).await).await;
+}
+
+async fn made_anew<B: Backend>(world: World<B>) {
+    let poison = |key: &str| (key.to_owned(), b"no headers".to_vec(), OwnedHeaders::new());
+    world.publish_raw([poison("a")].into_iter());
     world.publish(0..10);
     let running = world.start(world.options());
     world.all_once(0..10).await;
     running.stop().await;
     world.delete_topic().await;
     until("new topic", async || world.try_make_topic(1).await).await;
+    // A dead letter at the offset of the old topic's.
+    world.publish_raw([poison("b")].into_iter());
     world.publish(10..100);
     let running = world.start(world.options());
     running.until("stop", |s| s.stopped().count() == 1).await;
@@ -208,11 +221,15 @@ async fn a_topic_made_anew_stops_loudly() {
     let reason = status.partitions[0].stopped.clone().unwrap();
     assert!(reason.contains("made anew"), "{reason}");
     assert_eq!(world.effects().await.len(), 10);
+    world.accept_loss().await.unwrap();
+    world.all_once(0..100).await;
+    let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
+    assert_eq!(letters.await.unwrap().len(), 2);
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_are_gone_before_they_were_read_stop_their_partition_loudly() {
+async fn records_that_are_gone_unread_stop_their_partition_until_the_loss_is_accepted() {
     let world = World::sqlite(&bootstrap().await, 1).await;
     world.publish(0..10);
     let running = world.start(world.options());
@@ -225,13 +242,25 @@ async fn records_that_are_gone_before_they_were_read_stop_their_partition_loudly
     let status = running.handle.status();
     let reason = status.partitions[0].stopped.clone().unwrap();
     assert!(reason.contains("gone from the log"), "{reason}");
+    world.accept_loss().await.unwrap();
+    running
+        .until("to go on", |s| s.stopped().count() == 0)
+        .await;
+    // The marker of the first transaction took an offset too.
+    let wanted: Vec<i64> = (0..10).chain(29..50).collect();
+    until("the rest", async || {
+        world.effects().await.into_keys().eq(wanted.iter().copied())
+    })
+    .await;
+    let again = world.accept_loss().await.unwrap_err();
+    assert!(matches!(again, LossRefused::NotStopped(_)), "{again}");
     running.stop().await;
 }
 
 /// A log that an unclean election cut: the stored offset lies beyond the end of the epoch that its
 /// record was written in, and other records stand there now.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_cut_under_the_consumer_stops_its_partition_loudly() {
+async fn a_log_that_was_cut_under_the_consumer_stops_its_partition_until_the_loss_is_accepted() {
     let start = tokio::task::spawn_blocking(kafka::Kafka::start);
     let mut kafka = start.await.unwrap().unwrap();
     let world = World::sqlite(&kafka.bootstrap(), 1).await;
@@ -257,6 +286,8 @@ async fn a_log_that_was_cut_under_the_consumer_stops_its_partition_loudly() {
     let status = running.handle.status();
     let reason = status.partitions[0].stopped.clone().unwrap();
     assert!(reason.contains("truncation"), "{reason}");
+    world.accept_loss().await.unwrap();
+    world.all_once(0..60).await;
     running.stop().await;
 }
 

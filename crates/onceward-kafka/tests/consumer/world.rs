@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use onceward::consumer::{
-    Consumer, ConsumerOptions, ConsumerStatus, Handle, Handler, HandlerError, Handlers,
+    AcceptedLoss, Consumer, ConsumerOptions, ConsumerStatus, Handle, Handler, HandlerError,
+    Handlers, LogNow, LossRefused, TopicPartition, accept_loss,
 };
 use onceward::{Backend, ConsumerName, DatabaseUrl, Db, Event, MessageContext, SourceName, Tx};
 use onceward_kafka::{KafkaBroker, KafkaConfig, KafkaSubscriber};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -264,6 +266,29 @@ impl<B: Backend> World<B> {
             found == wanted
         })
         .await;
+    }
+
+    /// Accepts whatever partition 0 has lost.
+    pub async fn accept_loss(&self) -> Result<AcceptedLoss, LossRefused> {
+        let mut ids = self.broker().topic_ids(vec![self.topic.clone()]).await;
+        let client: BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .create()
+            .unwrap();
+        let (start, end) = client.fetch_watermarks(&self.topic, 0, WAIT).unwrap();
+        let log = LogNow {
+            topic_id: ids.as_mut().unwrap().remove(&self.topic).unwrap(),
+            start,
+            end,
+        };
+        let at = TopicPartition {
+            topic: self.topic.as_str().into(),
+            partition: 0,
+        };
+        let mut tx = self.db.pool().begin().await.unwrap();
+        let accepted = accept_loss(&mut tx, &self.group, &at, &log, 0).await?;
+        tx.commit().await.unwrap();
+        Ok(accepted)
     }
 
     /// The sum of the stored next offsets.

@@ -131,6 +131,25 @@ pub(super) async fn set_stopped<B: Backend>(
     Ok(())
 }
 
+/// The partitions that are not stopped, or no more: somebody has accepted what was lost.
+pub(super) async fn not_stopped<B: Backend>(
+    pool: &sqlx::Pool<B>,
+    consumer: &ConsumerName,
+) -> Result<Vec<TopicPartition>> {
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "select topic, partition from consumer_offset where consumer = $1 and stopped is null",
+    )
+    .bind(consumer.as_str())
+    .fetch_all(pool)
+    .await
+    .map_err(Error::database("partition look-up"))?;
+    let named = rows.into_iter().map(|(topic, partition)| TopicPartition {
+        topic: topic.into(),
+        partition,
+    });
+    Ok(named.collect())
+}
+
 /// Whether a guarded write was still ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owned {

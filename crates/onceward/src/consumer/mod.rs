@@ -34,6 +34,7 @@ mod handle;
 mod handler;
 pub mod inbox;
 mod janitor;
+mod loss;
 mod options;
 mod queue;
 pub mod rebuild;
@@ -46,6 +47,7 @@ mod worker;
 
 pub use handle::{ConsumerState, ConsumerStatus, Handle, PartitionStatus};
 pub use handler::{Handler, HandlerError, HandlerFuture, Handlers};
+pub use loss::{AcceptedLoss, LogNow, LossRefused, accept_loss};
 pub use options::{ConsumerOptions, DeadLetterTopic, RetryPolicy};
 pub use run::{Consumer, ConsumerError};
 pub use subscriber::{

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::Instrument;
 
 use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
+use super::claim::not_stopped;
 use super::dead_letter::{self, asked_about, open_requests};
 use super::entry::{Entry, later};
 use super::error_text::{Logged, chain};
@@ -282,6 +283,20 @@ impl<B: Backend> Worker<B> {
             return Ok(());
         }
         let (pool, name) = (self.db.pool().clone(), self.options.name.clone());
+        if self.held.values().any(|held| held.stopped.is_some()) {
+            let found = not_stopped(&pool, &name).await;
+            let mut found = found
+                .map_err(|error| Failure::Stop(error.into()))?
+                .into_iter();
+            if found.any(|at| {
+                self.held
+                    .get(&at)
+                    .is_some_and(|held| held.stopped.is_some())
+            }) {
+                tracing::info!(consumer = %name, "a stopped partition is to go on");
+                self.command(Command::Reassign);
+            }
+        }
         let asked = asked_about(&pool, &name).await;
         // Those about other partitions are for their owners, however many they are.
         for at in asked.map_err(|error| Failure::Stop(error.into()))? {
