@@ -3,16 +3,18 @@
 mod rebuild;
 mod world;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onceward::Backend;
-use onceward::consumer::{ConsumerState, LossRefused};
+use onceward::consumer::{ConsumerState, Handler, HandlerError, Handlers, LossRefused};
+use onceward::{Backend, MessageContext, Tx};
 use onceward_kafka::KafkaConfig;
 use onceward_testkit::kafka;
 use onceward_testkit::ports::Port;
 use onceward_testkit::proxy::Proxy;
 use rdkafka::message::OwnedHeaders;
-use world::{Running, header};
+use tokio::sync::Notify;
+use world::{Effect, Ping, Running, header};
 pub use world::{World, joins, trouble_of, until};
 
 async fn bootstrap() -> String {
@@ -335,6 +337,59 @@ async fn poison_from_kafka_ends_as_dead_letters_and_the_rest_goes_on() {
     let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
     assert_eq!(letters.await.unwrap().len(), 5);
     running.stop().await;
+}
+
+/// Of the fifth message nobody comes back.
+struct Deadly(Arc<Notify>);
+
+impl<B: Backend> Handler<B, Ping> for Deadly {
+    async fn handle(
+        &self,
+        tx: &mut Tx<'static, B>,
+        context: &MessageContext,
+        ping: Ping,
+    ) -> Result<(), HandlerError> {
+        if ping.n == 5 {
+            self.0.notify_one();
+            return std::future::pending().await;
+        }
+        Effect.handle(tx, context, ping).await
+    }
+}
+
+/// On Postgres, where all of a consumer dies with its task; on SQLite its transaction would be ended by the
+/// writer, which others share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_process_each_time_becomes_a_dead_letter() {
+    let world = World::postgres(&bootstrap().await, 1).await;
+    world.publish(0..40);
+    let letters = async || {
+        let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
+        letters.await.unwrap()
+    };
+    let mut deaths = 0;
+    loop {
+        let called = Arc::new(Notify::new());
+        let handlers = Handlers::default().on::<Ping, _>(Deadly(called.clone()));
+        let running = world.start_with(world.options(), handlers);
+        let dead = until("dead letter", async || !letters().await.is_empty());
+        tokio::select! {
+            () = called.notified() => running.kill().await,
+            () = dead => {
+                let others = || (0..40).filter(|n| n % 10 != 5);
+                until("the others", async || world.effects().await.into_keys().eq(others())).await;
+                running.stop().await;
+                break;
+            }
+        }
+        deaths += 1;
+        assert!(deaths <= 8, "it goes on and on");
+    }
+    // Three as the first one, and one or two among others before.
+    assert!(deaths >= 3, "{deaths}");
+    let letters = letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].reason.contains("ended the process"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 //! Only the owner changes the rows behind it, and only under its `owner_epoch`; after anything
 //! unclear the partition is claimed anew and this is read again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -43,6 +43,8 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     by_id: BTreeMap<QueueId, Queue>,
+    /// Those whose head was not tried since the claim: it may be what ended the process before.
+    untried: BTreeSet<QueueId>,
 }
 
 impl Queues {
@@ -66,6 +68,7 @@ impl Queues {
         for (offset, key, attempts, due_at) in waiting {
             let id = QueueId::of(key.map(Bytes::from).as_ref(), offset);
             let attempts = u32::try_from(attempts).unwrap_or(0);
+            queues.untried.insert(id.clone());
             queues.push(
                 id,
                 Waiting {
@@ -100,6 +103,27 @@ impl Queues {
     /// Appends to a queue.
     pub(super) fn push(&mut self, id: QueueId, waiting: Waiting) {
         self.by_id.entry(id).or_default().waiting.push_back(waiting);
+    }
+
+    /// [`Self::push`] of the first message since the claim.
+    pub(super) fn push_first(&mut self, id: QueueId, waiting: Waiting) {
+        self.untried.insert(id.clone());
+        self.push(id, waiting);
+    }
+
+    /// The head of this queue had an outcome.
+    pub(super) fn tried(&mut self, id: &QueueId) {
+        self.untried.remove(id);
+    }
+
+    /// A due head that was not tried since the claim.
+    pub(super) fn due_untried(&self, now: Micros) -> Option<(QueueId, Waiting)> {
+        let due = self.untried.iter().filter_map(|id| {
+            let queue = self.by_id.get(id)?;
+            let head = queue.waiting.front().filter(|_| queue.dead.is_empty())?;
+            (head.due_at <= now).then(|| (id.clone(), *head))
+        });
+        due.min_by_key(|(_, head)| head.due_at)
     }
 
     /// A dead letter parks its key; one without a key parks nothing.
@@ -152,7 +176,9 @@ impl Queues {
         let mut due: Vec<_> = self
             .by_id
             .iter()
-            .filter(|(_, queue)| queue.head_due().is_some_and(|due| due <= now))
+            .filter(|(id, queue)| {
+                !self.untried.contains(*id) && queue.head_due().is_some_and(|due| due <= now)
+            })
             .map(|(id, queue)| {
                 let first = queue.waiting.iter().take(depth);
                 (id.clone(), first.copied().collect::<Vec<_>>())

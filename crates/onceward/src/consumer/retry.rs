@@ -48,6 +48,40 @@ pub(super) enum Tried {
 }
 
 impl<B: Backend> Due<B> {
+    /// Writes down that these are tried for the first time since the claim. A message that ended the
+    /// process often enough becomes a dead letter here, untried.
+    pub(super) async fn note(&self, tx: &mut Tx<'static, B>) -> Result<Option<Tried>, Stop> {
+        let mut dead = None;
+        for queue in &self.queues {
+            let (name, at) = (&self.options.name, &queue.guard.at);
+            for message in &queue.messages {
+                let most = self.options.retry.max_attempts;
+                if waiting::try_first(tx, name, at, *message, most).await? {
+                    continue;
+                }
+                let Some(entry) = waiting::load(tx, name, at, message.offset).await? else {
+                    continue;
+                };
+                let reason = "it ended the process each time it was handled";
+                let error = HandlerError::Reject(reason.into());
+                let (from, to) = (InboxState::Waiting, InboxState::Dead);
+                move_state(tx, name, &entry.identity, from, to, self.now).await?;
+                let tries = message.attempts;
+                dead_letter::bury(tx, &self.options, &entry, tries, reason, self.now).await?;
+                waiting::delete(tx, name, at, message.offset).await?;
+                dead = Some(Tried::Dead {
+                    failed: Logged::new(&entry, &error),
+                });
+            }
+            // CRASH: died before the commit that follows = as before the claim; after it = the attempt
+            // counts, whatever becomes of it, and the next claim tries again.
+            if hold(tx, name, &queue.guard).await? == Owned::Fenced {
+                return Err(Stop::Fenced(at.clone()));
+            }
+        }
+        Ok(dead)
+    }
+
     /// Tries each queue's messages in order until one fails. The answers name queue and offset.
     pub(super) async fn run(
         &self,

@@ -15,7 +15,7 @@ use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
 use super::{Command, TopicPartition, janitor};
-use crate::{Backend, Tx, WriteError, breach, metrics, trace};
+use crate::{Backend, Micros, Tx, WriteError, breach, metrics, trace};
 
 /// How often each metric is to be counted for each topic.
 type Counts = BTreeMap<(&'static str, Arc<str>), u64>;
@@ -66,6 +66,7 @@ impl<B: Backend> Worker<B> {
             0 => (Mode::Together, self.options.max_batch_records),
             left => (Mode::OneByOne, left.min(MAX_SAVEPOINTS)),
         };
+        let limit = limit.min(self.eased);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in self.pending.iter().take(limit) {
             bytes += entry.bytes();
@@ -73,12 +74,16 @@ impl<B: Backend> Worker<B> {
                 break;
             }
             entries.push(Arc::clone(entry));
+            // It waits, and others of its key behind it: see `first`.
+            if self.is_fresh(&entry.at) {
+                break;
+            }
         }
         let blocked = entries.iter().map(|entry| {
             let key = entry.envelope.message_key.as_ref();
             let held = self.held.get(&entry.at);
-            held.is_some_and(|held| held.queues.is_blocked(key))
-                && !breach::is_broken(breach::KEY_QUEUES)
+            let waits = held.is_some_and(|held| held.fresh || held.queues.is_blocked(key));
+            waits && !breach::is_broken(breach::KEY_QUEUES)
         });
         let touched: BTreeSet<_> = entries.iter().map(|entry| &entry.at).collect();
         let touched = touched.into_iter().chain(ends.iter().map(|(at, _)| at));
@@ -125,6 +130,7 @@ impl<B: Backend> Worker<B> {
         let labels = [("consumer", self.options.name.to_string())];
         ::metrics::histogram!(metrics::BATCH_SECONDS, &labels).record(begun.elapsed());
         self.recovered();
+        self.eased = (self.eased * 2).min(self.options.max_batch_records);
         self.careful = self.careful.saturating_sub(outcomes.len());
         let is_known = |outcome: &Outcome| matches!(outcome, Outcome::Duplicate { .. });
         self.look_first &= outcomes.is_empty() || outcomes.iter().any(is_known);
@@ -170,6 +176,7 @@ impl<B: Backend> Worker<B> {
         };
         held.next_offset = entry.offset + 1;
         held.advanced = Instant::now();
+        let fresh = std::mem::take(&mut held.fresh);
         self.uncommitted.insert(entry.at.clone());
         let id = QueueId::of(entry.envelope.message_key.as_ref(), entry.offset);
         let waiting = |attempts, due_at| Waiting {
@@ -191,6 +198,9 @@ impl<B: Backend> Worker<B> {
                         "id was used before, by another record: this record is skipped");
                     self.count(metrics::REUSED_IDS, &entry.at);
                 }
+            }
+            Outcome::Queued if fresh => {
+                held.queues.push_first(id, waiting(0, 0));
             }
             Outcome::Queued => held.queues.push(id, waiting(0, 0)),
             Outcome::Waiting { due_at, failed } => {
@@ -219,7 +229,16 @@ impl<B: Backend> Worker<B> {
         self.count(metrics::DEAD_LETTERS, at);
     }
 
+    fn is_fresh(&self, at: &TopicPartition) -> bool {
+        self.held.get(at).is_some_and(|held| held.fresh)
+    }
+
     async fn due(&mut self) -> Result<(), Failure> {
+        for _ in 0..MAX_SAVEPOINTS {
+            if !self.first().await? {
+                break;
+            }
+        }
         let now = self.clock.now();
         let mut queues = Vec::new();
         for held in self.held.values().filter(|held| held.stopped.is_none()) {
@@ -236,46 +255,92 @@ impl<B: Backend> Worker<B> {
         if queues.is_empty() {
             return Ok(());
         }
-        let due = Due {
+        self.run_due(queues, now).await
+    }
+
+    /// Tries one message for the first time since the claim: alone, and written down before, because it may
+    /// be what ended the process. That is each queue's head, and the first new message of a partition,
+    /// which is queued for that. Says whether there was one.
+    async fn first(&mut self) -> Result<bool, Failure> {
+        let now = self.clock.now();
+        let mut held = self.held.values().filter(|held| held.stopped.is_none());
+        let found = held.find_map(|held| {
+            let (id, message) = held.queues.due_untried(now)?;
+            Some((held.guard.clone(), id, message))
+        });
+        let Some((guard, id, message)) = found else {
+            return Ok(false);
+        };
+        let queue = DueQueue {
+            guard: guard.clone(),
+            id: id.clone(),
+            messages: vec![message],
+        };
+        let note = self.due_of(vec![queue.clone()], now);
+        let dead = self
+            .db
+            .write(async move |tx: &mut Tx<'static, B>| note.note(tx).await)
+            .await?;
+        match dead {
+            Some(dead) => self.settle(&queue, message.offset, dead),
+            None => self.run_due(vec![queue], now).await?,
+        }
+        if let Some(held) = self.held.get_mut(&guard.at) {
+            held.queues.tried(&id);
+        }
+        Ok(true)
+    }
+
+    fn due_of(&self, queues: Vec<DueQueue>, now: Micros) -> Due<B> {
+        Due {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             now,
-            queues: queues.clone(),
-        };
+            queues,
+        }
+    }
+
+    async fn run_due(&mut self, queues: Vec<DueQueue>, now: Micros) -> Result<(), Failure> {
+        let due = self.due_of(queues.clone(), now);
         let outcomes = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| due.run(tx).await)
             .await?;
         self.recovered();
         for (index, offset, tried) in outcomes {
-            let Some(DueQueue { guard, id, .. }) = queues.get(index) else {
-                continue;
-            };
-            let Some(held) = self.held.get_mut(&guard.at) else {
-                continue;
-            };
-            match tried {
-                Tried::Handled => {
-                    held.queues.pop(id, offset);
-                    self.count(metrics::HANDLED, &guard.at);
-                }
-                Tried::Gone => held.queues.pop(id, offset),
-                Tried::Again {
-                    attempts,
-                    due_at,
-                    failed,
-                } => {
-                    held.queues.postpone(id, attempts, due_at);
-                    self.again(&guard.at, offset, attempts, &failed);
-                }
-                Tried::Dead { failed } => {
-                    held.queues.bury(id.clone(), offset);
-                    held.queues.pop(id, offset);
-                    self.died(&guard.at, offset, &failed);
-                }
+            if let Some(queue) = queues.get(index) {
+                self.settle(queue, offset, tried);
             }
         }
         Ok(())
+    }
+
+    /// The attempt has committed: memory follows the database.
+    fn settle(&mut self, queue: &DueQueue, offset: i64, tried: Tried) {
+        let DueQueue { guard, id, .. } = queue;
+        let Some(held) = self.held.get_mut(&guard.at) else {
+            return;
+        };
+        match tried {
+            Tried::Handled => {
+                held.queues.pop(id, offset);
+                self.count(metrics::HANDLED, &guard.at);
+            }
+            Tried::Gone => held.queues.pop(id, offset),
+            Tried::Again {
+                attempts,
+                due_at,
+                failed,
+            } => {
+                held.queues.postpone(id, attempts, due_at);
+                self.again(&guard.at, offset, attempts, &failed);
+            }
+            Tried::Dead { failed } => {
+                held.queues.bury(id.clone(), offset);
+                held.queues.pop(id, offset);
+                self.died(&guard.at, offset, &failed);
+            }
+        }
     }
 
     async fn requests(&mut self) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use sqlx::Row;
 
 use super::TopicPartition;
 use super::entry::{Entry, Identity};
+use super::queue::Waiting;
 use crate::{Backend, ConsumerName, Error, Micros, Result, Tx};
 
 /// Stores a message whole, so that Kafka is not needed to try it again.
@@ -63,6 +64,54 @@ pub(super) async fn postpone<B: Backend>(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// `last_error` of a message while it is tried for the first time since a claim, and afterwards if the
+/// process ended meanwhile.
+const NO_OUTCOME: &str = "the process ended while it was handled";
+
+/// Writes down that a message is tried, before it is; or says that it was tried `max_attempts` times and
+/// ended the process at last.
+pub(super) async fn try_first<B: Backend>(
+    tx: &mut Tx<'_, B>,
+    consumer: &ConsumerName,
+    at: &TopicPartition,
+    message: Waiting,
+    max_attempts: u32,
+) -> Result<bool> {
+    let last_error: Option<Option<String>> = sqlx::query_scalar(
+        "select last_error from inbox_waiting \
+         where consumer = $1 and topic = $2 and partition = $3 and record_offset = $4",
+    )
+    .bind(consumer.as_str())
+    .bind(&*at.topic)
+    .bind(at.partition)
+    .bind(message.offset)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(Error::database("waiting message read"))?;
+    let had_none = last_error
+        .flatten()
+        .is_some_and(|error| error == NO_OUTCOME);
+    if had_none && message.attempts >= max_attempts {
+        return Ok(false);
+    }
+    // Without an outcome it counts as a third of them: a process that ends is more than a failure.
+    let attempts = message.attempts.saturating_add((max_attempts / 3).max(1));
+    sqlx::query(
+        "update inbox_waiting set attempts = $5, last_error = $6 \
+         where consumer = $1 and topic = $2 and partition = $3 and record_offset = $4",
+    )
+    .bind(consumer.as_str())
+    .bind(&*at.topic)
+    .bind(at.partition)
+    .bind(message.offset)
+    .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
+    .bind(NO_OUTCOME)
+    .execute(&mut **tx)
+    .await
+    .map_err(Error::database("attempt note"))?;
+    Ok(true)
 }
 
 /// Takes a message off the queue.

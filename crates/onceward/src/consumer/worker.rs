@@ -29,6 +29,8 @@ pub(super) struct Held {
     pub(super) next_offset: i64,
     /// Of the record before `next_offset` when it was claimed.
     leader_epoch: Option<i32>,
+    /// Nothing of it was handled since the claim.
+    pub(super) fresh: bool,
     /// Behind the last record taken from the line; below it nothing is taken twice.
     pub(super) position: i64,
     pub(super) queues: Queues,
@@ -52,6 +54,9 @@ pub(super) struct Worker<B: Backend> {
     pub(super) generation: u64,
     pub(super) held: BTreeMap<TopicPartition, Held>,
     pub(super) pending: VecDeque<Arc<Entry>>,
+    /// Records of one batch at most: few after a claim and twice as many after each batch, so that one that
+    /// ends the process takes few others with it.
+    pub(super) eased: usize,
     /// How many of `pending` are run one by one, after a failure.
     pub(super) careful: usize,
     /// Some of `pending` were handled before, as after an offset that was set back.
@@ -125,6 +130,7 @@ impl<B: Backend> Worker<B> {
             generation: 0,
             held: BTreeMap::new(),
             pending: VecDeque::new(),
+            eased: 1,
             careful: 0,
             look_first: false,
             not_before: None,
@@ -172,6 +178,7 @@ impl<B: Backend> Worker<B> {
             }
         }
         self.recovered();
+        self.eased = 1;
         self.generation = generation;
         self.publish_status();
         let starts = self.held.values().map(|held| {
@@ -221,6 +228,7 @@ impl<B: Backend> Worker<B> {
                     topic_id: claimed.topic_id,
                     next_offset: claimed.next_offset,
                     leader_epoch: claimed.leader_epoch,
+                    fresh: true,
                     position: claimed.next_offset,
                     queues,
                     retention: found.retention,

@@ -144,6 +144,9 @@ async fn a_discarded_message_lets_its_key_go_on_without_it<B: TestBackend>() {
     world.log.ping(0, "a", 2);
     let running = world.start();
     world
+        .count_reaches(1, "select count(*) from inbox_dead_letter")
+        .await;
+    world
         .count_reaches(1, "select count(*) from inbox_waiting")
         .await;
     let known = OrderBreakAcknowledged;
