@@ -24,6 +24,9 @@ pub struct Row {
     pub database: String,
     /// Which publisher.
     pub publisher: String,
+    /// What was tested, if not what the report tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -82,6 +85,7 @@ impl Report {
             fault: cell.fault.name.to_owned(),
             database: cell.database.name().to_owned(),
             publisher: cell.publisher.name().to_owned(),
+            commit: None,
             outcome,
         });
     }
@@ -114,7 +118,8 @@ impl Report {
             .with_context(|| format!("reading {}: run all cells first", json.display()))?;
         let mut whole: Self =
             serde_json::from_str(&text).with_context(|| format!("reading {}", json.display()))?;
-        for row in self.rows {
+        for mut row in self.rows {
+            row.commit = Some(self.commit.clone()).filter(|commit| *commit != whole.commit);
             let same = |known: &&mut Row| {
                 (&known.fault, &known.database, &known.publisher)
                     == (&row.fault, &row.database, &row.publisher)
@@ -126,6 +131,11 @@ impl Report {
         }
         whole.stops.extend(self.stops);
         whole.broken.extend(self.broken);
+        let is_new = |row: &Row| row.commit.as_ref() == Some(&self.commit);
+        if whole.rows.iter().all(is_new) {
+            (whole.commit, whole.at, whole.machine) = (self.commit, self.at, self.machine);
+            whole.rows.iter_mut().for_each(|row| row.commit = None);
+        }
         whole.write(page)
     }
 
@@ -188,6 +198,13 @@ impl Report {
             machine.load_after,
             versions.join(", "),
         )?;
+        let mut again = BTreeMap::<&str, u32>::new();
+        for commit in self.rows.iter().filter_map(|row| row.commit.as_deref()) {
+            *again.entry(commit).or_default() += 1;
+        }
+        for (commit, cells) in again {
+            writeln!(out, "Run again since: {cells} cells at {commit}.\n")?;
+        }
         writeln!(
             out,
             "| Fault | Database | Publisher | Runs | Events | Lost | Doubled | Reordered | Other | \
