@@ -397,16 +397,23 @@ impl Rig {
         Ok(i64::try_from(rows)? - self.runtime.block_on(self.store.number(effects))?)
     }
 
+    /// The sum of the consumer's next offsets: they go on where what is read was handled before.
+    fn read(&self) -> Result<i64> {
+        let sum = "select cast(coalesce(sum(next_offset), 0) as bigint) from consumer_offset";
+        self.runtime.block_on(self.store.number(sum))
+    }
+
     /// Waits until everything has its effect, and the effects' own messages are published.
     fn drain_consumers(&mut self, rows: u64) -> Result<()> {
-        let mut behind = i64::MAX;
+        let (mut behind, mut read) = (i64::MAX, 0);
         while behind > 0 {
             // As long as there are more of them it may take the time it takes.
-            let before = behind;
+            let before = (behind, read);
             let more = wait::until("more effects", self.patience(), || {
                 // The database may be away just now.
-                behind = self.behind().unwrap_or(before);
-                Ok((behind < before || behind <= 0).then_some(()))
+                behind = self.behind().unwrap_or(before.0);
+                read = self.read().unwrap_or(before.1);
+                Ok((behind < before.0 || read != before.1 || behind <= 0).then_some(()))
             });
             more.with_context(|| {
                 let logs = self.consumers.iter().map(|consumer| consumer.log_tail(8));
