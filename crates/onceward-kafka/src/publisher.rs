@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use tokio::sync::oneshot;
 
 use crate::fault::{kafka_error, kafka_error_needing};
-use crate::transaction::{ProgressToSend, publish};
+use crate::transaction::{ProgressToSend, publish, wait_for_statistics};
 use crate::trouble::Trouble;
 use crate::watch::{RETRY_BACKOFF_MS, Watch};
 
@@ -183,8 +183,9 @@ fn open(
             }
         });
     }
-    // What happened before the first transaction can't harm it: nothing was to be ended.
-    drain(&producer);
+    // What happened before the first transaction can't harm it: nothing was to be ended. Connections ended
+    // on the way here, so their counts are waited for, or the first transaction would pay for them.
+    wait_for_statistics(&producer);
     producer.context().watch.cleanse();
     Ok(producer)
 }

@@ -337,7 +337,7 @@ fn abort(
 /// Waits for counts taken after now; without them nothing is known to be clean. A request is sent
 /// again only after it timed out, was not sent whole, or lost its connection, and each of these is
 /// counted before that. The caller has drained the queue, so no older counts wait in it.
-fn wait_for_statistics(producer: &BaseProducer<Context>) {
+pub(crate) fn wait_for_statistics(producer: &BaseProducer<Context>) {
     let watch = &producer.context().watch;
     let count = watch.statistics_count();
     let deadline = Instant::now() + Duration::from_secs(3);

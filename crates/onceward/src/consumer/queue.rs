@@ -3,11 +3,12 @@
 //! Only the owner changes the rows behind it, and only under its `owner_epoch`; after anything
 //! unclear the partition is claimed anew and this is read again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::TopicPartition;
+use crate::trace::TraceParent;
 use crate::{Backend, ConsumerName, Error, Micros, Result, Tx};
 
 /// Which queue a message stands in.
@@ -43,8 +44,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     by_id: BTreeMap<QueueId, Queue>,
-    /// Those whose head was not tried since the claim: it may be what ended the process before.
-    untried: BTreeSet<QueueId>,
+    /// Those whose head was not tried since the claim: it may be what ended the process before. With the
+    /// span of the batch that it came in.
+    untried: BTreeMap<QueueId, Option<TraceParent>>,
 }
 
 impl Queues {
@@ -68,7 +70,7 @@ impl Queues {
         for (offset, key, attempts, due_at) in waiting {
             let id = QueueId::of(key.map(Bytes::from).as_ref(), offset);
             let attempts = u32::try_from(attempts).unwrap_or(0);
-            queues.untried.insert(id.clone());
+            queues.untried.insert(id.clone(), None);
             queues.push(
                 id,
                 Waiting {
@@ -106,8 +108,8 @@ impl Queues {
     }
 
     /// [`Self::push`] of the first message since the claim.
-    pub(super) fn push_first(&mut self, id: QueueId, waiting: Waiting) {
-        self.untried.insert(id.clone());
+    pub(super) fn push_first(&mut self, id: QueueId, waiting: Waiting, batch: Option<TraceParent>) {
+        self.untried.insert(id.clone(), batch);
         self.push(id, waiting);
     }
 
@@ -117,13 +119,16 @@ impl Queues {
     }
 
     /// A due head that was not tried since the claim.
-    pub(super) fn due_untried(&self, now: Micros) -> Option<(QueueId, Waiting)> {
-        let due = self.untried.iter().filter_map(|id| {
+    pub(super) fn due_untried(
+        &self,
+        now: Micros,
+    ) -> Option<(QueueId, Waiting, Option<TraceParent>)> {
+        let due = self.untried.iter().filter_map(|(id, batch)| {
             let queue = self.by_id.get(id)?;
             let head = queue.waiting.front().filter(|_| queue.dead.is_empty())?;
-            (head.due_at <= now).then(|| (id.clone(), *head))
+            (head.due_at <= now).then(|| (id.clone(), *head, *batch))
         });
-        due.min_by_key(|(_, head)| head.due_at)
+        due.min_by_key(|(_, head, _)| head.due_at)
     }
 
     /// A dead letter parks its key; one without a key parks nothing.
@@ -177,7 +182,7 @@ impl Queues {
             .by_id
             .iter()
             .filter(|(id, queue)| {
-                !self.untried.contains(*id) && queue.head_due().is_some_and(|due| due <= now)
+                !self.untried.contains_key(*id) && queue.head_due().is_some_and(|due| due <= now)
             })
             .map(|(id, queue)| {
                 let first = queue.waiting.iter().take(depth);

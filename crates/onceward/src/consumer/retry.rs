@@ -12,7 +12,7 @@ use super::error_text::{Logged, chain, logged};
 use super::inbox::{InboxState, move_state};
 use super::queue::{QueueId, Waiting};
 use super::{ConsumerOptions, HandlerError, Handlers, waiting};
-use crate::trace::Scope;
+use crate::trace::{Scope, TraceParent};
 use crate::{Backend, Micros, RequestKind, Tx};
 
 /// One queue's due messages, in order.
@@ -29,6 +29,8 @@ pub(super) struct Due<B: Backend> {
     pub options: Arc<ConsumerOptions>,
     pub now: Micros,
     pub queues: Vec<DueQueue>,
+    /// The span of the batch that they came in, if they were never tried.
+    pub span: Option<TraceParent>,
 }
 
 /// What became of a waiting message; the queue's memory changes by it after the commit.
@@ -130,7 +132,10 @@ impl<B: Backend> Due<B> {
             return Ok(Tried::Gone);
         }
         let limit = time_left(&self.options, begun);
-        let scope = Scope::of(name.as_str());
+        let scope = Scope {
+            consumer: name.as_str(),
+            batch: self.span,
+        };
         let error = match handle(&self.handlers, scope, tx, &entry, limit).await? {
             Attempt::Done => {
                 waiting::delete(tx, name, at, message.offset).await?;

@@ -15,7 +15,8 @@ use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
 use super::worker::{Failure, Worker};
 use super::{Command, TopicPartition, janitor};
-use crate::{Backend, Micros, Tx, WriteError, breach, metrics, trace};
+use crate::trace::{self, TraceParent};
+use crate::{Backend, Micros, Tx, WriteError, breach, metrics};
 
 /// How often each metric is to be counted for each topic.
 type Counts = BTreeMap<(&'static str, Arc<str>), u64>;
@@ -137,7 +138,7 @@ impl<B: Backend> Worker<B> {
         let mut counts = Counts::new();
         for (entry, outcome) in entries.iter().zip(outcomes) {
             self.pending.pop_front();
-            self.apply(entry, outcome, &mut counts);
+            self.apply(entry, outcome, traced, &mut counts);
         }
         for ((metric, topic), count) in counts {
             self.count_many(metric, &topic, count);
@@ -170,7 +171,13 @@ impl<B: Backend> Worker<B> {
     }
 
     /// The batch has committed: memory follows the database.
-    fn apply(&mut self, entry: &Entry, outcome: Outcome, counts: &mut Counts) {
+    fn apply(
+        &mut self,
+        entry: &Entry,
+        outcome: Outcome,
+        batch: Option<TraceParent>,
+        counts: &mut Counts,
+    ) {
         let Some(held) = self.held.get_mut(&entry.at) else {
             return;
         };
@@ -200,7 +207,7 @@ impl<B: Backend> Worker<B> {
                 }
             }
             Outcome::Queued if fresh => {
-                held.queues.push_first(id, waiting(0, 0));
+                held.queues.push_first(id, waiting(0, 0), batch);
             }
             Outcome::Queued => held.queues.push(id, waiting(0, 0)),
             Outcome::Waiting { due_at, failed } => {
@@ -255,7 +262,7 @@ impl<B: Backend> Worker<B> {
         if queues.is_empty() {
             return Ok(());
         }
-        self.run_due(queues, now).await
+        self.run_due(queues, now, None).await
     }
 
     /// Tries one message for the first time since the claim: alone, and written down before, because it may
@@ -265,10 +272,10 @@ impl<B: Backend> Worker<B> {
         let now = self.clock.now();
         let mut held = self.held.values().filter(|held| held.stopped.is_none());
         let found = held.find_map(|held| {
-            let (id, message) = held.queues.due_untried(now)?;
-            Some((held.guard.clone(), id, message))
+            let (id, message, batch) = held.queues.due_untried(now)?;
+            Some((held.guard.clone(), id, message, batch))
         });
-        let Some((guard, id, message)) = found else {
+        let Some((guard, id, message, batch)) = found else {
             return Ok(false);
         };
         let queue = DueQueue {
@@ -276,14 +283,14 @@ impl<B: Backend> Worker<B> {
             id: id.clone(),
             messages: vec![message],
         };
-        let note = self.due_of(vec![queue.clone()], now);
+        let note = self.due_of(vec![queue.clone()], now, batch);
         let dead = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| note.note(tx).await)
             .await?;
         match dead {
             Some(dead) => self.settle(&queue, message.offset, dead),
-            None => self.run_due(vec![queue], now).await?,
+            None => self.run_due(vec![queue], now, batch).await?,
         }
         if let Some(held) = self.held.get_mut(&guard.at) {
             held.queues.tried(&id);
@@ -291,17 +298,23 @@ impl<B: Backend> Worker<B> {
         Ok(true)
     }
 
-    fn due_of(&self, queues: Vec<DueQueue>, now: Micros) -> Due<B> {
+    fn due_of(&self, queues: Vec<DueQueue>, now: Micros, span: Option<TraceParent>) -> Due<B> {
         Due {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             now,
             queues,
+            span,
         }
     }
 
-    async fn run_due(&mut self, queues: Vec<DueQueue>, now: Micros) -> Result<(), Failure> {
-        let due = self.due_of(queues.clone(), now);
+    async fn run_due(
+        &mut self,
+        queues: Vec<DueQueue>,
+        now: Micros,
+        span: Option<TraceParent>,
+    ) -> Result<(), Failure> {
+        let due = self.due_of(queues.clone(), now, span);
         let outcomes = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| due.run(tx).await)
