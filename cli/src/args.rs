@@ -383,9 +383,6 @@ pub(crate) enum DeadLetterCommand {
 pub(crate) struct LetterRequest {
     /// Message id, or TOPIC/PARTITION@OFFSET
     pub letter: String,
-    /// Only this consumer's, if several have it
-    #[arg(long)]
-    pub consumer: Option<String>,
     #[command(flatten)]
     pub wish: Wish,
 }
@@ -399,9 +396,6 @@ pub(crate) struct ReplayRequest {
     /// Instead: everything that relays have parked in this topic
     #[arg(long, value_name = "TOPIC", conflicts_with_all = ["letter", "consumer"])]
     pub parked_in: Option<String>,
-    /// Only this consumer's, if several have it
-    #[arg(long)]
-    pub consumer: Option<String>,
     #[command(flatten)]
     pub wish: Wish,
 }
@@ -409,6 +403,9 @@ pub(crate) struct ReplayRequest {
 /// Who wishes it, and whether to wait for it.
 #[derive(Debug, Args)]
 pub(crate) struct Wish {
+    /// Only this consumer's, if several have it
+    #[arg(long)]
+    pub consumer: Option<String>,
     /// Why, for those who come after
     #[arg(long)]
     pub note: Option<String>,

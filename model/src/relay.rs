@@ -551,9 +551,17 @@ impl Model for Rules {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("each row once and in order", |_, state: &State| {
-                state.rows.windows(2).all(|pair| pair[0] < pair[1])
-            }),
+            Property::always(
+                "each row once and in order",
+                |rules: &Rules, state: &State| {
+                    // The poison may be parked, or taken at last; none of the others is left out.
+                    let others = |row: &u8| *row != rules.world.poison;
+                    let seen: Vec<u8> = state.rows.iter().copied().filter(others).collect();
+                    let wanted: Vec<u8> = (1..=ROWS).filter(others).collect();
+                    let in_order = state.rows.windows(2).all(|pair| pair[0] < pair[1]);
+                    in_order && wanted.starts_with(&seen)
+                },
+            ),
             Property::always("progress tells the rows", |_, state: &State| {
                 let passed =
                     (1..=state.progress.unwrap_or(0)).filter(|row| !state.parked.contains(row));

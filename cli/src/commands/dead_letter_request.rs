@@ -4,6 +4,7 @@
 //! partition (inbox side) carries it out, because only it can keep the key's order.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -32,7 +33,7 @@ pub(crate) async fn replay(
     match (&request.letter, &request.parked_in) {
         (Some(letter), _) => {
             let (letter, notes) =
-                dead_letter::find(place, letter, request.consumer.as_deref()).await?;
+                dead_letter::find(place, letter, request.wish.consumer.as_deref()).await?;
             ask(place, world, &request.wish, "replay", letter, notes).await
         }
         (None, topic) => {
@@ -67,19 +68,26 @@ async fn replay_topic(
             "nothing is parked in topic {topic}; `onceward dead-letter list` shows what is"
         )));
     }
+    // One for each database, however many keys are parked there.
+    let mut connections = BTreeMap::new();
     let mut asked = vec![];
     for letter in meant.values() {
-        let source = place.source(&letter.source)?;
-        let mut connection = database::open_for_writing(&source.url).await?;
-        let (id, _) = write(&mut connection, world, wish, "replay", letter).await?;
-        asked.push((connection, id, letter));
+        let connection = match connections.entry(&letter.source) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(none) => {
+                let source = place.source(&letter.source)?;
+                none.insert(database::open_for_writing(&source.url).await?)
+            }
+        };
+        let (id, _) = write(connection, world, wish, "replay", letter).await?;
+        asked.push((id, letter));
     }
     let until = Instant::now() + Duration::from_secs(wish.timeout);
     let (mut requests, mut count) = (vec![], BTreeMap::<String, usize>::new());
-    for (mut connection, id, letter) in asked {
-        let state = match wish.wait {
-            true => wait(&mut connection, letter.side, id, until).await?,
-            false => "requested".to_owned(),
+    for (id, letter) in asked {
+        let state = match connections.get_mut(&letter.source) {
+            Some(connection) if wish.wait => wait(connection, letter.side, id, until).await?,
+            _ => "requested".to_owned(),
         };
         requests.push(json!({ "request": id, "source": letter.source,
             "message_key": letter.message_key, "state": state }));
@@ -122,7 +130,7 @@ pub(crate) async fn discard(
     yes_break_order: bool,
 ) -> Result<Outcome> {
     let (letter, notes) =
-        dead_letter::find(place, &request.letter, request.consumer.as_deref()).await?;
+        dead_letter::find(place, &request.letter, request.wish.consumer.as_deref()).await?;
     if !yes_break_order {
         return Err(refused(format!(
             "discarding {} means that its effect never happens{}. To acknowledge that: \

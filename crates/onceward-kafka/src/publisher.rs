@@ -12,7 +12,7 @@ use onceward::publisher::{BrokerError, PublishOutcome, Publisher, Records};
 use onceward::{ProgressRecord, SourceName};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use tokio::sync::oneshot;
@@ -172,8 +172,10 @@ fn open(
         .map_err(|error| kafka_error(&error, &doing))?;
     connect(&producer, &config, source, &doing)?;
     // CRASH: older producers are fenced and what they left open is aborted; nothing else changed.
-    if let Err(error) = init_transactions(&producer) {
-        drain(&producer);
+    // Asked for again and again: left to itself librdkafka asks every 500 ms, and Kafka refuses the first
+    // times while it ends what the fenced producer left open.
+    let init = || producer.init_transactions(ASK_AGAIN);
+    if let Err(error) = resume(&producer, INIT_AT_MOST, init, RDKafkaError::is_retriable) {
         return Err(match producer.context().watch.trouble(&config) {
             Some(Trouble::Refused(text)) => BrokerError::Configuration(format!("{doing}: {text}")),
             Some(Trouble::Perhaps(text)) => BrokerError::Unavailable(format!("{doing}: {text}")),
@@ -190,16 +192,20 @@ fn open(
     Ok(producer)
 }
 
-/// Asks for the producer's id again and again: left to itself librdkafka asks every 500 ms, and Kafka
-/// refuses the first times while it ends what the fenced producer left open.
-fn init_transactions(producer: &BaseProducer<Context>) -> KafkaResult<()> {
-    let deadline = Instant::now() + INIT_AT_MOST;
+/// Repeats a call of librdkafka's that goes on where it was when it is repeated, until it ends in
+/// another way or `at_most` is over. Between two the waiting events are served.
+pub(crate) fn resume(
+    producer: &BaseProducer<Context>,
+    at_most: Duration,
+    call: impl Fn() -> KafkaResult<()>,
+    goes_on: impl Fn(&RDKafkaError) -> bool,
+) -> KafkaResult<()> {
+    let deadline = Instant::now() + at_most;
     loop {
-        let result = producer.init_transactions(ASK_AGAIN);
+        let result = call();
         drain(producer);
         match &result {
-            Err(KafkaError::Transaction(error))
-                if error.is_retriable() && Instant::now() < deadline => {}
+            Err(KafkaError::Transaction(error)) if goes_on(error) && Instant::now() < deadline => {}
             _ => return result,
         }
     }

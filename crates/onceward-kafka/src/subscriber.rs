@@ -385,6 +385,12 @@ impl Session<'_, '_> {
     }
 
     fn drop_assignment(&mut self) {
+        self.begin_anew();
+        self.assigned.clear();
+    }
+
+    /// Forgets what was delivered and paused of the partitions.
+    fn begin_anew(&mut self) {
         // To librdkafka a paused partition stays paused, even when it is assigned again.
         let paused: Vec<_> = match self.holding {
             true => self.assigned.clone(),
@@ -393,7 +399,6 @@ impl Session<'_, '_> {
         if !paused.is_empty() {
             self.resume(&paused);
         }
-        self.assigned.clear();
         self.backlog.clear();
         self.blocked_since = None;
         self.paused.clear();
@@ -403,12 +408,10 @@ impl Session<'_, '_> {
     /// Asks the cluster what it knows of the partitions, the database where to read on, and only
     /// then assigns them.
     fn assign(&mut self) -> Result<(), SubscriberError> {
-        let assigned = self.assigned.clone();
-        self.drop_assignment();
-        self.assigned.clone_from(&assigned);
+        self.begin_anew();
         let begun = Instant::now();
         let facts = loop {
-            match facts(self.events.consumer(), &self.group, &assigned) {
+            match facts(self.events.consumer(), &self.group, &self.assigned) {
                 Ok(facts) => break facts,
                 Err(error) if self.link.is_stopping() || begun.elapsed() > ASK_ALL => {
                     return Err(error.error);

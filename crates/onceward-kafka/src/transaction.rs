@@ -14,12 +14,12 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use onceward::publisher::{PublishOutcome, Records, Refusal};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use crate::fault::{Fault, denied, fault, in_words, is_denied};
-use crate::publisher::{Context, Deliveries, TRANSACTION_TIMEOUT, drain};
+use crate::publisher::{Context, Deliveries, TRANSACTION_TIMEOUT, drain, resume};
 use crate::watch::MAY_HAVE_RETRIED;
 
 /// How long an abort may take; longer makes the outcome unknown.
@@ -208,7 +208,14 @@ fn commit(producer: &BaseProducer<Context>, progress_index: usize) -> PublishOut
     let start = Instant::now();
     // CRASH: before this the transaction is open and Kafka aborts it: rows come again. After it rows
     // and progress are both visible: the next owner reads progress and goes on behind them.
-    let result = commit_or_give_up(producer);
+    // Given up when the producer becomes dirty: a new one finds out how it ended, and is quicker to be back
+    // than librdkafka's own retries, which wait for `RETRY_BACKOFF_MS` each.
+    let result = resume(
+        producer,
+        TRANSACTION_TIMEOUT,
+        || producer.commit_transaction(LOOK_FOR_DIRT),
+        |error| error.code() == RDKafkaErrorCode::OperationTimedOut && watch.dirt().is_none(),
+    );
     let took = start.elapsed();
     if let Err(error) = result {
         // Even an "abortable" error here is not "not committed".
@@ -230,26 +237,6 @@ fn commit(producer: &BaseProducer<Context>, progress_index: usize) -> PublishOut
             dirty: watch.dirt().is_some(),
         },
         None => PublishOutcome::Unknown(format!("no report for record {progress_index}")),
-    }
-}
-
-/// Commits, and gives up when the producer becomes dirty: a new one finds out how it ended, and is
-/// quicker to be back than librdkafka's own retries, which wait for [`RETRY_BACKOFF_MS`] each.
-///
-/// [`RETRY_BACKOFF_MS`]: crate::watch::RETRY_BACKOFF_MS
-fn commit_or_give_up(producer: &BaseProducer<Context>) -> KafkaResult<()> {
-    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-    loop {
-        let result = producer.commit_transaction(LOOK_FOR_DIRT);
-        drain(producer);
-        match &result {
-            // Asked again, it goes on where it was: nothing is sent twice by that.
-            Err(KafkaError::Transaction(error))
-                if error.code() == RDKafkaErrorCode::OperationTimedOut
-                    && producer.context().watch.dirt().is_none()
-                    && Instant::now() < deadline => {}
-            _ => return result,
-        }
     }
 }
 
@@ -394,15 +381,13 @@ fn refusal(
                     format!("{progress_topic}, topic {topics} (Kafka does not say on which)")
                 }
             };
-            Some(Refusal::Topic {
-                topic: topics_of(records),
-                reason: format!("{} ({text})", words(code, &topic)),
-            })
+            let reason = format!("{} ({text})", words(code, &topic));
+            Some(of_topics(records, reason))
         }
-        C::UnknownTopicOrPartition => Some(Refusal::Topic {
-            topic: topics_of(records),
-            reason: format!("{} ({text})", in_words(code, "publish")),
-        }),
+        C::UnknownTopicOrPartition => Some(of_topics(
+            records,
+            format!("{} ({text})", in_words(code, "publish")),
+        )),
         C::TransactionalIdAuthorizationFailed | C::ClusterAuthorizationFailed => Some(
             Refusal::Progress(format!("{} ({text})", in_words(code, "publish"))),
         ),
@@ -434,6 +419,14 @@ fn topics_of(records: &Records) -> String {
     topics.sort_unstable();
     topics.dedup();
     topics.join(", ")
+}
+
+/// A transaction was refused for one of its topics; without records only progress is left to blame.
+fn of_topics(records: &Records, reason: String) -> Refusal {
+    match topics_of(records) {
+        topics if topics.is_empty() => Refusal::Progress(reason),
+        topic => Refusal::Topic { topic, reason },
+    }
 }
 
 /// An error of begin, commit or abort: fenced, or an end that isn't known.

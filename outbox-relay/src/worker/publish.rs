@@ -292,8 +292,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 }
                 self.calm();
                 if !self.waited_for.is_empty() {
-                    for record in records.iter() {
-                        self.waited_for.remove(&*record.destination.topic);
+                    for destination in records.destinations() {
+                        self.waited_for.remove(&*destination.topic);
                     }
                 }
                 Ok(Sent::Committed)

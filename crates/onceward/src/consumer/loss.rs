@@ -1,7 +1,6 @@
 //! The way on for a partition that stopped because its log has lost records.
 
 use super::TopicPartition;
-use super::claim::set_stopped;
 use crate::{Backend, ConsumerName, Error, Micros, Tx};
 
 /// What the log of a partition is now.
@@ -198,7 +197,7 @@ pub async fn accept_loss<B: Backend>(
     }
     sqlx::query(
         "update consumer_offset set topic_id = $4, next_offset = $5, floor_offset = $6, \
-         leader_epoch = -1, updated_at = $7 where consumer = $1 and topic = $2 and partition = $3",
+         leader_epoch = -1, stopped = null, updated_at = $7 where consumer = $1 and topic = $2 and partition = $3",
     )
     .bind(consumer.as_str())
     .bind(&*at.topic)
@@ -210,7 +209,6 @@ pub async fn accept_loss<B: Backend>(
     .execute(&mut **tx)
     .await
     .map_err(Error::database(DOING))?;
-    set_stopped(tx, consumer, at, None).await?;
     // CRASH: died before the commit that follows = nothing happened; after it = the next claim reads on
     // from there.
     Ok(AcceptedLoss {
