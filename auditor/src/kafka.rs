@@ -196,13 +196,30 @@ impl KafkaReader {
             })?;
             match last {
                 Some((value, offset)) => {
-                    let view = ProgressView::decode(&value, offset);
+                    let view = self.whole(&topic, &value, offset);
                     return view.with_context(|| format!("{topic}@{offset}")).map(Some);
                 }
                 None if from <= bounds.low => return Ok(None),
                 None => back *= 16,
             }
         }
+    }
+
+    /// A progress record with all its partitions.
+    fn whole(&self, topic: &str, value: &[u8], offset: i64) -> Result<ProgressView> {
+        let mut view = ProgressView::decode(value, offset)?;
+        let Some(at) = view.builds_on else {
+            return Ok(view);
+        };
+        let mut full = None;
+        self.read(topic, 0, at, at + 1, |message| {
+            full = message.payload().map(|p| (p.to_vec(), message.offset()));
+            Ok(())
+        })?;
+        let (value, at) =
+            full.with_context(|| format!("offset {at}, which it builds on, is gone"))?;
+        view.build_on(ProgressView::decode(&value, at)?)?;
+        Ok(view)
     }
 
     /// Reads the committed records of a partition.

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The newest form this reader knows.
-const FORMAT: u64 = 1;
+/// The newest form this reader knows: changes, to be added to an earlier record.
+const FORMAT: u64 = 2;
 
 /// The last row a source has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct ProgressView {
     pub last: Option<LastRow>,
     /// Topic → partition → position of the last record there.
     pub partitions: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Offset of the record that tells of all partitions, if this one tells only what changed since.
+    pub builds_on: Option<i64>,
     /// Offset of this record in the progress topic.
     pub offset: i64,
 }
@@ -84,8 +86,25 @@ impl ProgressView {
             id_sum: u128::from_str_radix(json["id_sum"].as_str().unwrap_or("0"), 16)?,
             last,
             partitions,
+            builds_on: json["partitions_since"].as_i64(),
             offset,
         })
+    }
+
+    /// Adds the partitions that have not changed since `earlier`, which stands where this builds on.
+    pub fn build_on(&mut self, earlier: Self) -> Result<()> {
+        ensure!(
+            self.builds_on == Some(earlier.offset) && earlier.builds_on.is_none(),
+            "progress builds on offset {:?}, where there is none to build on",
+            self.builds_on
+        );
+        for (topic, positions) in earlier.partitions {
+            let known = self.partitions.entry(topic).or_default();
+            for (partition, position) in positions {
+                known.entry(partition).or_insert(position);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -111,11 +130,37 @@ mod tests {
         assert_eq!((view.epoch, view.position, view.passed), (2, 5, 6));
         assert_eq!(view.partitions["order.created"][&2], 5);
         assert_eq!(view.last.unwrap().seq, 7);
+        assert_eq!(view.builds_on, None);
+    }
+
+    #[test]
+    fn changes_are_added_to_what_they_build_on() {
+        let record = |more: &str, partitions: &str, offset| {
+            let text = format!(
+                r#"{{"format":2,"source_id":"01920000-0000-7000-8000-000000000001","epoch":0,
+                "cursor":{{"seq":7}},"position":9,"passed":9,"id_sum":"00","last":null{more},
+                "partitions":{partitions}}}"#
+            );
+            ProgressView::decode(text.as_bytes(), offset).unwrap()
+        };
+        let full = record("", r#"{"a":{"0":3,"2":5},"b":{"0":1}}"#, 40);
+        let mut view = record(
+            r#","partitions_since":40"#,
+            r#"{"a":{"2":9},"c":{"0":8}}"#,
+            44,
+        );
+        view.build_on(full.clone()).unwrap();
+        let of = |topic: &str| view.partitions[topic].clone();
+        assert_eq!(of("a"), [(0, 3), (2, 9)].into());
+        assert_eq!((of("b"), of("c")), ([(0, 1)].into(), [(0, 8)].into()));
+
+        let mut elsewhere = record(r#","partitions_since":41"#, "{}", 44);
+        assert!(elsewhere.build_on(full).is_err());
     }
 
     #[test]
     fn a_newer_form_is_refused() {
-        let error = ProgressView::decode(br#"{"format":2}"#, 0).unwrap_err();
-        assert!(error.to_string().contains("knows up to 1"), "{error}");
+        let error = ProgressView::decode(br#"{"format":3}"#, 0).unwrap_err();
+        assert!(error.to_string().contains("knows up to 2"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ mod support;
 mod crash;
 mod frozen;
 mod parking;
+mod partitions;
 mod program;
 mod stops;
 mod takeover;

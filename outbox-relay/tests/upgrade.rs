@@ -83,12 +83,12 @@ fn progress_of_the_next_format_stops_its_source_and_no_other() {
     topic.wait_for(6, || relay.process.log_tail(30));
     relay.stop();
 
-    rewrite_progress(&kafka, &source, 2);
+    rewrite_progress(&kafka, &source, onceward::PROGRESS_FORMAT + 1);
     let relay = start().go();
     source.write_key(&topic.name, "a", 6..9);
     stopped_because(
         &relay,
-        "format 2 is newer than 1, which this relay knows; upgrade it",
+        "format 3 is newer than 2, which this relay knows; upgrade it",
     );
     calm.write_key(&other.name, "b", 0..3);
     other.wait_for(3, || relay.process.log_tail(30));

@@ -63,8 +63,50 @@ pub(crate) fn read(
         // What the caller knows of is gone: look at all there is.
         last = last_record(&committed, &topic, low, end, &doing)?;
     }
-    last.map(|(offset, payload)| decode(&topic, offset, payload.as_deref()))
-        .transpose()
+    let Some((offset, payload)) = last else {
+        return Ok(None);
+    };
+    let record = decode(&topic, offset, payload.as_deref())?;
+    let Some(full_at) = record.partitions_since else {
+        return Ok(Some((offset, record)));
+    };
+    let full = full_record(&committed, &topic, full_at, &doing)?;
+    let full = full.filter(|full| {
+        full_at < offset && (full.source_id, full.epoch) == (record.source_id, record.epoch)
+    });
+    match (full, upto) {
+        (Some(full), _) => Ok(Some((offset, record.completed(full.partitions)))),
+        // Its owner may have written a newer one meanwhile, and compaction taken this.
+        (None, Upto::LastStable) => Err(BrokerError::Unavailable(format!(
+            "{doing}: the progress that offset {offset} builds on is gone from offset {full_at}"
+        ))),
+        (None, Upto::HighWatermark) => Err(BrokerError::Unreadable {
+            topic,
+            reason: format!(
+                "record at offset {offset}: what it builds on is not at offset {full_at}"
+            ),
+        }),
+    }
+}
+
+/// The record at this offset, if it is there and tells of all partitions.
+fn full_record(
+    consumer: &Reader,
+    topic: &str,
+    at: i64,
+    doing: &str,
+) -> Result<Option<ProgressRecord>, BrokerError> {
+    let (low, _) = watermarks(consumer, topic, doing)?;
+    if at < low {
+        return Ok(None);
+    }
+    match last_record(consumer, topic, at, at, doing)? {
+        Some((offset, payload)) if offset == at => {
+            let record = decode(topic, offset, payload.as_deref())?;
+            Ok(Some(record).filter(|record| record.partitions_since.is_none()))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Logs what rdkafka would, but for the group's rights: it is nothing but a name, see [`consumer`].
@@ -189,11 +231,7 @@ fn last_record(
 }
 
 /// Reads a progress record; one of a newer format must not be half understood.
-fn decode(
-    topic: &str,
-    offset: i64,
-    payload: Option<&[u8]>,
-) -> Result<(i64, ProgressRecord), BrokerError> {
+fn decode(topic: &str, offset: i64, payload: Option<&[u8]>) -> Result<ProgressRecord, BrokerError> {
     #[derive(serde::Deserialize)]
     struct Format {
         format: u32,
@@ -210,7 +248,12 @@ fn decode(
             "format {format} is newer than {PROGRESS_FORMAT}, which this relay knows; upgrade it"
         )));
     }
-    let record = serde_json::from_slice(payload)
+    let record: ProgressRecord = serde_json::from_slice(payload)
         .map_err(|error| unreadable(format!("no progress record: {error}")))?;
-    Ok((offset, record))
+    if record.partitions_since.is_some() != (format == PROGRESS_FORMAT) {
+        return Err(unreadable(
+            "its form does not fit what it says of partitions".into(),
+        ));
+    }
+    Ok(record)
 }

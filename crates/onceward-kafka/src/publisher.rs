@@ -38,11 +38,13 @@ const IDLE_LOOK: Duration = Duration::from_millis(500);
 /// A transactional producer of one source, by rdkafka. See [`Publisher`].
 #[derive(Debug)]
 pub struct RdKafkaPublisher {
+    source: SourceName,
     commands: Sender<Command>,
 }
 
 struct Command {
     records: Arc<Records>,
+    progress_key: String,
     progress: Vec<u8>,
     answer: oneshot::Sender<PublishOutcome>,
 }
@@ -53,6 +55,7 @@ impl Publisher for RdKafkaPublisher {
         records: &Arc<Records>,
         progress: &ProgressRecord,
     ) -> PublishOutcome {
+        let progress_key = progress.key(self.source.as_str()).into_owned();
         let progress = match serde_json::to_vec(progress) {
             Ok(bytes) => bytes,
             Err(error) => return PublishOutcome::Unknown(format!("progress as JSON: {error}")),
@@ -60,6 +63,7 @@ impl Publisher for RdKafkaPublisher {
         let (answer, outcome) = oneshot::channel();
         let command = Command {
             records: Arc::clone(records),
+            progress_key,
             progress,
             answer,
         };
@@ -81,12 +85,13 @@ impl RdKafkaPublisher {
         let (commands, receiver) = channel();
         let (opened, answer) = oneshot::channel();
         let source = source.clone();
+        let its = source.clone();
         std::thread::Builder::new()
             .name(format!("publish {source}"))
-            .spawn(move || run(config, &source, opened, &receiver))
+            .spawn(move || run(config, &its, opened, &receiver))
             .map_err(|error| BrokerError::Unavailable(format!("starting a thread: {error}")))?;
         match answer.await {
-            Ok(Ok(())) => Ok(Self { commands }),
+            Ok(Ok(())) => Ok(Self { source, commands }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(BrokerError::Unavailable(
                 "the producer's thread ended while opening".into(),
@@ -112,13 +117,13 @@ fn run(
     if opened.send(Ok(())).is_err() {
         return;
     }
-    let (topic, key) = (source.progress_topic(), source.as_str());
+    let topic = source.progress_topic();
     loop {
         match commands.recv_timeout(IDLE_LOOK) {
             Ok(command) => {
                 let progress = ProgressToSend {
                     topic: &topic,
-                    key,
+                    key: &command.progress_key,
                     value: &command.progress,
                 };
                 producer.context().in_use.store(true, Ordering::Release);

@@ -41,25 +41,42 @@ async fn a_compacted_progress_topic_still_reads_right() {
         )
         .unwrap();
     let mut publisher = place.broker.open(&place.source).await.unwrap();
+    let told = |partitions: i32, position: i64| {
+        let mut record = progress(position);
+        let positions = (0..partitions).map(|partition| (partition, 1));
+        record.partitions.insert("t".into(), positions.collect());
+        record
+    };
     let first = committed(publisher.publish(&batch(vec![]), &progress(1)).await);
-    let mut position = 1;
-    loop {
-        position += 1;
-        committed(publisher.publish(&batch(vec![]), &progress(position)).await);
-        let left = read_topic(&bootstrap, &topic, "read_uncommitted").len();
-        if i64::try_from(left).unwrap() < position {
-            println!("{left} of {position} records left");
-            break;
+    let (mut position, mut full, mut full_at) = (1, told(2, 1), first);
+    // In full, then by what changed: that must stay readable when those before it are gone.
+    for by_changes in [false, true] {
+        let begin = read_topic(&bootstrap, &topic, "read_uncommitted").len();
+        let mut written = 0;
+        loop {
+            position += 1;
+            written += 1;
+            let whole = told(2 + i32::from(by_changes), position);
+            if by_changes {
+                let changes = whole.changes_since(&full.partitions, full_at);
+                committed(publisher.publish(&batch(vec![]), &changes).await);
+            } else {
+                full_at = committed(publisher.publish(&batch(vec![]), &whole).await);
+                full = whole;
+            }
+            let left = read_topic(&bootstrap, &topic, "read_uncommitted").len();
+            if left < begin + written {
+                println!("{left} of {} records left", begin + written);
+                break;
+            }
+            assert!(written < 1_000, "not compacted");
         }
-        assert!(position < 1_000, "not compacted");
-    }
-    for from in [None, Some(first), Some(first + 2)] {
-        let known = place
-            .broker
-            .read_progress(&place.source, from)
-            .await
-            .unwrap();
-        assert_eq!(known.record.unwrap().1.position, position, "from {from:?}");
+        let expected = told(2 + i32::from(by_changes), position);
+        for from in [None, Some(first), Some(first + 2)] {
+            let known = place.broker.read_progress(&place.source, from).await;
+            let (_, record) = known.unwrap().record.unwrap();
+            assert_eq!(record, expected, "from {from:?}");
+        }
     }
 }
 

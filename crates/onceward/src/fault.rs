@@ -31,6 +31,11 @@ pub(crate) fn is_victim_code(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == "40001" || code == "40P01")
 }
 
+pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|code| code == "40P01")
+}
+
 /// Whether the error is the connection's, the server's or the concurrency's fault and not that of
 /// the one who asked: the same may succeed later.
 pub fn is_transient(error: &sqlx::Error) -> bool {

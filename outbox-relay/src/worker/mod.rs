@@ -12,6 +12,7 @@ mod publish;
 mod records;
 mod replay;
 mod spans;
+mod standing;
 mod stop;
 mod tail;
 mod take_over;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, BrokerError};
 use onceward::source::{Dialect, LEASE_TTL, ParkedKeys, RelayEpoch, SourceStore};
-use onceward::{DatabaseUrl, ProgressRecord, SourceName};
+use onceward::{DatabaseUrl, SourceName};
 use tokio_util::sync::CancellationToken;
 
 use crate::janitor::Appointments;
@@ -35,6 +36,7 @@ use crate::phase::{Input, Phase};
 use crate::status::Board;
 
 use meter::Meter;
+use standing::Standing;
 pub(crate) use stop::Stop;
 use topics::Topics;
 use work::Work;
@@ -61,17 +63,6 @@ pub(crate) enum Exit {
     Refused(Stop),
     /// Only a person can help.
     Broken(Stop),
-}
-
-/// What this relay knows to be committed.
-#[derive(Debug, Clone)]
-pub(super) struct Standing {
-    progress: ProgressRecord,
-    offset: i64,
-    topic_id: String,
-    cluster_id: String,
-    /// The mirror holds it.
-    mirrored: bool,
 }
 
 /// The life of one producer.

@@ -12,6 +12,7 @@
 //! A topic that is missing or may not be written is nobody's fault: the source holds. It does not hold
 //! for ever ([`topic_hold_ms`](crate::RelayOptions::topic_hold_ms)), then all of the topic's rows park.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -260,8 +261,10 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         };
         let spans = Spans::open(&self.name, records);
         let started = Instant::now();
+        let written = term.standing.shortened(&progress);
+        let in_full = matches!(written, Cow::Borrowed(_));
         let outcome = tokio::select! {
-            outcome = term.publisher.publish(records, &progress).instrument(spans.batch()) => outcome,
+            outcome = term.publisher.publish(records, &written).instrument(spans.batch()) => outcome,
             () = self.stop_overdue() => {
                 return Err(Exit::Stop);
             }
@@ -281,9 +284,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     // compares its id.
                     return Err(Exit::Anew("the progress topic was made anew".into()));
                 }
-                term.standing.progress = progress;
-                term.standing.offset = progress_offset;
-                term.standing.mirrored = false;
+                drop(written);
+                term.standing.advance(progress, progress_offset, in_full);
                 self.show_standing(term);
                 if dirty {
                     return Err(Exit::Anew(

@@ -10,9 +10,10 @@ use onceward::source::{
 use onceward::{ProgressRecord, breach, error_chain};
 
 use super::lease::Lease;
+use super::standing::Standing;
 use super::topics::Topics;
 use super::work::Work;
-use super::{Exit, Reader, SourceWorker, Standing, Stop, Term};
+use super::{Exit, Reader, SourceWorker, Stop, Term};
 use crate::failpoint;
 use crate::metrics as names;
 use crate::phase::Input;
@@ -255,6 +256,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 topic_id: found.topic_id,
                 cluster_id: found.cluster_id,
                 mirrored: true,
+                full: None,
             },
             parked: Default::default(),
             topics: Topics::default(),
@@ -434,26 +436,5 @@ fn unreachable(error: BrokerError) -> Exit {
             Exit::Refused(Stop::broker(&error))
         }
         BrokerError::Unreadable { .. } => Exit::Broken(Stop::broker(&error)),
-    }
-}
-
-impl Standing {
-    /// What no relay does unless a test breaks the rule.
-    fn fall_back(&mut self, mirror: Option<Mirror>) {
-        let Some(mirror) = mirror else { return };
-        self.offset = mirror.progress_offset;
-        self.progress.cursor = mirror.cursor;
-        self.progress.position = mirror.position;
-        self.progress.passed = mirror.passed;
-        self.progress.id_sum = mirror.id_sum;
-        self.progress.last = mirror.last;
-    }
-
-    pub(super) fn place(&self) -> ProgressPlace<'_> {
-        ProgressPlace {
-            offset: self.offset,
-            topic_id: &self.topic_id,
-            cluster_id: &self.cluster_id,
-        }
     }
 }

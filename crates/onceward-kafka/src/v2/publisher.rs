@@ -52,7 +52,7 @@ pub(crate) struct V2Publisher {
     cluster: Cluster,
     transactional_id: String,
     progress_topic: Arc<str>,
-    progress_key: String,
+    source: String,
     producer: ProducerIdentity,
     lanes: Lanes,
     encoder: Encoder,
@@ -123,7 +123,7 @@ impl V2Publisher {
             cluster,
             transactional_id,
             progress_topic,
-            progress_key: source.as_str().to_owned(),
+            source: source.as_str().to_owned(),
             producer: ProducerIdentity::NONE,
             lanes: Lanes::default(),
             encoder: Encoder::default(),
@@ -181,13 +181,14 @@ impl V2Publisher {
         if let Some(reason) = &self.dead {
             return PublishOutcome::Unknown(format!("producer of no more use: {reason}"));
         }
+        let key = progress.key(&self.source);
         let value = match serde_json::to_vec(progress) {
             Ok(value) => value,
             Err(error) => return PublishOutcome::Unknown(format!("progress as JSON: {error}")),
         };
         let mut progress = Records::new(SystemClock.now().div_euclid(1000));
         let to = progress.add_destination(self.progress_topic.clone(), 0);
-        progress.push(to, Some(self.progress_key.as_bytes()), &value, |_| {});
+        progress.push(to, Some(key.as_bytes()), &value, |_| {});
         let load = Load {
             rows,
             progress: &progress,

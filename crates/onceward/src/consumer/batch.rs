@@ -11,13 +11,17 @@ use super::entry::{Entry, Identity, later};
 use super::error_text::{Logged, chain};
 use super::inbox::{self, Claim, ClaimError, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
-use crate::fault::{database_error, is_transient, panic_text};
+use crate::fault::{database_error, is_deadlock, is_transient, panic_text};
 use crate::trace::{Scope, TraceParent};
 use crate::{Backend, Envelope, Error, Micros, Tx, breach};
 
 /// Messages with a savepoint of their own in one transaction: more than 64 subtransactions make
 /// every snapshot of a Postgres server slow.
 pub(super) const MAX_SAVEPOINTS: usize = 50;
+
+/// How often in a row a message that is alone in its transaction may end in a deadlock, before it becomes a
+/// dead letter. Only Postgres has deadlocks; SQLite's writers take turns.
+pub(super) const MAX_DEADLOCKS: u32 = 10;
 
 /// Messages claimed together, at first and at most: between two claims a batch looks at the time,
 /// because on SQLite everybody else who writes waits meanwhile. Quick handlers get more of them.
@@ -40,6 +44,8 @@ pub(super) struct Batch<B: Backend> {
     pub mode: Mode,
     /// Some messages are known: it is asked which before they are claimed.
     pub look_first: bool,
+    /// One more deadlock is the message's failure: see [`MAX_DEADLOCKS`].
+    pub last_try: bool,
     pub now: Micros,
     pub entries: Vec<Arc<Entry>>,
     /// Per entry: its key waits or is dead, so it must queue.
@@ -73,11 +79,16 @@ pub(super) enum Stop {
     Fenced(TopicPartition),
     /// Nobody's fault: run the same again later.
     Fault(String),
+    /// The same, but if it was one message alone, and it happens each time, it is that message's fault.
+    Deadlock(String),
 }
 
 impl From<sqlx::Error> for Stop {
     fn from(error: sqlx::Error) -> Self {
-        Self::Fault(chain(&error))
+        match is_deadlock(&error) {
+            true => Self::Deadlock(chain(&error)),
+            false => Self::Fault(chain(&error)),
+        }
     }
 }
 impl From<Error> for Stop {
@@ -287,9 +298,11 @@ impl<B: Backend> Batch<B> {
         let error = match &entry.defect {
             Some(defect) => HandlerError::Reject(defect.clone().into()),
             None => {
-                match attempt(&self.handlers, self.scope(), tx, &entry.envelope, limit).await? {
-                    Attempt::Done => return Ok(Outcome::Handled),
-                    Attempt::Failed(error) => error,
+                let (handlers, envelope) = (&self.handlers, &entry.envelope);
+                let attempted = attempt(handlers, self.scope(), tx, envelope, limit);
+                match attempted.await?.settled(self.last_try)? {
+                    Ok(()) => return Ok(Outcome::Handled),
+                    Err(error) => error,
                 }
             }
         };
@@ -354,6 +367,23 @@ pub(super) enum Attempt {
     Done,
     /// Everything it did is rolled back.
     Failed(HandlerError),
+    /// So it is here: it was the victim of a deadlock, and the transaction can still be used.
+    Deadlocked(String),
+}
+
+impl Attempt {
+    /// The attempt's failure, if it is one of the message: a deadlock is, on the last try that it has.
+    pub(super) fn settled(self, last_try: bool) -> Result<Result<(), HandlerError>, Stop> {
+        match self {
+            Self::Done => Ok(Ok(())),
+            Self::Failed(error) => Ok(Err(error)),
+            Self::Deadlocked(why) if last_try => {
+                let why = format!("it ended in a deadlock {MAX_DEADLOCKS} times, alone: {why}");
+                Ok(Err(HandlerError::Reject(why.into())))
+            }
+            Self::Deadlocked(why) => Err(Stop::Deadlock(why)),
+        }
+    }
 }
 
 /// The handler's time-out within a unit of work that began at `begun`.
@@ -382,21 +412,27 @@ pub(super) async fn attempt<B: Backend>(
         },
         Err(error) => error,
     };
-    if let Some(fault) = batch_fault(&error) {
-        return Err(fault);
-    }
+    let deadlock = match batch_fault(&error) {
+        Some(Stop::Deadlock(why)) => Some(why),
+        Some(fault) => return Err(fault),
+        None => None,
+    };
     // Fails if the handler has ended the transaction itself, or the database has: then nothing more
     // may run in it.
     savepoint(tx, "rollback to savepoint onceward_message").await?;
     savepoint(tx, "release savepoint onceward_message").await?;
-    Ok(Attempt::Failed(error))
+    Ok(deadlock.map_or(Attempt::Failed(error), Attempt::Deadlocked))
 }
 
 /// A handler's failure that is the connection's, the server's or the concurrency's: the whole batch
 /// runs again, and no attempt is used, in whatever the handler has wrapped it.
 fn batch_fault(error: &HandlerError) -> Option<Stop> {
     let source = database_error(error)?;
-    is_transient(source).then(|| Stop::Fault(chain(source)))
+    match is_transient(source) {
+        true if is_deadlock(source) => Some(Stop::Deadlock(chain(source))),
+        true => Some(Stop::Fault(chain(source))),
+        false => None,
+    }
 }
 
 async fn savepoint<B: Backend>(

@@ -29,6 +29,8 @@ pub(super) struct Due<B: Backend> {
     pub options: Arc<ConsumerOptions>,
     pub now: Micros,
     pub queues: Vec<DueQueue>,
+    /// One more deadlock is the message's failure, see [`super::batch::MAX_DEADLOCKS`].
+    pub last_try: bool,
     /// The span of the batch that they came in, if they were never tried.
     pub span: Option<TraceParent>,
 }
@@ -136,12 +138,13 @@ impl<B: Backend> Due<B> {
             consumer: name.as_str(),
             batch: self.span,
         };
-        let error = match handle(&self.handlers, scope, tx, &entry, limit).await? {
-            Attempt::Done => {
+        let handled = handle(&self.handlers, scope, tx, &entry, limit).await?;
+        let error = match handled.settled(self.last_try)? {
+            Ok(()) => {
                 waiting::delete(tx, name, at, message.offset).await?;
                 return Ok(Tried::Handled);
             }
-            Attempt::Failed(error) => error,
+            Err(error) => error,
         };
         let attempts = message.attempts.saturating_add(1);
         let failed = Logged::new(&entry, &error);
@@ -236,8 +239,8 @@ impl<B: Backend> Carry<B> {
         if self.request.kind == RequestKind::Replay {
             let limit = time_left(&self.options, begun);
             let scope = Scope::of(name.as_str());
-            if let Attempt::Failed(error) = handle(&self.handlers, scope, tx, &entry, limit).await?
-            {
+            let handled = handle(&self.handlers, scope, tx, &entry, limit).await?;
+            if let Err(error) = handled.settled(false)? {
                 let reason = chain(&error);
                 move_state(tx, name, &entry.identity, to, dead, self.now).await?;
                 let attempts = attempts.saturating_add(1);

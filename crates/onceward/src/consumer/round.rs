@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use super::batch::{Batch, MAX_SAVEPOINTS, Mode, Outcome, Stop};
+use super::batch::{Batch, MAX_DEADLOCKS, MAX_SAVEPOINTS, Mode, Outcome, Stop};
 use super::claim::not_stopped;
 use super::dead_letter::{self, asked_about, open_requests};
 use super::entry::{Entry, later};
@@ -63,7 +63,10 @@ impl<B: Backend> Worker<B> {
         if self.pending.is_empty() && ends.is_empty() {
             return Ok(());
         }
+        let first = self.pending.front();
+        let last_try = first.is_some_and(|first| self.is_last_try(&first.at, first.offset));
         let (mode, limit) = match self.careful {
+            _ if last_try => (Mode::OneByOne, 1),
             0 => (Mode::Together, self.options.max_batch_records),
             left => (Mode::OneByOne, left.min(MAX_SAVEPOINTS)),
         };
@@ -96,6 +99,7 @@ impl<B: Backend> Worker<B> {
             options: Arc::clone(&self.options),
             mode,
             look_first: self.look_first,
+            last_try,
             now: self.clock.now(),
             blocked: blocked.collect(),
             guards: guards.collect(),
@@ -116,6 +120,11 @@ impl<B: Backend> Worker<B> {
             .write(async move |tx: &mut Tx<'static, B>| running.run(tx).await)
             .instrument(span)
             .await;
+        let alone = match &entries[..] {
+            [entry] => Some((&entry.at, entry.offset)),
+            _ => None,
+        };
+        self.note_deadlock(&written, alone);
         let outcomes = match written {
             // Somebody in the batch failed, panicked outside of its handler or was slow: find out who.
             Err(
@@ -247,10 +256,12 @@ impl<B: Backend> Worker<B> {
             }
         }
         let now = self.clock.now();
+        // As batches do: after a deadlock fewer, in the end one alone.
+        let most = MAX_SAVEPOINTS.min(self.eased);
         let mut queues = Vec::new();
         for held in self.held.values().filter(|held| held.stopped.is_none()) {
-            let left = MAX_SAVEPOINTS.saturating_sub(queues.len());
-            for (id, messages) in held.queues.due(now, MAX_SAVEPOINTS).into_iter().take(left) {
+            let left = most.saturating_sub(queues.len());
+            for (id, messages) in held.queues.due(now, most).into_iter().take(left) {
                 let guard = held.guard.clone();
                 queues.push(DueQueue {
                     guard,
@@ -303,8 +314,36 @@ impl<B: Backend> Worker<B> {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             now,
+            last_try: matches!(alone(&queues), Some((at, offset)) if self.is_last_try(at, offset)),
             queues,
             span,
+        }
+    }
+
+    fn is_last_try(&self, at: &TopicPartition, offset: i64) -> bool {
+        let seen = self.deadlocked.as_ref();
+        seen.is_some_and(|(its, of, times)| {
+            (its, *of) == (at, offset) && *times + 1 >= MAX_DEADLOCKS
+        })
+    }
+
+    /// A deadlock among several messages may be anybody's fault: fewer at once the next time. One that is
+    /// alone comes nearer to its end each time.
+    fn note_deadlock<T>(
+        &mut self,
+        written: &Result<T, WriteError<Stop>>,
+        alone: Option<(&TopicPartition, i64)>,
+    ) {
+        if !matches!(written, Err(WriteError::Refused(Stop::Deadlock(_)))) {
+            return;
+        }
+        self.eased = (self.eased / 2).max(1);
+        if let Some((at, offset)) = alone {
+            let before = match &self.deadlocked {
+                Some((its, of, times)) if (its, *of) == (at, offset) => *times,
+                _ => 0,
+            };
+            self.deadlocked = Some((at.clone(), offset, before + 1));
         }
     }
 
@@ -315,11 +354,14 @@ impl<B: Backend> Worker<B> {
         span: Option<TraceParent>,
     ) -> Result<(), Failure> {
         let due = self.due_of(queues.clone(), now, span);
-        let outcomes = self
+        let written = self
             .db
             .write(async move |tx: &mut Tx<'static, B>| due.run(tx).await)
-            .await?;
+            .await;
+        self.note_deadlock(&written, alone(&queues));
+        let outcomes = written?;
         self.recovered();
+        self.eased = (self.eased * 2).min(self.options.max_batch_records);
         for (index, offset, tried) in outcomes {
             if let Some(queue) = queues.get(index) {
                 self.settle(queue, offset, tried);
@@ -465,5 +507,16 @@ impl<B: Backend> Worker<B> {
             }
         }
         commands.into_iter().for_each(|c| self.command(c));
+    }
+}
+
+/// The one message of these queues.
+fn alone(queues: &[DueQueue]) -> Option<(&TopicPartition, i64)> {
+    match queues {
+        [queue] if queue.messages.len() == 1 => {
+            let first = queue.messages.first()?;
+            Some((&queue.guard.at, first.offset))
+        }
+        _ => None,
     }
 }

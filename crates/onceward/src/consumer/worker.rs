@@ -57,6 +57,8 @@ pub(super) struct Worker<B: Backend> {
     /// Records of one batch at most: few after a claim and twice as many after each batch, so that one that
     /// ends the process takes few others with it.
     pub(super) eased: usize,
+    /// The message that ended in a deadlock while it was alone in its transaction, and how often.
+    pub(super) deadlocked: Option<(TopicPartition, i64, u32)>,
     /// How many of `pending` are run one by one, after a failure.
     pub(super) careful: usize,
     /// Some of `pending` were handled before, as after an offset that was set back.
@@ -95,7 +97,7 @@ impl Failure {
     /// In words.
     fn text(self) -> String {
         match self {
-            Self::CommitUnknown(why) | Self::Stop(Stop::Fault(why)) => why,
+            Self::CommitUnknown(why) | Self::Stop(Stop::Fault(why) | Stop::Deadlock(why)) => why,
             Self::Stop(Stop::Fenced(at)) => format!("a newer owner has claimed {at}"),
             Self::Stop(Stop::OneByOne) => "a message failed".to_owned(),
             Self::Stop(Stop::LookFirst) => "some of the messages are known".to_owned(),
@@ -131,6 +133,7 @@ impl<B: Backend> Worker<B> {
             held: BTreeMap::new(),
             pending: VecDeque::new(),
             eased: 1,
+            deadlocked: None,
             careful: 0,
             look_first: false,
             not_before: None,
@@ -379,7 +382,7 @@ impl<B: Backend> Worker<B> {
     pub(super) fn failed(&mut self, failure: Failure) {
         match failure {
             // Nothing was committed; what is in memory still holds.
-            Failure::Stop(Stop::Fault(why)) => self.fault(&why),
+            Failure::Stop(Stop::Fault(why) | Stop::Deadlock(why)) => self.fault(&why),
             Failure::Stop(Stop::OneByOne) => self.careful = self.pending.len(),
             Failure::Stop(Stop::LookFirst) => self.look_first = true,
             Failure::Stop(Stop::Fenced(at)) => {

@@ -19,7 +19,7 @@ use super::dialect::PassedRows;
 use super::lease::{clock, commit};
 use super::mirror::{read_mirror, write_mirror};
 use super::{Dialect, Identity, Loss, Mirror, ProgressPlace, RelayEpoch, SourceError, SourceStore};
-use crate::{IdSum, PROGRESS_FORMAT, ProgressRecord, SourceName, schema};
+use crate::{IdSum, ProgressRecord, SourceName, schema};
 
 /// Where a source goes on after a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,22 +96,17 @@ impl<B: Dialect> SourceStore<B> {
         let position = kafka
             .map_or(0, |k| k.position)
             .max(mirror.map_or(0, |m| m.position));
+        let next_epoch = last_epoch.saturating_add(1);
         Ok(EpochPlan::Write(ProgressRecord {
-            format: PROGRESS_FORMAT,
-            source_id: identity.source_id,
-            epoch: last_epoch.saturating_add(1),
-            cursor,
             // Positions go on, so that an auditor of the topics sees no gap.
             position,
-            // Counts are only ever compared within an epoch.
-            passed: 0,
-            id_sum: IdSum::default(),
             last,
             partitions: kafka.map(|k| k.partitions.clone()).unwrap_or_default(),
             partition_counts: kafka
                 .map(|k| k.partition_counts.clone())
                 .unwrap_or_default(),
-            replay: None,
+            // Counts begin at 0: they are only ever compared within an epoch.
+            ..ProgressRecord::genesis(identity.source_id, next_epoch, cursor)
         }))
     }
 

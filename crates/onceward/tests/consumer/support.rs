@@ -46,6 +46,8 @@ pub enum Fault {
     SessionEnded(u32),
     /// The database makes it a victim, this many times.
     Victim(u32),
+    /// Locks what a [`rival`](super::commits::rival) waits for, and waits for what that holds, this many times.
+    Deadlock(u32),
 }
 
 #[derive(Clone, Default)]
@@ -62,8 +64,15 @@ impl Faults {
         let mut faults = self.0.lock().unwrap();
         match faults.get_mut(&n) {
             Some(Fault::Retry(0)) => faults.remove(&n).and(None),
-            Some(Fault::SessionEnded(0) | Fault::Victim(0)) => faults.remove(&n).and(None),
-            Some(Fault::Retry(left) | Fault::SessionEnded(left) | Fault::Victim(left)) => {
+            Some(Fault::SessionEnded(0) | Fault::Victim(0) | Fault::Deadlock(0)) => {
+                faults.remove(&n).and(None)
+            }
+            Some(
+                Fault::Retry(left)
+                | Fault::SessionEnded(left)
+                | Fault::Victim(left)
+                | Fault::Deadlock(left),
+            ) => {
                 *left -= 1;
                 faults.get(&n).copied()
             }
@@ -96,6 +105,11 @@ impl<B: SchemaBackend> Handler<B, Ping> for Faults {
             Some(Fault::Victim(_)) => {
                 let raise = "do $$ begin raise exception 'no' using errcode = '40001'; end $$";
                 statement(tx, raise).await
+            }
+            Some(Fault::Deadlock(_)) => {
+                statement(tx, "set local deadlock_timeout = '200ms'").await?;
+                statement(tx, "select pg_advisory_xact_lock(1)").await?;
+                statement(tx, "select pg_advisory_xact_lock(2)").await
             }
             Some(Fault::Reject) => Err(HandlerError::Reject("never".into())),
             Some(Fault::Panic) => panic!("a handler's panic"),

@@ -33,7 +33,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::batch::{Attempt, Stop, attempt};
+use super::batch::{Stop, attempt};
 use super::dead_letter::bury;
 use super::entry::Entry;
 use super::error_text::chain;
@@ -305,9 +305,10 @@ impl<B: Backend> Shared<B> {
             Some(defect) => HandlerError::Reject(defect.clone().into()),
             None => {
                 let (scope, limit) = (Scope::of(name.as_str()), self.options.handler_timeout);
-                match attempt(&self.handlers, scope, tx, &entry.envelope, limit).await? {
-                    Attempt::Done => return Ok(Fate::Handled),
-                    Attempt::Failed(error) => error,
+                let attempted = attempt(&self.handlers, scope, tx, &entry.envelope, limit);
+                match attempted.await?.settled(false)? {
+                    Ok(()) => return Ok(Fate::Handled),
+                    Err(error) => error,
                 }
             }
         };
