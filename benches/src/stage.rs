@@ -64,6 +64,7 @@ pub(crate) fn start_kafka() -> Result<Kafka> {
 fn start_kafka_with(properties: &[(&str, &str)]) -> Result<Kafka> {
     Kafka::start_with(KafkaOptions {
         heap_mib: KAFKA_HEAP_MIB,
+        long_lived: true,
         properties: own(properties),
         ..KafkaOptions::default()
     })

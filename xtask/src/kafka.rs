@@ -67,6 +67,7 @@ pub fn specs(
             data_dir: Some(data.kafka(&names[0])),
             port: Some(*port),
             controller_port: Some(*controller_port),
+            long_lived: true,
             ..KafkaOptions::default()
         })
         .map(|kafka| vec![kafka]),
@@ -74,6 +75,7 @@ pub fn specs(
             data_dir: Some(data.folder().to_owned()),
             ports: ports.clone(),
             brokers,
+            long_lived: true,
             ..ClusterOptions::default()
         })
         .map(Cluster::into_nodes),

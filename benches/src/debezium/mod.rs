@@ -73,7 +73,7 @@ impl Worker {
             &file,
             config::worker(&group, &kafka.bootstrap(), port.number()),
         )?;
-        let mut command = jars()?.jvm(&JVM);
+        let mut command = jars()?.jvm(JVM);
         command
             .arg(format!(
                 "-Dlog4j2.configurationFile={}",

@@ -30,6 +30,7 @@ async fn main() -> anyhow::Result<()> {
             // With less, requests of some megabytes keep the broker's collector busy.
             let own = Kafka::start_with(KafkaOptions {
                 heap_mib: 1024,
+                long_lived: true,
                 ..KafkaOptions::default()
             })?;
             (own.bootstrap(), Some(own))

@@ -18,6 +18,7 @@ mod distribution;
 mod metadata;
 
 pub use cluster::{Cluster, ClusterOptions, Member};
+use distribution::SHORT_LIVED;
 pub use distribution::{Distribution, LOG4J, cache_folder};
 
 /// The release that is tested against.
@@ -39,6 +40,9 @@ pub struct KafkaOptions {
     pub member: Option<Member>,
     /// Java heap in MiB.
     pub heap_mib: u32,
+    /// Whether it runs for minutes under load: then the optimizing compiler and the concurrent collector
+    /// are worth the two or three seconds of CPU that they take while it starts.
+    pub long_lived: bool,
     /// Lines of `server.properties` that are added to ours or replace them.
     pub properties: Vec<(String, String)>,
     /// More words for the tool that formats the data folder, such as `--add-scram`.
@@ -53,6 +57,7 @@ impl Default for KafkaOptions {
             controller_port: None,
             member: None,
             heap_mib: 512,
+            long_lived: false,
             properties: Vec::new(),
             format_arguments: Vec::new(),
         }
@@ -67,6 +72,7 @@ pub struct Kafka {
     port: u16,
     member: Option<Member>,
     heap_mib: u32,
+    long_lived: bool,
     process: Option<Process>,
     // Dropped last: they keep the ports and remove the folder.
     _ports: Vec<Port>,
@@ -113,6 +119,7 @@ impl Kafka {
             port,
             member: options.member,
             heap_mib: options.heap_mib,
+            long_lived: options.long_lived,
             process: None,
             _ports: ports,
             _own: own,
@@ -164,14 +171,16 @@ impl Kafka {
 
     /// The JVM with one of the two configurations, which is its last argument.
     fn node(&self, properties: &str) -> Command {
-        let mut command = self.distribution.jvm(&[
-            &format!("-Xmx{}m", self.heap_mib),
-            "-Djava.awt.headless=true",
-            &format!(
-                "-Dlog4j2.configurationFile={}",
-                self.log_configuration().display()
-            ),
-        ]);
+        let log_configuration = self.log_configuration();
+        let mut options = vec![
+            format!("-Xmx{}m", self.heap_mib),
+            "-Djava.awt.headless=true".into(),
+            format!("-Dlog4j2.configurationFile={}", log_configuration.display()),
+        ];
+        if !self.long_lived {
+            options.extend(SHORT_LIVED.map(String::from));
+        }
+        let mut command = self.distribution.jvm(options);
         command.arg("kafka.Kafka").arg(self.folder.join(properties));
         command
     }

@@ -45,6 +45,8 @@ pub struct ClusterOptions {
     pub brokers: u16,
     /// Java heap of each in MiB.
     pub heap_mib: u32,
+    /// Whether they run for minutes under load, see [`KafkaOptions::long_lived`].
+    pub long_lived: bool,
     /// Lines of `server.properties` that are added to ours or replace them, the same for all.
     pub properties: Vec<(String, String)>,
 }
@@ -56,6 +58,7 @@ impl Default for ClusterOptions {
             ports: Vec::new(),
             brokers: 3,
             heap_mib: 384,
+            long_lived: false,
             properties: Vec::new(),
         }
     }
@@ -126,6 +129,7 @@ impl Cluster {
                 controller_ports: controller_ports.clone(),
             }),
             heap_mib: options.heap_mib,
+            long_lived: options.long_lived,
             properties: options.properties.clone(),
         });
         // Side by side: formatting takes a JVM's start each.

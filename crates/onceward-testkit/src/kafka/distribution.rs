@@ -1,5 +1,6 @@
 //! Programs of the JVM, Kafka before all: jars fetched from Maven Central once, kept in the user's cache.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +12,10 @@ use crate::process::tail;
 
 /// What Kafka's own release adds: without it the broker logs nothing.
 pub const LOG4J: &str = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4";
+
+/// For a JVM that lives for seconds: the quick compiler and the plain collector. A broker is ready after
+/// two thirds of the CPU that it takes with the JVM's defaults.
+pub(super) const SHORT_LIVED: [&str; 2] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
 
 /// The jars of Kafka, or of something that runs beside it, on this machine.
 #[derive(Debug, Clone)]
@@ -61,23 +66,22 @@ impl Distribution {
 
     /// A command that runs a main class of Kafka with a small heap.
     pub fn command(&self, main_class: &str, heap_mib: u32) -> Command {
-        let mut command = self.jvm(&[&format!("-Xmx{heap_mib}m")]);
+        let mut command = self.jvm([format!("-Xmx{heap_mib}m")]);
         command.arg(main_class);
         command
     }
 
     /// A JVM with these options and all jars; its main class is the next argument.
-    pub fn jvm(&self, options: &[&str]) -> Command {
+    pub fn jvm(&self, options: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = Command::new(&self.java);
         command.args(options).arg("-cp").arg(self.libs.join("*"));
         command
     }
 
-    /// One of Kafka's tools. Its JVM lives for a second: the quick compiler and the plain collector are
-    /// the fast ones.
+    /// One of Kafka's tools.
     pub(super) fn tool(&self, main_class: &str) -> Command {
-        let mut command = self.jvm(&["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
-        command.arg(main_class);
+        let mut command = self.jvm(["-Xmx256m"]);
+        command.args(SHORT_LIVED).arg(main_class);
         command
     }
 }
