@@ -164,23 +164,25 @@ impl KafkaBroker {
     ) -> Result<CommittedProgress, BrokerError> {
         let topic = source.progress_topic();
         let names = vec![topic.clone()];
-        let (topic_id, cluster_id) = self
-            .admin(move |admin| {
-                let topic_id = admin.describe(&names)?.remove(&topic).map(|found| found.id);
-                let missing =
-                    || BrokerError::Configuration(format!("topic {topic} does not exist"));
-                Ok((topic_id.ok_or_else(missing)?, admin.cluster_id()?))
-            })
-            .await?;
+        let place = self.admin(move |admin| {
+            let topic_id = admin.describe(&names)?.remove(&topic).map(|found| found.id);
+            let missing = || BrokerError::Configuration(format!("topic {topic} does not exist"));
+            Ok((topic_id.ok_or_else(missing)?, admin.cluster_id()?))
+        });
         let config = self.config.clone();
         let source = source.clone();
-        let record = blocking(move || {
+        // Side by side, as each connects anew after trouble. A topic made anew meanwhile shows in either.
+        let reading = tokio::spawn(blocking(move || {
             let client = config
                 .client_config()
                 .map_err(|problems| config_error(&problems))?;
             read(&client, &source, from_offset, upto)
-        })
-        .await?;
+        }));
+        let (topic_id, cluster_id) = place.await?;
+        let record = reading.await.unwrap_or_else(|error| {
+            let text = format!("reading progress: {error}");
+            Err(BrokerError::Unavailable(text))
+        })?;
         Ok(CommittedProgress {
             record,
             topic_id,

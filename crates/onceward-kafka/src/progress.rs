@@ -44,14 +44,13 @@ pub(crate) fn read(
     let committed = consumer(config, source, "read_committed", &doing)?;
     // The watermark query answers with the last stable offset to a `read_committed` client, which
     // would hide what an open transaction is about to commit: hence another client for it.
-    let end = match upto {
+    let (low, end) = match upto {
         Upto::HighWatermark => {
             let uncommitted = consumer(config, source, "read_uncommitted", &doing)?;
-            watermarks(&uncommitted, &topic, &doing)?.1
+            watermarks(&uncommitted, &topic, &doing)?
         }
-        Upto::LastStable => watermarks(&committed, &topic, &doing)?.1,
+        Upto::LastStable => watermarks(&committed, &topic, &doing)?,
     };
-    let (low, _) = watermarks(&committed, &topic, &doing)?;
     if low >= end {
         return Ok(None);
     }
@@ -139,7 +138,9 @@ fn consumer(
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("isolation.level", isolation)
-        .set("fetch.wait.max.ms", "100")
+        // The end of the log is told when this has passed, and a broker that comes up fails a moment long.
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.error.backoff.ms", "20")
         .create_with_context(NoGroup)
         .map_err(|error| kafka_error(&error, doing))
 }

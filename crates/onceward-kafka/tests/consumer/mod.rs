@@ -3,17 +3,19 @@
 mod rebuild;
 mod world;
 
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use onceward::consumer::{ConsumerState, Handler, HandlerError, Handlers, LossRefused};
-use onceward::{Backend, MessageContext, Tx};
+use onceward::schema::SchemaBackend;
+use onceward::{Backend, Db, MessageContext, Tx};
 use onceward_kafka::KafkaConfig;
 use onceward_testkit::kafka;
 use onceward_testkit::ports::Port;
+use onceward_testkit::process::Process;
 use onceward_testkit::proxy::Proxy;
 use rdkafka::message::OwnedHeaders;
-use tokio::sync::Notify;
+use sqlx::{Postgres, Sqlite};
 use world::{Effect, Ping, Running, header};
 pub use world::{World, joins, trouble_of, until};
 
@@ -339,8 +341,8 @@ async fn poison_from_kafka_ends_as_dead_letters_and_the_rest_goes_on() {
     running.stop().await;
 }
 
-/// Of the fifth message nobody comes back.
-struct Deadly(Arc<Notify>);
+/// The fifth message is the end.
+struct Deadly;
 
 impl<B: Backend> Handler<B, Ping> for Deadly {
     async fn handle(
@@ -350,46 +352,82 @@ impl<B: Backend> Handler<B, Ping> for Deadly {
         ping: Ping,
     ) -> Result<(), HandlerError> {
         if ping.n == 5 {
-            self.0.notify_one();
-            return std::future::pending().await;
+            std::process::abort();
         }
         Effect.handle(tx, context, ping).await
     }
 }
 
-/// On Postgres, where all of a consumer dies with its task; on SQLite its transaction would be ended by the
-/// writer, which others share.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_ends_the_process_each_time_becomes_a_dead_letter() {
-    let world = World::postgres(&bootstrap().await, 1).await;
+/// Tells this program, started again to run one test, that it is the consumer which dies: of which world.
+const CONSUMER_OF: &str = "ONCEWARD_TEST_CONSUMER_OF";
+
+async fn a_message_ends_the_process<B: SchemaBackend>(
+    test: &str,
+    open: impl AsyncFnOnce(&str) -> Db<B>,
+    make: impl AsyncFnOnce() -> World<B>,
+) {
+    if let Ok(place) = std::env::var(CONSUMER_OF) {
+        let world = World::<B>::at(&place, open).await;
+        let mut options = world.options();
+        // The next process is the same member: it need not wait for this one's session to end.
+        options.instance_id = Some("deadly".to_owned());
+        let handlers = Handlers::default().on::<Ping, _>(Deadly);
+        let _running = world.start_with(options, handlers);
+        return std::future::pending().await;
+    }
+    let world = make().await;
     world.publish(0..40);
     let letters = async || {
         let letters = onceward::consumer::dead_letter::list(world.db.pool(), None, false, 100);
         letters.await.unwrap()
     };
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("consumer.log");
     let mut deaths = 0;
     loop {
-        let called = Arc::new(Notify::new());
-        let handlers = Handlers::default().on::<Ping, _>(Deadly(called.clone()));
-        let running = world.start_with(world.options(), handlers);
-        let dead = until("dead letter", async || !letters().await.is_empty());
-        tokio::select! {
-            () = called.notified() => running.kill().await,
-            () = dead => {
-                let others = || (0..40).filter(|n| n % 10 != 5);
-                until("the others", async || world.effects().await.into_keys().eq(others())).await;
-                running.stop().await;
-                break;
-            }
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--nocapture"]);
+        command.env(CONSUMER_OF, world.place());
+        let consumer = Mutex::new(Process::spawn("consumer", command, &log).unwrap());
+        until("death or a dead letter", async || {
+            !consumer.lock().unwrap().is_running() || !letters().await.is_empty()
+        })
+        .await;
+        if !letters().await.is_empty() {
+            let others = || (0..40).filter(|n| n % 10 != 5);
+            until("the others", async || {
+                world.effects().await.into_keys().eq(others())
+            })
+            .await;
+            break;
         }
         deaths += 1;
-        assert!(deaths <= 8, "it goes on and on");
+        let log = consumer.lock().unwrap().log_tail(20);
+        assert!(deaths <= 8, "it goes on and on: {log}");
     }
     // Three as the first one, and one or two among others before.
     assert!(deaths >= 3, "{deaths}");
     let letters = letters().await;
     assert_eq!(letters.len(), 1);
     assert!(letters[0].reason.contains("ended the process"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_process_each_time_becomes_a_dead_letter_on_sqlite() {
+    let test =
+        "consumer::a_message_that_ends_the_process_each_time_becomes_a_dead_letter_on_sqlite";
+    let open = async |url: &str| Db::<Sqlite>::open(url, Default::default()).await.unwrap();
+    let make = async || World::sqlite(&bootstrap().await, 1).await;
+    a_message_ends_the_process(test, open, make).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_process_each_time_becomes_a_dead_letter_on_postgres() {
+    let test =
+        "consumer::a_message_that_ends_the_process_each_time_becomes_a_dead_letter_on_postgres";
+    let open = async |url: &str| Db::<Postgres>::open(url, Default::default()).await.unwrap();
+    let make = async || World::postgres(&bootstrap().await, 1).await;
+    a_message_ends_the_process(test, open, make).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

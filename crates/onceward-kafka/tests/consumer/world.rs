@@ -121,6 +121,33 @@ impl<B: onceward::schema::SchemaBackend> World<B> {
 }
 
 impl<B: Backend> World<B> {
+    /// Where it is, for [`Self::at`] in another process.
+    pub fn place(&self) -> String {
+        let parts = [
+            self.url.reveal(),
+            &self.bootstrap,
+            &self.topic,
+            self.group.as_str(),
+        ];
+        parts.join(" ")
+    }
+
+    /// That of another process, which keeps its files.
+    pub async fn at(place: &str, open: impl AsyncFnOnce(&str) -> Db<B>) -> Self {
+        let parts: Vec<&str> = place.split(' ').collect();
+        let [url, bootstrap, topic, group] = parts[..] else {
+            panic!("not a place: {place}");
+        };
+        Self {
+            db: open(url).await,
+            url: url.to_owned().into(),
+            bootstrap: bootstrap.to_owned(),
+            topic: topic.to_owned(),
+            group: ConsumerName::new(group).unwrap(),
+            _folder: None,
+        }
+    }
+
     pub fn broker(&self) -> KafkaBroker {
         KafkaBroker::new(KafkaConfig::plaintext(&self.bootstrap)).unwrap()
     }
