@@ -6,7 +6,7 @@
 //! again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use onceward::publisher::{
@@ -149,7 +149,7 @@ async fn fenced<B: Dialect>(
     // Fences every relay of this source and aborts what it left open: from here on nothing but
     // this producer writes progress.
     let mut publisher = broker.open(name).await?;
-    let before = broker.read_progress(name, None).await?;
+    let before = read_progress(broker, name).await?;
     let kafka = before.record.as_ref().map(|(_, record)| record);
     let plan = match wish {
         Wish::Reset(from) => {
@@ -205,7 +205,7 @@ async fn fenced<B: Dialect>(
         record: found,
         topic_id,
         cluster_id,
-    } = broker.read_progress(name, None).await?;
+    } = read_progress(broker, name).await?;
     let offset = match found {
         Some((offset, found)) if found.epoch == record.epoch => offset,
         _ => {
@@ -221,6 +221,22 @@ async fn fenced<B: Dialect>(
     };
     store.finish_epoch(epoch, &record, place).await?;
     Ok((record, written))
+}
+
+/// Kafka has answered a moment ago: what it can't say yet, of a topic just made before all, it soon can.
+async fn read_progress(
+    broker: &KafkaBroker,
+    name: &SourceName,
+) -> Result<CommittedProgress, BrokerError> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match broker.read_progress(name, None).await {
+            Err(BrokerError::Unavailable(_)) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// The progress is gone, which knew the last position in each partition: the records there tell it too, so
