@@ -69,10 +69,11 @@ pub(crate) fn read(
     let Some(full_at) = record.partitions_since else {
         return Ok(Some((offset, record)));
     };
-    let full = full_record(&committed, &topic, full_at, &doing)?;
-    let full = full.filter(|full| {
-        full_at < offset && (full.source_id, full.epoch) == (record.source_id, record.epoch)
-    });
+    let full = match (low..offset).contains(&full_at) {
+        true => full_record(&committed, &topic, full_at, &doing)?,
+        false => None,
+    };
+    let full = full.filter(|full| (full.source_id, full.epoch) == (record.source_id, record.epoch));
     match (full, upto) {
         (Some(full), _) => Ok(Some((offset, record.completed(full.partitions)))),
         // Its owner may have written a newer one meanwhile, and compaction taken this.
@@ -95,10 +96,6 @@ fn full_record(
     at: i64,
     doing: &str,
 ) -> Result<Option<ProgressRecord>, BrokerError> {
-    let (low, _) = watermarks(consumer, topic, doing)?;
-    if at < low {
-        return Ok(None);
-    }
     match last_record(consumer, topic, at, at, doing)? {
         Some((offset, payload)) if offset == at => {
             let record = decode(topic, offset, payload.as_deref())?;
