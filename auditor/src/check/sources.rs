@@ -71,7 +71,8 @@ fn identity(source: &SourceState, database: &DatabaseEvidence, mirrored: i64, ou
             database.source_name
         ));
     }
-    let position = source.progress.as_ref().map_or(0, |p| p.position);
+    // As it was read after the database: meanwhile a relay has moved both on.
+    let position = source.last_position;
     if position < mirrored {
         find(format!(
             "progress in Kafka stands at position {position}, the database knows of {mirrored}: \

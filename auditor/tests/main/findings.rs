@@ -39,6 +39,38 @@ fn rows_that_are_published_once_and_handled_are_clean() {
 }
 
 #[test]
+fn progress_that_kafka_has_lost_is_found() {
+    for world in World::both("behind") {
+        honest(&world);
+        world.mirror(4);
+        let report = world.audit();
+        assert_eq!(report.verdict, Verdict::Broken);
+        let told = &report.findings[0].text;
+        assert!(
+            told.contains("stands at position 3, the database knows of 4"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_source_that_publishes_meanwhile_has_not_lost_its_progress() {
+    for world in World::both("busy") {
+        let mut number = 0;
+        for _ in 0..2 {
+            let report = world.audit_meanwhile(|| {
+                number += 1;
+                let position = i64::from(number);
+                world.row(number, "a");
+                world.publish(&[told(number, "a", position)], position, position);
+                world.mirror(position);
+            });
+            assert_eq!(report.count(FindingKind::Identity), 0, "{report:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_lost_record_is_found_and_named() {
     for world in World::both("lost") {
         for number in 1..=3 {

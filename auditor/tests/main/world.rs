@@ -204,6 +204,17 @@ impl World {
         self.producer.commit_transaction(TIME).unwrap();
     }
 
+    /// The database's mirror says that `position` were published, of rows up to that `seq`.
+    pub fn mirror(&self, position: i64) {
+        let cursor = format!("{{\"seq\":{position}}}");
+        let sum = self.bytes_literal("0123456789abcdef");
+        self.execute(&format!(
+            "delete from outbox_progress; insert into outbox_progress (epoch, cursor, position, \
+             passed, id_sum, progress_offset, topic_id, cluster_id, updated_at) \
+             values (1, '{cursor}', {position}, {position}, {sum}, 0, 't', 'c', 0)"
+        ));
+    }
+
     /// Publishes records that no progress knows of.
     pub fn smuggle(&self, records: &[Told]) {
         self.producer.begin_transaction().unwrap();
@@ -296,11 +307,40 @@ impl World {
     }
 
     pub fn audit_at(&self, bootstrap: &str) -> Report {
+        let audit = self.what_to_audit(bootstrap);
+        self.runtime.block_on(auditor::audit(&audit)).unwrap()
+    }
+
+    fn what_to_audit(&self, bootstrap: &str) -> Audit {
         let source = Source {
             name: self.name.clone(),
             url: self.url.clone(),
         };
-        let audit = Audit::new(bootstrap, [source]);
-        self.runtime.block_on(auditor::audit(&audit)).unwrap()
+        Audit::new(bootstrap, [source])
+    }
+
+    /// Audits while `goes_on` is called again and again. Another source's database is asked first, which
+    /// takes half a second to break off.
+    pub fn audit_meanwhile(&self, mut goes_on: impl FnMut()) -> Report {
+        let slow = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = slow.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let _asked = slow.accept();
+            std::thread::sleep(Duration::from_millis(500));
+        });
+        let mut audit = self.what_to_audit(&kafka::shared().unwrap().bootstrap());
+        let other = Source {
+            name: "slow".to_owned(),
+            url: format!("postgres://nobody@{address}/none"),
+        };
+        audit.sources.insert(0, other);
+        let auditing = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(auditor::audit(&audit)).unwrap()
+        });
+        while !auditing.is_finished() {
+            goes_on();
+        }
+        auditing.join().unwrap()
     }
 }
