@@ -14,9 +14,7 @@ use crate::account::Account;
 use crate::broken::{BROKEN, Broken, is_noticed};
 use crate::cell::{Outcome, Plan, run as run_cell};
 use crate::consumer;
-use crate::database::{Kind, Store};
-use crate::fault::FAULTS;
-use crate::relay::Publisher;
+use crate::database::Store;
 use crate::report::{Report, thousands};
 use crate::rig::Cell;
 use crate::soak;
@@ -97,27 +95,6 @@ pub struct Options {
     report: PathBuf,
 }
 
-/// Every cell there is.
-pub fn cells() -> Vec<Cell> {
-    let mut cells = Vec::new();
-    for fault in FAULTS {
-        for database in Kind::ALL {
-            for publisher in Publisher::ALL {
-                let concerns =
-                    fault.databases.contains(&database) && fault.publishers.contains(&publisher);
-                if concerns {
-                    cells.push(Cell {
-                        fault,
-                        database,
-                        publisher,
-                    });
-                }
-            }
-        }
-    }
-    cells
-}
-
 /// Parses, works, says how it ended.
 pub fn run() -> ExitCode {
     let worked = match Cli::parse().command {
@@ -138,14 +115,14 @@ pub fn run() -> ExitCode {
 
 /// The cell of this name.
 pub fn cell_named(name: &str) -> Result<Cell> {
-    let mut all = cells().into_iter();
+    let mut all = Cell::all().into_iter();
     all.find(|cell| cell.name() == name)
         .with_context(|| format!("no cell is called {name}; ./dev faults --list shows all"))
 }
 
 fn faults(options: &Options) -> Result<bool> {
     let wanted = |name: String| options.only.as_ref().is_none_or(|text| name.contains(text));
-    let cells: Vec<Cell> = cells()
+    let cells: Vec<Cell> = Cell::all()
         .into_iter()
         .filter(|cell| wanted(cell.name()))
         .collect();

@@ -129,6 +129,14 @@ impl Report {
                 None => whole.rows.push(row),
             }
         }
+        // In the order of a whole run, and without what is no cell any more.
+        let order: Vec<String> = Cell::all().iter().map(Cell::name).collect();
+        let place = |row: &Row| {
+            let name = format!("{}/{}/{}", row.fault, row.database, row.publisher);
+            order.iter().position(|cell| *cell == name)
+        };
+        whole.rows.retain(|row| place(row).is_some());
+        whole.rows.sort_by_key(place);
         whole.stops.extend(self.stops);
         whole.broken.extend(self.broken);
         let is_new = |row: &Row| row.commit.as_ref() == Some(&self.commit);

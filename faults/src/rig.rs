@@ -15,7 +15,7 @@ use crate::Result;
 use crate::account::Account;
 use crate::consumer;
 use crate::database::{Kind, Store};
-use crate::fault::{Fault, Struck};
+use crate::fault::{FAULTS, Fault, Struck};
 use crate::reader::Reader;
 use crate::relay::{Publisher, Relay, Start};
 use crate::stage::Stage;
@@ -37,6 +37,27 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Every cell there is, in the order of a whole run.
+    pub fn all() -> Vec<Self> {
+        let mut cells = Vec::new();
+        for fault in FAULTS {
+            for database in Kind::ALL {
+                for publisher in Publisher::ALL {
+                    let concerns = fault.databases.contains(&database)
+                        && fault.publishers.contains(&publisher);
+                    if concerns {
+                        cells.push(Self {
+                            fault,
+                            database,
+                            publisher,
+                        });
+                    }
+                }
+            }
+        }
+        cells
+    }
+
     /// `fault/database/publisher`.
     pub fn name(&self) -> String {
         let Self {

@@ -29,7 +29,8 @@ pub enum HandlerError {
     #[error("refused")]
     Reject(#[source] BoxError),
     /// The database failed: lost connection, deadlock and serialization failure are the batch's
-    /// fault and use no attempt; any other error is retried as [`Self::Retry`].
+    /// fault and use no attempt; any other error is retried as [`Self::Retry`]. After ten deadlocks
+    /// of one message alone in its transaction it becomes a dead letter.
     #[error("database failed while handling")]
     Database(#[source] sqlx::Error),
 }
