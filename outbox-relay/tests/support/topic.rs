@@ -82,12 +82,25 @@ impl Topic {
             .unwrap();
     }
 
+    /// Sets one setting, and waits until the broker goes by it.
     pub fn alter(&self, name: &str, value: &str) {
         use rdkafka::admin::{AlterConfig, ResourceSpecifier};
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(name, value);
-        block(admin(&self.kafka).alter_configs([&change], &AdminOptions::new())).unwrap()[0]
+        let resource = ResourceSpecifier::Topic(&self.name);
+        let (admin, options) = (admin(&self.kafka), AdminOptions::new());
+        let change = AlterConfig::new(resource).set(name, value);
+        block(admin.alter_configs([&change], &options)).unwrap()[0]
             .as_ref()
             .unwrap();
+        until("the setting", || {
+            let told = block(admin.describe_configs([&resource], &options)).unwrap();
+            let told = told.first().and_then(|topic| topic.as_ref().ok());
+            let entry = told.and_then(|topic| topic.get(name));
+            Ok(entry
+                .filter(|entry| entry.value.as_deref() == Some(value))
+                .map(drop))
+        });
+        // It shows a setting a moment before.
+        std::thread::sleep(Duration::from_millis(200));
     }
 
     pub fn grow(&mut self, partitions: i32) {
