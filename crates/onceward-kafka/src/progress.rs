@@ -44,13 +44,16 @@ pub(crate) fn read(
     let committed = consumer(config, source, "read_committed", &doing)?;
     // The watermark query answers with the last stable offset to a `read_committed` client, which
     // would hide what an open transaction is about to commit: hence another client for it.
-    let (low, end) = match upto {
+    let end = match upto {
         Upto::HighWatermark => {
             let uncommitted = consumer(config, source, "read_uncommitted", &doing)?;
-            watermarks(&uncommitted, &topic, &doing)?
+            watermarks(&uncommitted, &topic, &doing)?.1
         }
-        Upto::LastStable => watermarks(&committed, &topic, &doing)?,
+        Upto::LastStable => watermarks(&committed, &topic, &doing)?.1,
     };
+    // Asked of this one in any case: it learns by it who leads the partition, for which it would else
+    // wait a second once it is to read.
+    let (low, _) = watermarks(&committed, &topic, &doing)?;
     if low >= end {
         return Ok(None);
     }
