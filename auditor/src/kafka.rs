@@ -189,12 +189,7 @@ impl KafkaReader {
         let mut back = 64;
         loop {
             let from = bounds.low.max(bounds.high - back);
-            let mut last = None;
-            self.read(&topic, 0, from, bounds.high, |message| {
-                last = message.payload().map(|p| (p.to_vec(), message.offset()));
-                Ok(())
-            })?;
-            match last {
+            match self.last_value(&topic, from, bounds.high)? {
                 Some((value, offset)) => {
                     let view = self.whole(&topic, &value, offset);
                     return view.with_context(|| format!("{topic}@{offset}")).map(Some);
@@ -205,19 +200,25 @@ impl KafkaReader {
         }
     }
 
+    /// The value of the last record from one offset to below another, and its offset.
+    fn last_value(&self, topic: &str, from: i64, to: i64) -> Result<Option<(Vec<u8>, i64)>> {
+        let mut last = None;
+        self.read(topic, 0, from, to, |message| {
+            last = message.payload().map(|p| (p.to_vec(), message.offset()));
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// A progress record with all its partitions.
     fn whole(&self, topic: &str, value: &[u8], offset: i64) -> Result<ProgressView> {
         let mut view = ProgressView::decode(value, offset)?;
         let Some(at) = view.builds_on else {
             return Ok(view);
         };
-        let mut full = None;
-        self.read(topic, 0, at, at + 1, |message| {
-            full = message.payload().map(|p| (p.to_vec(), message.offset()));
-            Ok(())
-        })?;
-        let (value, at) =
-            full.with_context(|| format!("offset {at}, which it builds on, is gone"))?;
+        let (value, at) = self
+            .last_value(topic, at, at + 1)?
+            .with_context(|| format!("offset {at}, which it builds on, is gone"))?;
         view.build_on(ProgressView::decode(&value, at)?)?;
         Ok(view)
     }

@@ -32,6 +32,13 @@ pub struct Row {
     pub outcome: Outcome,
 }
 
+impl Row {
+    /// The cell's name, `fault/database/publisher`.
+    fn name(&self) -> String {
+        format!("{}/{}/{}", self.fault, self.database, self.publisher)
+    }
+}
+
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -120,11 +127,8 @@ impl Report {
             serde_json::from_str(&text).with_context(|| format!("reading {}", json.display()))?;
         for mut row in self.rows {
             row.commit = Some(self.commit.clone()).filter(|commit| *commit != whole.commit);
-            let same = |known: &&mut Row| {
-                (&known.fault, &known.database, &known.publisher)
-                    == (&row.fault, &row.database, &row.publisher)
-            };
-            match whole.rows.iter_mut().find(same) {
+            let name = row.name();
+            match whole.rows.iter_mut().find(|known| known.name() == name) {
                 Some(known) => *known = row,
                 None => whole.rows.push(row),
             }
@@ -132,7 +136,7 @@ impl Report {
         // In the order of a whole run, and without what is no cell any more.
         let order: Vec<String> = Cell::all().iter().map(Cell::name).collect();
         let place = |row: &Row| {
-            let name = format!("{}/{}/{}", row.fault, row.database, row.publisher);
+            let name = row.name();
             order.iter().position(|cell| *cell == name)
         };
         whole.rows.retain(|row| place(row).is_some());
@@ -280,7 +284,7 @@ impl Report {
         )?;
         for row in &self.rows {
             if SHOWN.contains(&row.fault.as_str()) {
-                let name = format!("{}/{}/{}", row.fault, row.database, row.publisher);
+                let name = row.name();
                 let (line, most) = sparkline(&row.outcome.per_second);
                 writeln!(out, "{name:<34} {line} {most}")?;
             }

@@ -4,7 +4,7 @@ use onceward_testkit::kafka;
 use outbox_relay::Phase;
 use sqlx::{Postgres, Sqlite};
 
-use crate::support::relay::Start;
+use crate::support::relay::{Relay, Start};
 use crate::support::source::{Database, Row, Source};
 use crate::support::topic::{Seen, Topic, assert_exactly_once};
 
@@ -28,7 +28,7 @@ fn progress_tells_of_changes_and_forgets_no_partition<B: Database>(publisher: &s
     let mut relay = start().go();
     let mut count = once_each.len();
     topic.wait_for(count, || relay.process.log_tail(30));
-    let mut once_more = |number: u32, of: &[&str], relay: &crate::support::relay::Relay| {
+    let mut once_more = |number: u32, of: &[&str], relay: &Relay| {
         for key in of {
             source.write_key(&topic.name, key, number..number + 1);
             count += 1;
@@ -37,7 +37,7 @@ fn progress_tells_of_changes_and_forgets_no_partition<B: Database>(publisher: &s
     };
     once_more(1, &["k0", "k1", "k2"], &relay);
 
-    let written = progress(&kafka, &source);
+    let written = Topic::of_progress(&kafka, &source.name).read();
     let (full, changes): (Vec<&Seen>, Vec<&Seen>) = written
         .iter()
         .partition(|record| record.key.as_deref() == Some(source.name.as_str()));
@@ -56,9 +56,8 @@ fn progress_tells_of_changes_and_forgets_no_partition<B: Database>(publisher: &s
     relay.wait_for_state(Phase::Tail);
     once_more(2, &["k0", "k1"], &relay);
     relay.process.kill9().unwrap();
-    let relay = start().dying_at("committed").go();
+    let mut relay = start().dying_at("committed").go();
     source.write_key(&topic.name, "k2", 2..3);
-    let mut relay = relay;
     relay.wait_for_death();
     let relay = start().go();
     count += 1;
@@ -71,16 +70,6 @@ fn progress_tells_of_changes_and_forgets_no_partition<B: Database>(publisher: &s
     };
     let expected: Vec<(&str, u32)> = keys.iter().map(|key| (&**key, numbers(key))).collect();
     assert_exactly_once(&seen, &expected);
-}
-
-/// All that a plain reader sees in the source's progress topic.
-fn progress<B: Database>(kafka: &str, source: &Source<B>) -> Vec<Seen> {
-    let topic = Topic {
-        name: source.name.progress_topic(),
-        kafka: kafka.to_owned(),
-        partitions: 1,
-    };
-    topic.read()
 }
 
 #[test]

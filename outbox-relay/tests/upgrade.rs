@@ -99,11 +99,7 @@ fn progress_of_the_next_format_stops_its_source_and_no_other() {
 /// is not known here.
 fn rewrite_progress<B: Database>(kafka: &str, source: &Source<B>, format: u32) {
     let at_most = Duration::from_secs(30);
-    let topic = Topic {
-        name: source.name.progress_topic(),
-        kafka: kafka.to_owned(),
-        partitions: 1,
-    };
+    let topic = Topic::of_progress(kafka, &source.name);
     let last = topic.read().pop().unwrap();
     let mut progress: serde_json::Value = serde_json::from_str(&last.payload).unwrap();
     progress["format"] = format.into();

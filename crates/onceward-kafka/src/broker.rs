@@ -172,17 +172,14 @@ impl KafkaBroker {
         let config = self.config.clone();
         let source = source.clone();
         // Side by side, as each connects anew after trouble. A topic made anew meanwhile shows in either.
-        let reading = tokio::spawn(blocking(move || {
+        let reading = blocking(move || {
             let client = config
                 .client_config()
                 .map_err(|problems| config_error(&problems))?;
             read(&client, &source, from_offset, upto)
-        }));
+        });
         let (topic_id, cluster_id) = place.await?;
-        let record = reading.await.unwrap_or_else(|error| {
-            let text = format!("reading progress: {error}");
-            Err(BrokerError::Unavailable(text))
-        })?;
+        let record = reading.await?;
         Ok(CommittedProgress {
             record,
             topic_id,
@@ -237,21 +234,24 @@ impl Broker for KafkaBroker {
 
 /// Off the async threads, on a thread of its own: a dead broker keeps a call waiting for 10 s and
 /// more, and a runtime's end would wait for its own blocking threads, so that no program with a relay
-/// inside could stop quickly.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// inside could stop quickly. It begins at once, not when its answer is first waited for.
+pub(crate) fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
-) -> Result<T, BrokerError> {
+) -> impl Future<Output = Result<T, BrokerError>> + Send {
     let runtime = tokio::runtime::Handle::current();
     let (answer, answered) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
+    let started = std::thread::Builder::new()
         .name("kafka call".to_owned())
         .spawn(move || {
             let _entered = runtime.enter();
             // Nobody may wait any more.
             let _ = answer.send(call());
         })
-        .map_err(|error| BrokerError::Unavailable(format!("starting a thread: {error}")))?;
-    answered
-        .await
-        .unwrap_or_else(|_| Err(BrokerError::Unavailable("the call ended".into())))
+        .map_err(|error| BrokerError::Unavailable(format!("starting a thread: {error}")));
+    async move {
+        started?;
+        answered
+            .await
+            .unwrap_or_else(|_| Err(BrokerError::Unavailable("the call ended".into())))
+    }
 }

@@ -84,14 +84,16 @@ impl RdKafkaPublisher {
     ) -> Result<Self, BrokerError> {
         let (commands, receiver) = channel();
         let (opened, answer) = oneshot::channel();
-        let source = source.clone();
         let its = source.clone();
         std::thread::Builder::new()
             .name(format!("publish {source}"))
             .spawn(move || run(config, &its, opened, &receiver))
             .map_err(|error| BrokerError::Unavailable(format!("starting a thread: {error}")))?;
         match answer.await {
-            Ok(Ok(())) => Ok(Self { source, commands }),
+            Ok(Ok(())) => Ok(Self {
+                source: source.clone(),
+                commands,
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(BrokerError::Unavailable(
                 "the producer's thread ended while opening".into(),

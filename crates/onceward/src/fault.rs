@@ -27,13 +27,17 @@ pub fn is_victim<E: StdError + 'static>(error: &E) -> bool {
 
 /// `serialization_failure` or `deadlock_detected`.
 pub(crate) fn is_victim_code(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|e| e.code());
-    code.is_some_and(|code| code == "40001" || code == "40P01")
+    is_deadlock(error) || has_code(error, "40001")
 }
 
+/// `deadlock_detected`.
 pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|e| e.code());
-    code.is_some_and(|code| code == "40P01")
+    has_code(error, "40P01")
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    let its = error.as_database_error().and_then(|e| e.code());
+    its.is_some_and(|its| its == code)
 }
 
 /// Whether the error is the connection's, the server's or the concurrency's fault and not that of

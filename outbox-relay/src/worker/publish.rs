@@ -12,7 +12,6 @@
 //! A topic that is missing or may not be written is nobody's fault: the source holds. It does not hold
 //! for ever ([`topic_hold_ms`](crate::RelayOptions::topic_hold_ms)), then all of the topic's rows park.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -262,7 +261,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         let spans = Spans::open(&self.name, records);
         let started = Instant::now();
         let written = term.standing.shortened(&progress);
-        let in_full = matches!(written, Cow::Borrowed(_));
+        let in_full = written.partitions_since.is_none();
         let outcome = tokio::select! {
             outcome = term.publisher.publish(records, &written).instrument(spans.batch()) => outcome,
             () = self.stop_overdue() => {

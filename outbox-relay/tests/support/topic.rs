@@ -70,6 +70,15 @@ impl Topic {
         }
     }
 
+    /// The progress topic of a source.
+    pub fn of_progress(kafka: &str, source: &onceward::SourceName) -> Self {
+        Self {
+            name: source.progress_topic(),
+            kafka: kafka.into(),
+            partitions: 1,
+        }
+    }
+
     pub fn create(&self, config: &[(&str, &str)]) {
         let new = NewTopic {
             name: &self.name,

@@ -140,7 +140,7 @@ impl<B: Backend> Worker<B> {
         let labels = [("consumer", self.options.name.to_string())];
         ::metrics::histogram!(metrics::BATCH_SECONDS, &labels).record(begun.elapsed());
         self.recovered();
-        self.eased = (self.eased * 2).min(self.options.max_batch_records);
+        self.widen();
         self.careful = self.careful.saturating_sub(outcomes.len());
         let is_known = |outcome: &Outcome| matches!(outcome, Outcome::Duplicate { .. });
         self.look_first &= outcomes.is_empty() || outcomes.iter().any(is_known);
@@ -273,7 +273,14 @@ impl<B: Backend> Worker<B> {
         if queues.is_empty() {
             return Ok(());
         }
-        self.run_due(queues, now, None).await
+        self.run_due(queues, now, None).await?;
+        self.widen();
+        Ok(())
+    }
+
+    /// Twice as much at once the next time, after all went well.
+    fn widen(&mut self) {
+        self.eased = (self.eased * 2).min(self.options.max_batch_records);
     }
 
     /// Tries one message for the first time since the claim: alone, and written down before, because it may
@@ -361,7 +368,6 @@ impl<B: Backend> Worker<B> {
         self.note_deadlock(&written, alone(&queues));
         let outcomes = written?;
         self.recovered();
-        self.eased = (self.eased * 2).min(self.options.max_batch_records);
         for (index, offset, tried) in outcomes {
             if let Some(queue) = queues.get(index) {
                 self.settle(queue, offset, tried);
