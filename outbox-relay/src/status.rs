@@ -1,6 +1,7 @@
 //! What a running relay tells about itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use onceward::{Cursor, SourceName};
 use serde::{Deserialize, Serialize};
@@ -128,25 +129,36 @@ impl Handle {
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     status: Arc<Mutex<SourceStatus>>,
+    caught_up: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Board {
     pub(crate) fn new(source: SourceName, database: &str) -> Self {
         Self {
             status: Arc::new(Mutex::new(SourceStatus::new(source, database))),
+            caught_up: Arc::default(),
         }
     }
 
+    /// When a fetch last found nothing unpublished; `None` since one found rows.
+    pub(crate) fn caught_up(&self) -> Option<Instant> {
+        *unpoisoned(&self.caught_up)
+    }
+
+    pub(crate) fn set_caught_up(&self, at: Option<Instant>) {
+        *unpoisoned(&self.caught_up) = at;
+    }
+
     pub(crate) fn read(&self) -> SourceStatus {
-        self.lock().clone()
+        unpoisoned(&self.status).clone()
     }
 
     pub(crate) fn write(&self, change: impl FnOnce(&mut SourceStatus)) {
-        change(&mut self.lock());
+        change(&mut unpoisoned(&self.status));
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, SourceStatus> {
-        // A panic while writing plain fields leaves nothing half-done worth refusing to read.
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A panic while writing plain fields leaves nothing half-done worth refusing to read.
+fn unpoisoned<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use onceward::source::{Dialect, LEASE_RENEW, LEASE_TTL, RelayEpoch, Remedy, SourceStore};
+use onceward::source::{Backlog, Dialect, LEASE_RENEW, LEASE_TTL, RelayEpoch, Remedy, SourceStore};
 use onceward::{Clock, SourceName, SystemClock};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -110,6 +110,11 @@ impl Keeper {
 
     /// Counts what waits, on this connection: it goes on while Kafka blocks the worker.
     async fn count<D: Dialect>(&self, store: &mut SourceStore<D>) {
+        // An idle worker has just looked.
+        if (self.board.caught_up()).is_some_and(|at| at.elapsed() < LEASE_RENEW) {
+            self.show(Backlog::default());
+            return;
+        }
         let cursor = match self.board.read().cursor {
             Some(cursor) => cursor,
             // Not taken over yet: the mirror is the best that is known.
@@ -118,9 +123,13 @@ impl Keeper {
                 Err(_) => return,
             },
         };
-        let Ok(backlog) = store.backlog(&cursor, COUNTED).await else {
-            return; // The next renewal tells what is wrong.
-        };
+        // Else the next renewal tells what is wrong.
+        if let Ok(backlog) = store.backlog(&cursor, COUNTED).await {
+            self.show(backlog);
+        }
+    }
+
+    fn show(&self, backlog: Backlog) {
         let now = SystemClock.now();
         let age = backlog.oldest.map(|at| now.saturating_sub(at).max(0));
         self.meter.backlog(backlog.rows, age.unwrap_or(0));

@@ -55,6 +55,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                 batch.rows.retain(|row| row.seq > last);
                 ahead = None;
             }
+            let nothing = batch.rows.is_empty() && !batch.more;
+            self.board.set_caught_up(nothing.then(Instant::now));
             if batch.rows.is_empty() {
                 let time = if last_rows.elapsed() < BUSY {
                     Duration::from_millis(self.options.poll_busy_ms)

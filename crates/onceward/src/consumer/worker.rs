@@ -107,6 +107,8 @@ impl Failure {
 
 /// Offsets go to Kafka at most this often.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest pause after a deadlock: it is over, and the messages behind the one to blame wait.
+const DEADLOCK_BACKOFF: Duration = Duration::from_millis(500);
 /// More fenced batches than this within a minute are an alarm.
 const FENCED_ALARM: usize = 3;
 
@@ -382,7 +384,12 @@ impl<B: Backend> Worker<B> {
     pub(super) fn failed(&mut self, failure: Failure) {
         match failure {
             // Nothing was committed; what is in memory still holds.
-            Failure::Stop(Stop::Fault(why) | Stop::Deadlock(why)) => self.fault(&why),
+            Failure::Stop(Stop::Fault(why)) => self.fault(&why),
+            Failure::Stop(Stop::Deadlock(why)) => {
+                self.fault(&why);
+                let soon = Instant::now() + jittered(DEADLOCK_BACKOFF, 0.5);
+                self.not_before = self.not_before.min(Some(soon));
+            }
             Failure::Stop(Stop::OneByOne) => self.careful = self.pending.len(),
             Failure::Stop(Stop::LookFirst) => self.look_first = true,
             Failure::Stop(Stop::Fenced(at)) => {

@@ -92,17 +92,27 @@ async fn run_group<B: Backend>(
 
     let mut members = Vec::new();
     let mut next = Some(first);
-    let mut intact = true;
-    while let Some(mut job) = next {
-        let ran = run_member(&mut *job, &mut tx, lane.limit).await;
-        intact = ran.1 && !gate.lost();
-        members.push(Member { job, ran: ran.0 });
+    let mut intact = run(&mut tx, "savepoint unit").await;
+    while let Some(mut job) = next.take() {
+        if !intact {
+            // It was taken for a savepoint that failed.
+            let ran = Ran::Refused { rerun: true };
+            members.push(Member { job, ran });
+            break;
+        }
+        let ran = job.run(&mut tx, lane.limit).await;
+        let kept = matches!(ran, Ran::Done { .. }) || run(&mut tx, "rollback to unit").await;
+        members.push(Member { job, ran });
         let full = members.len() >= MAX_MEMBERS || begun.elapsed() >= MAX_AGE;
-        next = if intact && !full {
-            jobs.try_recv().ok()
-        } else {
-            None
+        if kept && !gate.lost() && !full {
+            next = jobs.try_recv().ok();
+        }
+        // Each statement is a change of threads there and back: one for both.
+        let released = match next {
+            Some(_) => run(&mut tx, "release unit; savepoint unit").await,
+            None => kept && run(&mut tx, "release unit").await,
         };
+        intact = released && !gate.lost();
     }
     if !intact {
         drop(tx);
@@ -133,32 +143,13 @@ async fn run_group<B: Backend>(
     }
 }
 
-/// Runs one member in its savepoint. `false` = the transaction can't be trusted any more.
-async fn run_member<B: Backend>(
-    job: &mut dyn Job<B>,
-    tx: &mut Tx<'static, B>,
-    limit: Duration,
-) -> (Ran, bool) {
-    if let Err(error) = sqlx::query("savepoint unit").execute(&mut **tx).await {
-        tracing::debug!(%error, "savepoint failed");
-        return (Ran::Refused { rerun: true }, false);
+/// Whether it went well. If it did not, the transaction can't be trusted any more.
+async fn run<B: Backend>(tx: &mut Tx<'static, B>, savepoint: &'static str) -> bool {
+    let ran = sqlx::query(savepoint).execute(&mut **tx).await;
+    if let Err(error) = &ran {
+        tracing::debug!(%error, savepoint, "savepoint failed");
     }
-    let ran = job.run(tx, limit).await;
-    let undone = match ran {
-        Ran::Done { .. } => Ok(()),
-        _ => sqlx::query("rollback to unit")
-            .execute(&mut **tx)
-            .await
-            .map(drop),
-    };
-    let released = match undone {
-        Ok(()) => sqlx::query("release unit")
-            .execute(&mut **tx)
-            .await
-            .map(drop),
-        failed => failed,
-    };
-    (ran, released.is_ok())
+    ran.is_ok()
 }
 
 fn answer<B: Backend>(member: Member<B>) {

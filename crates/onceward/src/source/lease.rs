@@ -20,7 +20,7 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use super::dialect::OwnerSign;
 use super::mirror::read_identity;
@@ -109,16 +109,18 @@ impl<B: Dialect> SourceStore<B> {
 
     /// Prolongs the lease. [`SourceError::Fenced`] if another relay claimed meanwhile.
     pub async fn renew(&mut self, epoch: RelayEpoch) -> Result<(), SourceError> {
-        let until = self.clock().await?.saturating_add(micros(LEASE_TTL));
-        let renewed = sqlx::query(
-            "update outbox_source set lease_until = $2 where id = 1 and relay_epoch = $1",
-        )
-        .bind(epoch.0)
-        .bind(until)
-        .execute(&mut self.conn)
-        .await
-        .map_err(SourceError::database("lease renewal"))?
-        .rows_affected();
+        // One statement: an idle relay does little else.
+        let renew = format!(
+            "update outbox_source set lease_until = ({}) + $2 where id = 1 and relay_epoch = $1",
+            B::CLOCK
+        );
+        let renewed = sqlx::query(AssertSqlSafe(renew))
+            .bind(epoch.0)
+            .bind(micros(LEASE_TTL))
+            .execute(&mut self.conn)
+            .await
+            .map_err(SourceError::database("lease renewal"))?
+            .rows_affected();
         if renewed != 1 {
             return Err(SourceError::Fenced);
         }
