@@ -14,6 +14,7 @@ mod curve;
 mod curves;
 mod debezium;
 mod drain;
+mod hops;
 mod http;
 mod idle;
 mod live;

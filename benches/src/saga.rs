@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use hyper::Method;
+use onceward::{Clock, SystemClock};
 use onceward_testkit::kafka::Kafka;
 use onceward_testkit::machine;
 use sqlx::{PgPool, Row, SqlitePool};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::cli::Options;
 use crate::client::Client;
+use crate::hops;
 use crate::http::ORDER;
 use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
@@ -89,6 +91,9 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
 
 /// Relay and services on databases of their own.
 struct Shop {
+    kind: Kind,
+    /// Of the services' databases.
+    urls: Vec<String>,
     orders: Orders,
     relay: Served,
     services: Vec<Served>,
@@ -145,12 +150,15 @@ impl Shop {
             let folder = stage.folder.path();
             services.push(Served::start(name, command, "--listen", folder)?);
         }
-        let url = urls.first().map_or("", |(_, _, url)| url);
+        let urls: Vec<String> = urls.into_iter().map(|(_, _, url)| url).collect();
+        let url = urls.first().map_or("", String::as_str);
         let mut shop = Self {
+            kind,
             orders: match kind {
                 Kind::Postgres => Orders::Postgres(PgPool::connect(url).await?),
                 Kind::Sqlite => Orders::Sqlite(SqlitePool::connect(url).await?),
             },
+            urls,
             broker,
             relay,
             services,
@@ -171,10 +179,19 @@ impl Shop {
         options: &Options,
     ) -> Result<()> {
         report.begin_case(case);
-        let since = self.placed().await?;
+        let (since, begun) = (self.placed().await?, SystemClock.now());
         self.one_by_one(if options.quick { 30 } else { 100 })
             .await?;
-        self.tell_latency(report, case, since).await
+        self.tell_latency(report, case, since).await?;
+        let hops = hops::measure(self.kind, &self.urls, begun).await?;
+        for (metric, histogram) in [
+            ("a hop: append to receipt, p50, ms", hops.on_the_way),
+            ("a hop: receipt to append, p50, ms", hops.handled),
+        ] {
+            let median = histogram.value_at_quantile(0.5) as f64 / 1e6;
+            report.add(case, metric, Better::Lower, median);
+        }
+        Ok(())
     }
 
     async fn client(&self) -> Result<Client> {
