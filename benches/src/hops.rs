@@ -4,12 +4,10 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use serde::Deserialize;
-use sqlx::{Postgres, Sqlite};
+use onceward::Backend;
+use onceward::header::CAUSATION_ID;
+use sqlx::Pool;
 use uuid::Uuid;
-
-use crate::source::Kind;
-use crate::write::Opened;
 
 /// Of all hops, nanoseconds.
 pub(crate) struct Hops {
@@ -27,20 +25,11 @@ struct Known {
     received: HashMap<String, i64>,
 }
 
-#[derive(Deserialize)]
-struct Headers {
-    #[serde(rename = "causation-id")]
-    causation_id: Option<String>,
-}
-
 /// Reads the databases of all services.
-pub(crate) async fn measure(kind: Kind, urls: &[String], since: i64) -> Result<Hops> {
+pub(crate) async fn measure<B: Backend>(urls: &[String], since: i64) -> Result<Hops> {
     let mut services = Vec::new();
     for url in urls {
-        services.push(match kind {
-            Kind::Postgres => known::<Postgres>(url, since).await?,
-            Kind::Sqlite => known::<Sqlite>(url, since).await?,
-        });
+        services.push(known::<B>(url, since).await?);
     }
     let sent = services.iter().flat_map(|known| &known.sent);
     let sent: HashMap<_, _> = sent.map(|(id, _, at)| (id, *at)).collect();
@@ -67,22 +56,25 @@ pub(crate) async fn measure(kind: Kind, urls: &[String], since: i64) -> Result<H
     Ok(hops)
 }
 
-fn nanoseconds(micros: i64) -> u64 {
+/// As histograms count.
+pub(crate) fn nanoseconds(micros: i64) -> u64 {
     u64::try_from(micros).unwrap_or(0) * 1_000
 }
 
-async fn known<B: Opened>(url: &str, since: i64) -> Result<Known> {
-    let db = B::open(url).await?;
+async fn known<B: Backend>(url: &str, since: i64) -> Result<Known> {
+    let pool = Pool::<B>::connect(url).await?;
     let mut known = Known::default();
     let sent = "select message_id, headers, occurred_at from outbox where occurred_at >= $1";
     let sent = sqlx::query_as::<B, (Uuid, String, i64)>(sent).bind(since);
-    for (id, headers, at) in sent.fetch_all(db.pool()).await? {
-        let headers: Headers = serde_json::from_str(&headers).context("an outbox row's headers")?;
-        known.sent.push((id.to_string(), headers.causation_id, at));
+    for (id, headers, at) in sent.fetch_all(&pool).await? {
+        let headers = serde_json::from_str(&headers);
+        let mut headers: HashMap<String, String> = headers.context("an outbox row's headers")?;
+        let cause = headers.remove(CAUSATION_ID);
+        known.sent.push((id.to_string(), cause, at));
     }
     let received = "select ce_id, received_at from inbox where received_at >= $1";
     let received = sqlx::query_as::<B, (String, i64)>(received).bind(since);
-    known.received = received.fetch_all(db.pool()).await?.into_iter().collect();
-    db.close().await;
+    known.received = received.fetch_all(&pool).await?.into_iter().collect();
+    pool.close().await;
     Ok(known)
 }

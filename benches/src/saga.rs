@@ -10,13 +10,13 @@ use hyper::Method;
 use onceward::{Clock, SystemClock};
 use onceward_testkit::kafka::Kafka;
 use onceward_testkit::machine;
-use sqlx::{PgPool, Row, SqlitePool};
+use sqlx::{PgPool, Postgres, Row, Sqlite, SqlitePool};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cli::Options;
 use crate::client::Client;
-use crate::hops;
+use crate::hops::{self, nanoseconds};
 use crate::http::ORDER;
 use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
@@ -91,7 +91,6 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
 
 /// Relay and services on databases of their own.
 struct Shop {
-    kind: Kind,
     /// Of the services' databases.
     urls: Vec<String>,
     orders: Orders,
@@ -153,7 +152,6 @@ impl Shop {
         let urls: Vec<String> = urls.into_iter().map(|(_, _, url)| url).collect();
         let url = urls.first().map_or("", String::as_str);
         let mut shop = Self {
-            kind,
             orders: match kind {
                 Kind::Postgres => Orders::Postgres(PgPool::connect(url).await?),
                 Kind::Sqlite => Orders::Sqlite(SqlitePool::connect(url).await?),
@@ -183,7 +181,10 @@ impl Shop {
         self.one_by_one(if options.quick { 30 } else { 100 })
             .await?;
         self.tell_latency(report, case, since).await?;
-        let hops = hops::measure(self.kind, &self.urls, begun).await?;
+        let hops = match self.orders {
+            Orders::Postgres(_) => hops::measure::<Postgres>(&self.urls, begun).await?,
+            Orders::Sqlite(_) => hops::measure::<Sqlite>(&self.urls, begun).await?,
+        };
         for (metric, histogram) in [
             ("a hop: append to receipt, p50, ms", hops.on_the_way),
             ("a hop: receipt to append, p50, ms", hops.handled),
@@ -301,7 +302,7 @@ impl Shop {
     async fn tell_latency(&self, report: &mut Report, case: &str, since: i64) -> Result<()> {
         let mut histogram = Histogram::<u64>::new(3)?;
         for (created, updated) in self.ended(since).await? {
-            histogram.record(u64::try_from(updated - created).unwrap_or(0) * 1_000)?;
+            histogram.record(nanoseconds(updated - created))?;
         }
         for (metric, quantile) in [("p50, ms", 0.5), ("p99, ms", 0.99), ("max, ms", 1.0)] {
             let value = histogram.value_at_quantile(quantile) as f64 / 1e6;
