@@ -10,8 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use crate::status::Board;
 
-/// Unpublished rows are counted up to here: it costs time.
+/// Unpublished rows are counted up to here.
 const COUNTED: u32 = 20_000;
+
+/// Counting takes at most this part of the time.
+const COUNT_EVERY: u32 = 10;
 
 /// A lease being renewed. Dropping it stops the renewal and loses the connection.
 pub(super) struct Lease<D: Dialect> {
@@ -70,6 +73,7 @@ impl Keeper {
         // Counted from before the claim or renewal was sent: the database's clock started later.
         let mut held_since = Instant::now();
         let mut wait = LEASE_RENEW;
+        let mut count_at = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -84,7 +88,11 @@ impl Keeper {
             match outcome {
                 Ok(Ok(())) => {
                     held_since = asked;
-                    self.count(&mut store).await;
+                    let begun = Instant::now();
+                    if begun >= count_at {
+                        self.count(&mut store).await;
+                        count_at = begun + begun.elapsed() * COUNT_EVERY;
+                    }
                 }
                 Ok(Err(error)) if error.remedy() == Remedy::Reconnect => {
                     tracing::warn!(source = %self.name, error = %error, "lease not renewed; trying again");
@@ -111,7 +119,8 @@ impl Keeper {
     /// Counts what waits, on this connection: it goes on while Kafka blocks the worker.
     async fn count<D: Dialect>(&self, store: &mut SourceStore<D>) {
         // An idle worker has just looked.
-        if (self.board.caught_up()).is_some_and(|at| at.elapsed() < LEASE_RENEW) {
+        let caught_up = self.board.caught_up();
+        if caught_up.is_some_and(|at| at.elapsed() < LEASE_RENEW) {
             self.show(Backlog::default());
             return;
         }

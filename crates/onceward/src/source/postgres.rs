@@ -30,6 +30,7 @@ pub use fetch::PostgresLocal;
 pub use wake::PostgresWake;
 
 const BETWEEN: &str = include_str!("sql/postgres/between.sql");
+const BETWEEN_PAGE: &str = include_str!("sql/postgres/between_page.sql");
 const BACKLOG: &str = include_str!("sql/postgres/backlog.sql");
 
 /// Session settings. The time-outs: a frozen relay can't hold its successor up. The planner's:
@@ -39,6 +40,14 @@ const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set max_parallel_workers_per_gather = 0; set enable_seqscan = off; \
      set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
      set work_mem = '16MB'; set synchronous_commit = on";
+
+const BOUND: &str = "set statement_timeout = '1s'";
+const UNBOUND: &str = "set statement_timeout = 0";
+
+/// Running ids of a snapshot, as text.
+fn xids(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.xip.iter().map(u64::to_string).collect()
+}
 
 /// What is not known on either side can't be compared.
 fn differs(stored: &Option<String>, found: &Option<String>) -> bool {
@@ -67,9 +76,6 @@ impl<'a> Parsed<'a> {
             done: parse(&cursor.done)?,
             page,
         })
-    }
-    fn xip(&self) -> Vec<String> {
-        self.done.xip.iter().map(u64::to_string).collect()
     }
     fn page_text(&self) -> Option<String> {
         self.cursor.page.as_ref().map(|p| p.current.clone())
@@ -320,16 +326,27 @@ impl Dialect for Postgres {
         to: &Cursor,
     ) -> Result<Passed, SourceError> {
         let (from, to) = (Parsed::of(from)?, Parsed::of(to)?);
-        let mut ids = sqlx::query_scalar::<_, Uuid>(BETWEEN)
-            .bind(from.done.xmax.to_string())
-            .bind(from.xip())
-            .bind(from.cursor.done.as_str())
-            .bind(from.page_text())
-            .bind(from.page_seq())
-            .bind(to.cursor.done.as_str())
-            .bind(to.page_text())
-            .bind(to.page_seq())
-            .fetch(&mut **tx);
+        let same_page = from.page.is_some()
+            && from.cursor.done == to.cursor.done
+            && from.page_text() == to.page_text();
+        let query = match same_page {
+            true => sqlx::query_scalar::<_, Uuid>(BETWEEN_PAGE)
+                .bind(from.cursor.done.as_str())
+                .bind(from.page_text())
+                .bind(from.page_seq())
+                .bind(to.page_seq()),
+            false => sqlx::query_scalar::<_, Uuid>(BETWEEN)
+                .bind(from.done.xmax.to_string())
+                .bind(xids(&from.done))
+                .bind(from.cursor.done.as_str())
+                .bind(from.page_text())
+                .bind(from.page_seq())
+                .bind(to.cursor.done.as_str())
+                .bind(to.page_text())
+                .bind(to.page_seq())
+                .bind(from.page.as_ref().map(|(page, _)| xids(page))),
+        };
+        let mut ids = query.fetch(&mut **tx);
         let failed = || SourceError::database("verification");
         let mut passed = Passed::default();
         while let Some(id) = ids.try_next().await.map_err(failed())? {
@@ -344,15 +361,22 @@ impl Dialect for Postgres {
         cap: u32,
     ) -> Result<Backlog, SourceError> {
         let from = Parsed::of(from)?;
-        let (rows, oldest): (i64, Option<i64>) = sqlx::query_as(BACKLOG)
+        let newest = from.page.as_ref().map_or(&from.done, |(page, _)| page);
+        let failed = || SourceError::database("backlog count");
+        // The owner of the lease counts between two renewals.
+        conn.execute(BOUND).await.map_err(failed())?;
+        let counted = sqlx::query_as(BACKLOG)
             .bind(from.done.xmax.to_string())
-            .bind(from.xip())
+            .bind(xids(&from.done))
             .bind(from.page_text())
             .bind(from.page_seq())
             .bind(i64::from(cap))
-            .fetch_one(conn)
-            .await
-            .map_err(SourceError::database("backlog count"))?;
+            .bind(newest.xmax.to_string())
+            .bind(xids(newest))
+            .fetch_one(&mut *conn)
+            .await;
+        conn.execute(UNBOUND).await.map_err(failed())?;
+        let (rows, oldest): (i64, Option<i64>) = counted.map_err(failed())?;
         Ok(Backlog::new(rows, oldest, cap))
     }
 

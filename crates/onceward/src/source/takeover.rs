@@ -25,8 +25,11 @@ impl<B: Dialect> SourceStore<B> {
         progress: &ProgressRecord,
         place: ProgressPlace<'_>,
     ) -> Result<ParkedKeys, SourceError> {
+        // Before the guard and not under it: with a large backlog it may take seconds, and the guard's row lock
+        // holds up the renewal of the lease. It compares rows and mirror of one snapshot, and nobody but `epoch` writes
+        // either of them after that: the claim has waited for what older owners wrote.
+        self.verify_between(progress, place).await?;
         let mut tx = self.begin_guarded(epoch, "take-over").await?;
-        verify(&mut tx, progress, place).await?;
         if let Some(replay) = &progress.replay {
             clean_up_replay(&mut tx, replay).await?;
         }

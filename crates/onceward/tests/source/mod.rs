@@ -6,6 +6,7 @@ mod conformance;
 mod lease;
 mod loss;
 mod moved;
+mod pages;
 mod parking;
 mod postgres;
 mod snapshot;

@@ -17,8 +17,8 @@ use super::super::row::{BatchEnd, RawRow, RowCollector};
 use super::super::snapshot::Snapshot;
 use super::super::takeover::same_row;
 use super::super::{Batch, FetchLimits, Loss, OutboxRow, SourceError};
-use super::Parsed;
 use super::copy::{CopiedRow, copy};
+use super::{Parsed, xids};
 use crate::{Cursor, LastRow, MessageId, PgPage, breach};
 
 const FETCH_NEW: &str = include_str!("../sql/postgres/fetch_new.sql");
@@ -351,7 +351,7 @@ fn page_statement(
         .ok_or_else(|| corrupt("cursor", &"no page"))?;
     let values = [
         format!("'{}'", from.done),
-        format!("'{{{}}}'", from.xip().join(",")),
+        format!("'{{{}}}'", xids(&from.done).join(",")),
         last.map_or_else(|| "null".to_owned(), |row| row.seq.to_string()),
         i64::from(limits.max_rows.max(1))
             .saturating_add(1)
@@ -386,7 +386,7 @@ fn page_statement(
     Ok(statement)
 }
 
-/// Lowest `seq` of the main range, looked up once per batch.
+/// Where the main range begins or goes on, looked up once per batch.
 async fn page_low(
     conn: &mut PgConnection,
     local: &mut PostgresLocal,
@@ -402,6 +402,7 @@ async fn page_low(
     let low: Option<i64> = sqlx::query_scalar(PAGE_LOW)
         .bind(from.done.xmax.to_string())
         .bind(current)
+        .bind(from.page_seq())
         .fetch_one(conn)
         .await
         .map_err(SourceError::database("outbox fetch"))?;

@@ -8,7 +8,7 @@
 --
 -- COPY takes no parameters. What is put in for these is a number, or a snapshot written by us:
 -- $1 stored snapshot   $2 its xip   $3 last passed seq   $4 rows + 1   $5 bytes
--- $6 snapshot of the batch   $7 last seq of the page before   $8 lowest seq of the main range
+-- $6 snapshot of the batch   $7 last seq of the page before   $8 where the main range begins, or goes on
 copy (
 select null::bigint as seq,
        (select message_id from outbox where seq = $3) as message_id,
