@@ -49,9 +49,10 @@ pub struct RelayOptions {
     pub instance_id: String,
     /// The databases to relay.
     pub sources: Vec<SourceOptions>,
-    /// Rows of one Kafka transaction at most, 1 to 20,000. More raise throughput and delay.
+    /// Rows of one Kafka transaction at most, 1 to 20,000. More raise throughput and delay. More than two sources
+    /// with backlogs at the same time share it (not below 500), so that memory does not grow with their number.
     pub batch_rows: u32,
-    /// Payload bytes of one Kafka transaction at most; one larger row still travels alone.
+    /// Payload bytes of one Kafka transaction at most, shared alike; one larger row still travels alone.
     pub batch_bytes: u64,
     /// Time between fetches of a busy source, in milliseconds. An idle one polls each 25 ms, or
     /// each 250 ms while its writers send hints.

@@ -16,7 +16,7 @@ use crate::janitor::Schedule;
 use crate::options::RelayOptions;
 use crate::phase::Phase;
 use crate::status::{Board, Handle};
-use crate::worker::{Parts, SourceWorker};
+use crate::worker::{Backlogs, Parts, SourceWorker};
 
 /// Why a relay did not start, or did not end in order.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,7 @@ impl<Br: Broker> Relay<Br> {
         let schedule = Schedule::start(&self.options.janitor_schedule)
             .await
             .map_err(RelayError::Schedule)?;
+        let backlogs = Backlogs::default();
         let mut workers = JoinSet::new();
         let mut boards = HashMap::new();
         for (source, board) in self.options.sources.iter().zip(self.handle.boards()) {
@@ -88,6 +89,7 @@ impl<Br: Broker> Relay<Br> {
                 options: self.options.clone(),
                 broker: self.broker.clone(),
                 board: board.clone(),
+                backlogs: backlogs.clone(),
                 appointments: schedule.appointments(),
                 stop: stop.clone(),
             };

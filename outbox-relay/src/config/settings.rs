@@ -69,14 +69,14 @@ pub const SETTINGS: &[Setting] = &[
         "batch-rows",
         "ONCEWARD_BATCH_ROWS",
         "N",
-        "Rows of one Kafka transaction at most, 1 to 20000",
+        "Rows of one Kafka transaction at most, 1 to 20000; more than two sources with backlogs at the same time share them",
     ),
     setting(
         "batch_bytes",
         "batch-bytes",
         "ONCEWARD_BATCH_BYTES",
         "BYTES",
-        "Payload bytes of one Kafka transaction at most",
+        "Payload bytes of one Kafka transaction at most; shared in the same way",
     ),
     setting(
         "poll_busy_ms",

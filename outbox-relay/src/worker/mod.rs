@@ -11,6 +11,7 @@ mod meter;
 mod publish;
 mod records;
 mod replay;
+mod share;
 mod spans;
 mod standing;
 mod stop;
@@ -36,6 +37,8 @@ use crate::phase::{Input, Phase};
 use crate::status::Board;
 
 use meter::Meter;
+pub(crate) use share::Backlogs;
+use share::Share;
 use standing::Standing;
 pub(crate) use stop::Stop;
 use topics::Topics;
@@ -89,6 +92,7 @@ pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
     broker: Br,
     board: Board,
     meter: Meter,
+    share: Share,
     appointments: Appointments,
     stop: CancellationToken,
     phase: Phase,
@@ -112,6 +116,7 @@ pub(crate) struct Parts<Br> {
     pub(crate) options: Arc<RelayOptions>,
     pub(crate) broker: Br,
     pub(crate) board: Board,
+    pub(crate) backlogs: Backlogs,
     pub(crate) appointments: Appointments,
     pub(crate) stop: CancellationToken,
 }
@@ -125,6 +130,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             options: parts.options,
             broker: parts.broker,
             board: parts.board,
+            share: Share::of(parts.backlogs),
             appointments: parts.appointments,
             stop: parts.stop,
             phase: Phase::Standby,

@@ -4,9 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use onceward::publisher::{Broker, Publisher};
-use onceward::source::{
-    Batch, Dialect, FetchLimits, Remedy, SourceError, SourceStore, Wake, Woken,
-};
+use onceward::source::{Batch, Dialect, Remedy, SourceError, SourceStore, Wake, Woken};
 use onceward::{Clock, LastRow, SystemClock, breach, error_chain};
 
 use super::records::Ahead;
@@ -24,7 +22,9 @@ const REQUESTS: Duration = Duration::from_millis(300);
 impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// Publishes until something ends the term.
     pub(super) async fn tail(&mut self, term: &mut Term<D, Br>, reader: &mut Reader<D>) -> Exit {
-        match self.publish_for_ever(term, reader).await {
+        let ended = self.publish_for_ever(term, reader).await;
+        self.share.set_backlog(false);
+        match ended {
             Ok(never) => match never {},
             Err(exit) => exit,
         }
@@ -57,6 +57,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             }
             let nothing = batch.rows.is_empty() && !batch.more;
             self.board.set_caught_up(nothing.then(Instant::now));
+            self.share.set_backlog(batch.more);
             if batch.rows.is_empty() {
                 let time = if last_rows.elapsed() < BUSY {
                     Duration::from_millis(self.options.poll_busy_ms)
@@ -96,7 +97,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             seq: row.seq,
             message_id: row.message_id,
         });
-        let limits = self.limits();
+        let limits = self.share.limits(&self.options);
         let ahead = ahead.or_else(|| self.make_ready(term, batch));
         // What the next batch will follow, if this one is published as a whole.
         let base = ahead.as_ref().map(|ahead| ahead.prepared.progress.clone());
@@ -135,9 +136,11 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     ) -> Result<Batch, Exit> {
         loop {
             let progress = &term.standing.progress;
-            let found = reader
-                .store
-                .fetch(&progress.cursor, progress.last, self.limits());
+            let found = reader.store.fetch(
+                &progress.cursor,
+                progress.last,
+                self.share.limits(&self.options),
+            );
             // Beside it, so that rows that come next go at once.
             match tokio::join!(found, term.publisher.get_ready()).0 {
                 Ok(batch) => return Ok(batch),
@@ -146,13 +149,6 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                         .await?;
                 }
             }
-        }
-    }
-
-    fn limits(&self) -> FetchLimits {
-        FetchLimits {
-            max_rows: self.options.batch_rows,
-            max_bytes: self.options.batch_bytes,
         }
     }
 
