@@ -19,11 +19,12 @@ use crate::relay::Relay;
 use crate::report::{Better, Report};
 use crate::source::{Kind, Source};
 use crate::stage::Stage;
+use crate::warm;
 
 /// Commits a second at most.
 const MOST_COMMITS: u32 = 1_000;
-/// How long the broker is warmed up, at most commits.
-const WARM_UP_SECONDS: u32 = 20;
+/// How long the broker is warmed up at a time, at most commits.
+const WARM_UP_SECONDS: u32 = 10;
 
 /// A load.
 pub(crate) struct Load {
@@ -99,14 +100,11 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
     }
     cases.retain(|(case, ..)| options.wants(case));
     if let Some((_, kind, ..)) = cases.first() {
-        // The broker's JVM compiles the way of small transactions when it has seen many of them.
-        eprintln!("warming up the broker");
-        let source = Source::make(stage, *kind).await?;
-        measure(
-            stage,
-            &source,
-            &Load::steady(MOST_COMMITS, WARM_UP_SECONDS)?,
-        )
+        let load = Load::steady(MOST_COMMITS, WARM_UP_SECONDS)?;
+        warm::until_compiled(stage.broker()?, async || {
+            let source = Source::make(stage, *kind).await?;
+            measure(stage, &source, &load).await.map(|_| ())
+        })
         .await?;
     }
     for (case, kind, whose, load) in cases {

@@ -28,6 +28,7 @@ mod saga;
 mod source;
 mod stage;
 mod targets;
+mod warm;
 mod write;
 
 use std::process::ExitCode;

@@ -22,6 +22,7 @@ use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
 use crate::source::{Kind, database};
 use crate::stage::{Stage, start_kafka};
+use crate::warm;
 
 /// The customer service takes part where orders are validated first.
 const SERVICES: [&str; 6] = [
@@ -36,7 +37,8 @@ const CLIENTS: usize = 16;
 /// Orders a second.
 const RATES: [u32; 2] = [20, 100];
 const WARM_UP_RATE: u32 = 50;
-const WARM_UP_SECONDS: u32 = 20;
+/// At a time.
+const WARM_UP_SECONDS: u32 = 10;
 const AT_MOST: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
@@ -165,8 +167,12 @@ impl Shop {
         for service in &mut shop.services {
             service.wait_ready().await?;
         }
-        // Connections, assignments, caches; and its broker is new, so its JVM compiles at first.
-        shop.steadily(WARM_UP_RATE, WARM_UP_SECONDS).await?;
+        // Connections, assignments, caches; and its broker is new.
+        let broker = shop.broker.pid().context("Kafka does not run")?;
+        warm::until_compiled(broker, async || {
+            shop.steadily(WARM_UP_RATE, WARM_UP_SECONDS).await
+        })
+        .await?;
         Ok(shop)
     }
 

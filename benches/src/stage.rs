@@ -173,11 +173,16 @@ impl Stage {
         Served::start("outbox-relay", command, "--http", self.folder.path())
     }
 
+    /// Kafka's process.
+    pub(crate) fn broker(&self) -> Result<u32> {
+        self.kafka.pid().context("Kafka does not run")
+    }
+
     pub(crate) fn cpu(&self, relay: u32) -> Result<Cpu> {
         Ok(Cpu {
             relay: machine::cpu_seconds(relay)?,
             database: machine::cpu_seconds(self.postgres.pid().context("Postgres does not run")?)?,
-            broker: machine::cpu_seconds(self.kafka.pid().context("Kafka does not run")?)?,
+            broker: machine::cpu_seconds(self.broker()?)?,
             bench: machine::own_cpu_seconds(std::process::id())?,
         })
     }

@@ -1,5 +1,7 @@
 //! Where a run took place and what its processes cost, out of `/proc`: for reports beside their figures.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
@@ -65,13 +67,31 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
         ticks += own_ticks(process).unwrap_or(0);
     }
     // Those that have ended already.
-    ticks += fields(pid)?.get(13..15).map(sum).unwrap_or(0);
+    ticks += fields(&stat(pid))?.get(13..15).map(sum).unwrap_or(0);
     Ok(ticks as f64 / ticks_a_second())
 }
 
 /// CPU time of a process without its children, in seconds.
 pub fn own_cpu_seconds(pid: u32) -> Result<f64> {
     Ok(own_ticks(pid)? as f64 / ticks_a_second())
+}
+
+/// CPU time that a JVM has spent compiling so far, in seconds. One that is new compiles for minutes, and whoever uses it
+/// beside that waits.
+pub fn compiler_seconds(pid: u32) -> Result<f64> {
+    let mut ticks = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let folder = thread?.path();
+        // One that has ended in between.
+        let Ok(name) = std::fs::read_to_string(folder.join("comm")) else {
+            continue;
+        };
+        // As the kernel cuts "C2 CompilerThread0".
+        if name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler") {
+            ticks += ticks_of(&folder.join("stat")).unwrap_or(0);
+        }
+    }
+    Ok(ticks as f64 / ticks_a_second())
 }
 
 /// Resident memory of a process and its peak so far, in MiB.
@@ -99,7 +119,15 @@ fn family(pid: u32) -> Result<Vec<u32>> {
 }
 
 fn own_ticks(pid: u32) -> Result<u64> {
-    Ok(fields(pid)?.get(11..13).map(sum).unwrap_or(0))
+    ticks_of(&stat(pid))
+}
+
+fn ticks_of(stat: &Path) -> Result<u64> {
+    Ok(fields(stat)?.get(11..13).map(sum).unwrap_or(0))
+}
+
+fn stat(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/stat").into()
 }
 
 fn sum(fields: &[String]) -> u64 {
@@ -109,11 +137,10 @@ fn sum(fields: &[String]) -> u64 {
         .sum()
 }
 
-/// The fields of `/proc/PID/stat` behind the name, which may hold blanks: field 3 is the first.
-fn fields(pid: u32) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .with_context(|| format!("process {pid}"))?;
-    let (_, rest) = text.rsplit_once(") ").context("/proc/PID/stat")?;
+/// The fields of a `stat` in `/proc` behind the name, which may hold blanks: field 3 is the first.
+fn fields(stat: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(stat).with_context(|| stat.display().to_string())?;
+    let (_, rest) = text.rsplit_once(") ").context("a stat in /proc")?;
     Ok(rest.split(' ').map(str::to_owned).collect())
 }
 
