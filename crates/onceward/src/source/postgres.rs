@@ -41,8 +41,10 @@ const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; \
      set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
      set work_mem = '16MB'; set synchronous_commit = on";
 
+/// Around a statement that may take long and must not.
 const BOUND: &str = "set statement_timeout = '1s'";
-const UNBOUND: &str = "set statement_timeout = 0";
+/// As the role or the database has it.
+const UNBOUND: &str = "reset statement_timeout";
 
 /// Running ids of a snapshot, as text.
 fn xids(snapshot: &Snapshot) -> Vec<String> {
