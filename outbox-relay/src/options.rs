@@ -49,8 +49,8 @@ pub struct RelayOptions {
     pub instance_id: String,
     /// The databases to relay.
     pub sources: Vec<SourceOptions>,
-    /// Rows of one Kafka transaction at most, 1 to 20,000. More raise throughput and delay. More than two sources
-    /// with backlogs at the same time share it (not below 500), so that memory does not grow with their number.
+    /// Rows of one Kafka transaction at most, 1 to 20,000. More raise throughput and delay. Sources that have
+    /// backlogs at the same time share it (not below 500), so that memory grows little with their number.
     pub batch_rows: u32,
     /// Payload bytes of one Kafka transaction at most, shared alike; one larger row still travels alone.
     pub batch_bytes: u64,

@@ -69,7 +69,7 @@ pub const SETTINGS: &[Setting] = &[
         "batch-rows",
         "ONCEWARD_BATCH_ROWS",
         "N",
-        "Rows of one Kafka transaction at most, 1 to 20000; more than two sources with backlogs at the same time share them",
+        "Rows of one Kafka transaction at most, 1 to 20000; sources that have backlogs at the same time share them",
     ),
     setting(
         "batch_bytes",

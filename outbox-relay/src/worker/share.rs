@@ -1,7 +1,7 @@
-//! What several backlogs in one relay may take of its memory: together no more than two alone.
+//! What several backlogs in one relay may take of its memory: together no more than one alone.
 //!
 //! A source that reads a backlog holds two batches, one in flight and one ahead. Ten of them at once would hold
-//! twenty, so from the third on each takes its share of the limits. One that has found no backlog yet begins with a
+//! twenty, so each takes its share of the limits. One that has found no backlog yet begins with a
 //! small batch: when a relay starts, or Kafka comes back, all find theirs at the same moment.
 
 use std::sync::Arc;
@@ -21,9 +21,6 @@ const LEAST: FetchLimits = FetchLimits {
     max_rows: 500,
     max_bytes: 512 * 1024,
 };
-
-/// Backlogs that have the limits for themselves: smaller batches cost database and broker more a row.
-const UNSHARED: u32 = 2;
 
 /// How many sources of a relay have a backlog.
 #[derive(Debug, Clone, Default)]
@@ -66,14 +63,10 @@ impl Share {
                 max_bytes: bytes.min(FIRST.max_bytes),
             };
         }
-        let sources = self.backlogs.0.load(Ordering::Relaxed).max(UNSHARED);
-        let (share, bytes_share) = (
-            rows.saturating_mul(UNSHARED) / sources,
-            bytes.saturating_mul(u64::from(UNSHARED)) / u64::from(sources),
-        );
+        let sources = self.backlogs.0.load(Ordering::Relaxed).max(1);
         FetchLimits {
-            max_rows: rows.min(share.max(LEAST.max_rows)),
-            max_bytes: bytes.min(bytes_share.max(LEAST.max_bytes)),
+            max_rows: rows.min((rows / sources).max(LEAST.max_rows)),
+            max_bytes: bytes.min((bytes / u64::from(sources)).max(LEAST.max_bytes)),
         }
     }
 }
@@ -94,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn backlogs_share_what_two_alone_may_take() {
+    fn backlogs_share_what_one_alone_may_take() {
         let backlogs = Backlogs::default();
         let mut shares: Vec<Share> = (0..10).map(|_| Share::of(backlogs.clone())).collect();
         assert!(shares.iter().all(|share| rows(share) == 2_000));
@@ -104,11 +97,10 @@ mod tests {
         for share in &mut shares {
             share.set_backlog(true);
         }
-        assert_eq!(shares.iter().map(rows).sum::<u32>(), 20_000);
-        shares.truncate(4);
+        assert_eq!(shares.iter().map(rows).sum::<u32>(), 10_000);
+        shares.truncate(2);
         assert_eq!(rows(&shares[0]), 5_000);
         shares[1].set_backlog(false);
-        shares[2].set_backlog(false);
         assert_eq!(rows(&shares[0]), 10_000);
     }
 
