@@ -83,6 +83,7 @@ struct Term<D: Dialect, Br: Broker> {
 struct Reader<D: Dialect> {
     store: SourceStore<D>,
     wake: D::Wake,
+    share: Share,
 }
 
 pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
@@ -92,7 +93,7 @@ pub(crate) struct SourceWorker<D: Dialect, Br: Broker> {
     broker: Br,
     board: Board,
     meter: Meter,
-    share: Share,
+    backlogs: Backlogs,
     appointments: Appointments,
     stop: CancellationToken,
     phase: Phase,
@@ -130,7 +131,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             options: parts.options,
             broker: parts.broker,
             board: parts.board,
-            share: Share::of(parts.backlogs),
+            backlogs: parts.backlogs,
             appointments: parts.appointments,
             stop: parts.stop,
             phase: Phase::Standby,

@@ -71,7 +71,7 @@ impl Share {
     }
 }
 
-/// However a term ends.
+/// However a term ends: one whose lease is lost is dropped in the midst of a backlog.
 impl Drop for Share {
     fn drop(&mut self) {
         self.set_backlog(false);

@@ -22,9 +22,7 @@ const REQUESTS: Duration = Duration::from_millis(300);
 impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// Publishes until something ends the term.
     pub(super) async fn tail(&mut self, term: &mut Term<D, Br>, reader: &mut Reader<D>) -> Exit {
-        let ended = self.publish_for_ever(term, reader).await;
-        self.share.set_backlog(false);
-        match ended {
+        match self.publish_for_ever(term, reader).await {
             Ok(never) => match never {},
             Err(exit) => exit,
         }
@@ -57,7 +55,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             }
             let nothing = batch.rows.is_empty() && !batch.more;
             self.board.set_caught_up(nothing.then(Instant::now));
-            self.share.set_backlog(batch.more);
+            reader.share.set_backlog(batch.more);
             if batch.rows.is_empty() {
                 let time = if last_rows.elapsed() < BUSY {
                     Duration::from_millis(self.options.poll_busy_ms)
@@ -97,7 +95,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             seq: row.seq,
             message_id: row.message_id,
         });
-        let limits = self.share.limits(&self.options);
+        let limits = reader.share.limits(&self.options);
         let ahead = ahead.or_else(|| self.make_ready(term, batch));
         // What the next batch will follow, if this one is published as a whole.
         let base = ahead.as_ref().map(|ahead| ahead.prepared.progress.clone());
@@ -139,7 +137,7 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             let found = reader.store.fetch(
                 &progress.cursor,
                 progress.last,
-                self.share.limits(&self.options),
+                reader.share.limits(&self.options),
             );
             // Beside it, so that rows that come next go at once.
             match tokio::join!(found, term.publisher.get_ready()).0 {

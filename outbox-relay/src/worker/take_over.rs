@@ -13,7 +13,7 @@ use super::lease::Lease;
 use super::standing::Standing;
 use super::topics::Topics;
 use super::work::Work;
-use super::{Exit, Reader, SourceWorker, Stop, Term};
+use super::{Exit, Reader, Share, SourceWorker, Stop, Term};
 use crate::failpoint;
 use crate::metrics as names;
 use crate::phase::Input;
@@ -321,7 +321,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
             source = %self.name, epoch = epoch.0, position = term.standing.progress.position,
             passed = term.standing.progress.passed, "source taken over"
         );
-        Ok((term, Reader { store, wake }))
+        let share = Share::of(self.backlogs.clone());
+        Ok((term, Reader { store, wake, share }))
     }
 
     /// Fences every older producer, and reads the progress that nobody else can change any more.
