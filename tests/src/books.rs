@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use auditor::shop::{Books, Shop, audit_shop};
 
-use crate::{Result, World};
-
-const REST_AT_MOST: Duration = Duration::from_secs(60);
+use crate::{PATIENCE, Result, World};
 
 impl World {
     /// Waits until every order has ended, and stock, money and deliveries add up; fails saying what
@@ -21,14 +19,14 @@ impl World {
             customer: self.database("customer").to_owned(),
             shipping: self.database("shipping").to_owned(),
         };
-        let deadline = Instant::now() + REST_AT_MOST;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let books = audit_shop(&shop).await?;
             if books.closed() {
                 return Ok(books);
             }
             if Instant::now() > deadline {
-                bail!("not at rest after {REST_AT_MOST:?}: {books:#?}");
+                bail!("not at rest after {PATIENCE:?}: {books:#?}");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

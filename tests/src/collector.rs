@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::Result;
+use crate::{PATIENCE, Result};
 
 /// A span as it was exported; ids in hex.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ impl Collector {
 
     /// Waits until `found` finds what it looks for among all spans.
     pub async fn wait_for<T>(&self, what: &str, found: impl Fn(&[Span]) -> Option<T>) -> Result<T> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let spans = self.spans(|_| true);
             if let Some(found) = found(&spans) {

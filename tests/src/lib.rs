@@ -8,10 +8,16 @@ mod collector;
 mod secrets;
 mod world;
 
+use std::time::Duration;
+
 pub use client::{Client, Order};
 pub use collector::{Collector, Span};
 pub use secrets::{MARK, Secrets};
 pub use world::{Database, SERVICES, Settings, World};
+
+/// After this a test gives a wait up. Long, for a machine that has better to do: what works is never waited for
+/// longer than it takes, and these tests are not about time.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The tests' fallible result.
 pub type Result<T> = anyhow::Result<T>;

@@ -15,7 +15,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use crate::brokers::Brokers;
-use crate::{Client, Result, Secrets};
+use crate::{Client, PATIENCE, Result, Secrets};
 
 /// The services, in the order in which an order meets them.
 pub const SERVICES: [&str; 9] = [
@@ -35,7 +35,6 @@ const MAIL: &str = "mail-sink";
 /// Its port that takes them.
 const SMTP: &str = "smtp";
 
-const READY_AT_MOST: Duration = Duration::from_secs(120);
 const STOP_AT_MOST: Duration = Duration::from_secs(10);
 
 /// Where the services keep their rows.
@@ -75,7 +74,8 @@ impl Default for Settings {
         Self {
             payment_fail_percent: 0,
             delivery_fail_percent: 0,
-            deadline: Duration::from_secs(60),
+            // Longer than a test waits: no deadline ends what hangs.
+            deadline: 2 * PATIENCE,
             brokers: 1,
             collector: None,
             log_filter: None,
@@ -322,9 +322,10 @@ impl World {
         Ok(())
     }
 
-    /// Restarts the orchestrator, which waits this long for replies from now on.
+    /// Restarts those who wait for replies; they do for this long from now on.
     pub async fn wait_for_replies(&mut self, deadline: Duration) -> Result<()> {
         self.settings.deadline = deadline;
+        self.replace("order", false).await?;
         self.replace("saga-orchestrator", false).await
     }
 
@@ -350,7 +351,7 @@ impl World {
     /// Waits until `/readyz` says so.
     pub async fn wait_ready(&mut self, name: &'static str) -> Result<()> {
         let url = format!("{}/readyz", self.url(name));
-        let deadline = tokio::time::Instant::now() + READY_AT_MOST;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut last = String::from("no answer");
         while tokio::time::Instant::now() < deadline {
             let process = self.processes.get_mut(name).context("not started")?;
@@ -365,7 +366,7 @@ impl World {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!(
-            "{name} is not ready after {READY_AT_MOST:?}: {last}\n{}",
+            "{name} is not ready after {PATIENCE:?}: {last}\n{}",
             self.log_tail(name, 20)
         )
     }

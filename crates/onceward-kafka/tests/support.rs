@@ -219,7 +219,7 @@ pub fn sees<T: AsRef<str>>(bootstrap: &str, topic: &str, expected: &[T]) {
 }
 
 /// How long a test waits for what must come.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// One record in an open transaction, acknowledged.
 pub fn deliver(producer: &BaseProducer, topic: &str, payload: &str) {

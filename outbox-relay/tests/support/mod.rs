@@ -9,7 +9,7 @@ use std::time::Duration;
 use onceward_testkit::{Result, wait};
 
 /// Long enough for a loaded machine; a test that waits this long fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits for a state; naming what was waited for.
 #[track_caller]

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use integration_tests::{Client, Database, Result, Settings, World};
+use integration_tests::{Client, Database, PATIENCE, Result, Settings, World};
 
-use crate::chaos::{END_AT_MOST, Retry, post_orders};
+use crate::chaos::{Retry, post_orders};
 
 const BROKERS: [&str; 3] = ["kafka-1", "kafka-2", "kafka-3"];
-const IN_SYNC_AT_MOST: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_brokers_lose_one_for_good_and_all_at_once_and_no_order() -> Result<()> {
@@ -34,14 +33,14 @@ async fn three_brokers_lose_one_for_good_and_all_at_once_and_no_order() -> Resul
     world.cluster()?.start_again()?;
     let posting = tokio::spawn(post_orders(client.clone(), 120, Retry::Never));
     for name in BROKERS {
-        world.cluster()?.wait_in_sync(IN_SYNC_AT_MOST)?;
+        world.cluster()?.wait_in_sync(PATIENCE)?;
         world.restart_broker(name)?;
     }
     orders += all_end(&client, posting.await??).await?;
     books_are_closed(&world, orders).await?;
 
     // No controller survives that could fence the dead ones.
-    world.cluster()?.wait_in_sync(IN_SYNC_AT_MOST)?;
+    world.cluster()?.wait_in_sync(PATIENCE)?;
     let posting = tokio::spawn(post_orders(client.clone(), 60, Retry::Never));
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.cluster()?.kill9()?;
@@ -53,7 +52,7 @@ async fn three_brokers_lose_one_for_good_and_all_at_once_and_no_order() -> Resul
 /// Waits for the end of each, and counts them.
 async fn all_end(client: &Client, posted: Vec<String>) -> Result<u64> {
     for id in &posted {
-        client.wait_for_end(id, END_AT_MOST).await?;
+        client.wait_for_end(id, PATIENCE).await?;
     }
     Ok(u64::try_from(posted.len())?)
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use auditor::shop::Books;
-use integration_tests::{Client, Database, Order, Result, Settings, World};
+use integration_tests::{Client, Database, Order, PATIENCE, Result, Settings, World};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 const PER_SECOND: u64 = 20;
-pub(crate) const END_AT_MOST: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_of_anything_loses_and_doubles_nothing_on_sqlite() -> Result<()> {
@@ -115,7 +114,7 @@ async fn a_storm_of_kills_loses_and_doubles_nothing(database: Database) -> Resul
 /// Every order has its end, once; stock, credit, money, counters and mails add up; nothing was lost or doubled.
 async fn all_is_right(world: &World, client: &Client, posted: &[String]) -> Result<()> {
     for id in posted {
-        client.wait_for_end(id, END_AT_MOST).await?;
+        client.wait_for_end(id, PATIENCE).await?;
     }
     let books = world.closed_books().await?;
     assert_eq!(
@@ -132,7 +131,7 @@ async fn all_is_right(world: &World, client: &Client, posted: &[String]) -> Resu
 
 /// The counters add up to the order service's own totals, however often their service was killed.
 async fn analytics_agree(client: &Client, books: &Books) -> Result<()> {
-    let deadline = Instant::now() + END_AT_MOST;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         // It may be behind, never ahead.
         let found = client.get("analytics", "/analytics?window=all").await?;
@@ -159,7 +158,7 @@ async fn analytics_agree(client: &Client, books: &Books) -> Result<()> {
 
 /// Every mail that was written came into the mail server, and says the same if it came twice.
 async fn each_mail_came(client: &Client, books: &Books) -> Result<()> {
-    let deadline = Instant::now() + END_AT_MOST;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let mut wanted = BTreeMap::new();
         let (mut waiting, mut completed, mut cancelled) = (0, 0, 0);
@@ -253,8 +252,8 @@ async fn post_one(client: Client, n: u64, retry: Retry) -> Result<(String, Durat
                 return Ok((id, start.elapsed()));
             }
             answer if retry == Retry::Never => anyhow::bail!("POST /orders: {answer:?}"),
-            _ if start.elapsed() > Duration::from_secs(20) => {
-                anyhow::bail!("order {n} was not accepted within 20 s")
+            _ if start.elapsed() > PATIENCE => {
+                anyhow::bail!("order {n} was not accepted within {PATIENCE:?}")
             }
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }

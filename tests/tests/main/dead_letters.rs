@@ -2,12 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use integration_tests::{Client, Database, Order, Result, World};
+use integration_tests::{Client, Database, Order, PATIENCE, Result, World};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
-/// Longer than a person takes here.
-const PATIENT: Duration = Duration::from_secs(60);
 /// Who reads the command: the one that carries it out, and the one that shows what was said about
 /// an order.
 const READERS: [&str; 2] = ["payment", "order"];
@@ -22,7 +19,7 @@ pub(crate) async fn a_poisoned_command_waits_for_its_mend(
 ) -> Result<()> {
     // The saga gives it up meanwhile.
     let id = poisoned_order(world, client, database).await?;
-    let ended = client.wait_for(&id, "failed", SOON).await?;
+    let ended = client.wait_for(&id, "failed", PATIENCE).await?;
     assert_eq!(ended["reason"], "timed out", "{ended:#}");
     mend_and_replay(world, &id).await?;
     assert_eq!(
@@ -32,7 +29,7 @@ pub(crate) async fn a_poisoned_command_waits_for_its_mend(
     assert_eq!(payment_of(client, &id).await?, Value::Null);
 
     // The saga waits for it.
-    world.wait_for_replies(PATIENT).await?;
+    world.wait_for_replies(PATIENCE).await?;
     let id = poisoned_order(world, client, database).await?;
     let why = "the command can't be read";
     let (code, out, err) = world.onceward(&["saga", "retry", &id, "--why", why])?;
@@ -44,7 +41,7 @@ pub(crate) async fn a_poisoned_command_waits_for_its_mend(
     let order = client.get("order", &format!("/orders/{id}")).await?;
     assert_eq!(order["status"], "pending", "{order:#}");
     mend_and_replay(world, &id).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    client.wait_for(&id, "completed", PATIENCE).await?;
     let paid = payment_of(client, &id).await?;
     assert_eq!(paid["status"], "completed", "{paid:#}");
     until("no parked key", async || {
@@ -141,9 +138,9 @@ async fn parked_keys(client: &Client) -> Result<String> {
 }
 
 async fn until(what: &str, state: impl AsyncFn() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + PATIENCE;
     while !state().await? {
-        anyhow::ensure!(Instant::now() < deadline, "{what}: not within {SOON:?}");
+        anyhow::ensure!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use integration_tests::{Client, Database, Order, Result, Settings, World};
+use integration_tests::{Client, Database, Order, PATIENCE, Result, Settings, World};
 use serde_json::Value;
 
 use crate::{dead_letters, rebuild};
 
-const SOON: Duration = Duration::from_secs(20);
+/// How long replies are waited for where one does not come.
+const SHORT: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_end_as_the_readme_says_on_sqlite() -> Result<()> {
@@ -20,11 +21,7 @@ async fn orders_end_as_the_readme_says_on_postgres() -> Result<()> {
 }
 
 async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
-    let settings = Settings {
-        deadline: Duration::from_secs(3),
-        ..Settings::default()
-    };
-    let mut world = World::start(database, settings).await?;
+    let mut world = World::start(database, Settings::default()).await?;
     let client = world.client();
     let orchestrated = [
         "customer.validated",
@@ -97,6 +94,7 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
         .await?;
     }
     the_same_key_is_one_order(&client).await?;
+    world.wait_for_replies(SHORT).await?;
     a_silent_payment_is_undone(&mut world, &client).await?;
     an_operator_turns_an_order_back(&mut world, &client).await?;
     rebuild::equals_the_live_one_until_somebody_tampers(&world, database).await?;
@@ -121,7 +119,7 @@ async fn orders_end_as_the_readme_says(database: Database) -> Result<()> {
 
 async fn completes(client: &Client, order: &Order, said: &[&str]) -> Result<()> {
     let id = client.order(order).await?;
-    let order = client.wait_for(&id, "completed", SOON).await?;
+    let order = client.wait_for(&id, "completed", PATIENCE).await?;
     let steps: Vec<&str> = order["steps"]
         .as_array()
         .into_iter()
@@ -137,7 +135,7 @@ async fn completes(client: &Client, order: &Order, said: &[&str]) -> Result<()> 
 
 async fn fails_for(client: &Client, order: Order, reason: &str) -> Result<()> {
     let id = client.order(&order).await?;
-    let ended = client.wait_for(&id, "failed", SOON).await?;
+    let ended = client.wait_for(&id, "failed", PATIENCE).await?;
     let said = ended["reason"].as_str().unwrap_or_default();
     assert!(said.contains(reason), "expected {reason:?} in {ended:#}");
     Ok(())
@@ -158,7 +156,7 @@ async fn the_same_key_is_one_order(client: &Client) -> Result<()> {
         "another body under the same key"
     );
     let id = first["order_id"].as_str().unwrap_or_default();
-    client.wait_for(id, "completed", SOON).await?;
+    client.wait_for(id, "completed", PATIENCE).await?;
     Ok(())
 }
 
@@ -173,12 +171,12 @@ async fn a_silent_payment_is_undone(world: &mut World, client: &Client) -> Resul
         ids.push(client.order(&order).await?);
     }
     for id in &ids {
-        let waiting: Value = client.wait_for(id, "cancelling", SOON).await?;
+        let waiting: Value = client.wait_for(id, "cancelling", PATIENCE).await?;
         assert_eq!(waiting["reason"], "timed out", "{waiting:#}");
     }
     world.spawn("payment")?;
     for id in &ids {
-        let ended = client.wait_for(id, "failed", SOON).await?;
+        let ended = client.wait_for(id, "failed", PATIENCE).await?;
         assert_eq!(ended["reason"], "timed out", "{ended:#}");
     }
     Ok(())
@@ -187,7 +185,7 @@ async fn a_silent_payment_is_undone(world: &mut World, client: &Client) -> Resul
 async fn an_operator_turns_an_order_back(world: &mut World, client: &Client) -> Result<()> {
     world.stop("payment")?;
     let id = client.order(&Order::default()).await?;
-    let deadline = tokio::time::Instant::now() + SOON;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while world.onceward(&["saga", "show", &id])?.0 != 0 {
         assert!(tokio::time::Instant::now() < deadline, "no saga of {id}");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -201,7 +199,7 @@ async fn an_operator_turns_an_order_back(world: &mut World, client: &Client) -> 
         "{out}"
     );
     world.spawn("payment")?;
-    client.wait_for(&id, "failed", SOON).await?;
+    client.wait_for(&id, "failed", PATIENCE).await?;
     let (_, shown, _) = world.onceward(&["saga", "show", &id])?;
     assert!(shown.contains("ada") && shown.contains(why), "{shown}");
     let (code, _, err) = world.onceward(&["saga", "skip", &id, "--why", "again"])?;

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use integration_tests::{Client, Database, MARK, Order, Result, SERVICES, Settings, World};
+use integration_tests::{
+    Client, Database, MARK, Order, PATIENCE, Result, SERVICES, Settings, World,
+};
 use onceward_testkit::secure::password;
 use onceward_testkit::secure_postgres::Shown;
-
-const SOON: Duration = Duration::from_secs(90);
 
 /// Everything that was said, with where.
 #[derive(Default)]
@@ -54,14 +54,14 @@ async fn a_secured_shop_works_with_the_documented_rights_and_tells_no_secret() -
             ..Order::default()
         };
         let id = client.order(&order).await?;
-        client.wait_for(&id, "completed", SOON).await?;
+        client.wait_for(&id, "completed", PATIENCE).await?;
     }
     world.closed_books().await?;
     // On a busy machine a first handshake may take longer than the tool waits for it.
     let begun = Instant::now();
     let verified = loop {
         let said = world.onceward(&["verify"])?;
-        if said.0 != 3 || begun.elapsed() > SOON {
+        if said.0 != 3 || begun.elapsed() > PATIENCE {
             break said;
         }
         heard.note("verify", format!("{}{}", said.1, said.2));
@@ -78,7 +78,7 @@ async fn a_secured_shop_works_with_the_documented_rights_and_tells_no_secret() -
     a_wrong_password_of_kafka_is_told_until_it_is_mended(&mut world, &client).await?;
     an_expired_certificate_is_told_until_it_is_mended(&world, &client).await?;
     let id = client.order(&Order::default()).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    client.wait_for(&id, "completed", PATIENCE).await?;
     pages(&client, &mut heard).await?;
     wrong_settings_are_refused(&world, &mut heard)?;
 
@@ -142,7 +142,7 @@ async fn until_ready_says(client: &Client, name: &str, says: &str) -> Result<()>
         if (says.is_empty() && ready) || (!says.is_empty() && text.contains(says)) {
             return Ok(());
         }
-        ensure!(begun.elapsed() < SOON, "{name}: no {says:?} in {text}");
+        ensure!(begun.elapsed() < PATIENCE, "{name}: no {says:?} in {text}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

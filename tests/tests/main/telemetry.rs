@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use integration_tests::{
-    Client, Collector, Database, Order, Result, SERVICES, Settings, Span, World,
+    Client, Collector, Database, Order, PATIENCE, Result, SERVICES, Settings, Span, World,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::documents::{compare_metrics, root};
-
-const SOON: Duration = Duration::from_secs(30);
 
 /// In everything a customer writes here; no log line may have it.
 const MARK: &str = "marked-4111-1111";
@@ -44,7 +42,7 @@ async fn a_trace_from_outside_is_continued_to_the_end(
     let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let header = format!("00-{trace}-{caller}-01");
     let id = order_with(client, &[("traceparent", &header)]).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    client.wait_for(&id, "completed", PATIENCE).await?;
     let last = |spans: &[Span]| {
         let done = |s: &&Span| s.name == "process order.completed" && s.trace_id == trace;
         spans.iter().find(done).cloned()
@@ -172,7 +170,7 @@ async fn an_order_without_one_starts_its_own(client: &Client, collector: &Collec
     // Broken, so it counts as none.
     let headers = [("correlation-id", story), ("traceparent", "00-1234-56-01")];
     let id = order_with(client, &headers).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    client.wait_for(&id, "completed", PATIENCE).await?;
     let conversation = "messaging.message.conversation_id";
     let last = |spans: &[Span]| {
         let done = |s: &&Span| s.name == "process order.completed" && s.get(conversation) == story;
@@ -218,7 +216,7 @@ async fn marked_orders(world: &World, client: &Client) -> Result<()> {
         let (status, body) = client.post_order(&order, Some(&key)).await?;
         if status == 201 {
             let id = body["order_id"].as_str().unwrap_or_default();
-            client.wait_for_end(id, SOON).await?;
+            client.wait_for_end(id, PATIENCE).await?;
         }
     }
     for body in [
@@ -241,7 +239,7 @@ async fn marked_orders(world: &World, client: &Client) -> Result<()> {
     .await?;
     database.close().await?;
     let dead = "onceward_consumer_dead_letters_total{consumer=\"payment-service-group\"";
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + PATIENCE;
     while !client.text("payment", "/metrics").await?.contains(dead) {
         anyhow::ensure!(
             Instant::now() < deadline,
@@ -260,7 +258,7 @@ async fn metrics_are_as_documented(client: &Client) -> Result<()> {
         ..Order::default()
     };
     let id = client.order(&order).await?;
-    client.wait_for(&id, "completed", SOON).await?;
+    client.wait_for(&id, "completed", PATIENCE).await?;
     for process in SERVICES.into_iter().chain(["relay"]) {
         let expected = [
             match process {
@@ -270,7 +268,7 @@ async fn metrics_are_as_documented(client: &Client) -> Result<()> {
             "onceward_trace_exported_spans_total",
         ];
         // An order does not wait for those that only listen.
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let shown = client.text(process, "/metrics").await?;
             let names = compare_metrics(process, &shown)?;
@@ -293,7 +291,7 @@ async fn a_frozen_collector_holds_nobody_up(
     collector.freeze();
     for _ in 0..10 {
         let id = client.order(&Order::default()).await?;
-        client.wait_for(&id, "completed", SOON).await?;
+        client.wait_for(&id, "completed", PATIENCE).await?;
     }
     for name in ["relay", "order", "payment"] {
         let took = world.stop(name)?;

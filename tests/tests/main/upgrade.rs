@@ -1,10 +1,6 @@
 //! Two versions of every program on one shop: `./dev check upgrade REV`.
 
-use std::time::Duration;
-
-use integration_tests::{Client, Database, Order, Result, SERVICES, Settings, World};
-
-const AT_LAST: Duration = Duration::from_secs(60);
+use integration_tests::{Client, Database, Order, PATIENCE, Result, SERVICES, Settings, World};
 
 /// Orders that are under way while programs are replaced.
 #[derive(Default)]
@@ -50,7 +46,7 @@ async fn upgraded_and_taken_back(database: Database) -> Result<()> {
         }
     }
     for order in &orders.0 {
-        client.wait_for(order, "completed", AT_LAST).await?;
+        client.wait_for(order, "completed", PATIENCE).await?;
     }
     let books = world.closed_books().await?;
     let placed = u64::try_from(orders.0.len())?;

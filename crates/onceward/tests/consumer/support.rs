@@ -310,7 +310,7 @@ impl Running {
     }
 }
 
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(120);
 
 /// Waits for a state.
 #[track_caller]
