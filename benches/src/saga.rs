@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use hyper::Method;
@@ -21,7 +21,7 @@ use crate::http::ORDER;
 use crate::programs::{self, Served, program};
 use crate::report::{Better, Report};
 use crate::source::{Kind, database};
-use crate::stage::{Stage, start_kafka};
+use crate::stage::{Stage, pid_of, start_kafka};
 use crate::warm;
 
 /// The customer service takes part where orders are validated first.
@@ -168,7 +168,7 @@ impl Shop {
             service.wait_ready().await?;
         }
         // Connections, assignments, caches; and its broker is new.
-        let broker = shop.broker.pid().context("Kafka does not run")?;
+        let broker = pid_of(&shop.broker)?;
         warm::until_compiled(broker, async || {
             shop.steadily(WARM_UP_RATE, WARM_UP_SECONDS).await
         })
@@ -323,7 +323,7 @@ impl Shop {
         for service in &self.services {
             services += machine::cpu_seconds(service.pid())?;
         }
-        let broker = self.broker.pid().context("Kafka does not run")?;
+        let broker = pid_of(&self.broker)?;
         Ok(Spent {
             relay: machine::cpu_seconds(self.relay.pid())?,
             services,

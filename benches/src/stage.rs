@@ -175,7 +175,7 @@ impl Stage {
 
     /// Kafka's process.
     pub(crate) fn broker(&self) -> Result<u32> {
-        self.kafka.pid().context("Kafka does not run")
+        pid_of(&self.kafka)
     }
 
     pub(crate) fn cpu(&self, relay: u32) -> Result<Cpu> {
@@ -186,4 +186,9 @@ impl Stage {
             bench: machine::own_cpu_seconds(std::process::id())?,
         })
     }
+}
+
+/// A broker's process.
+pub(crate) fn pid_of(broker: &Kafka) -> Result<u32> {
+    broker.pid().context("Kafka does not run")
 }

@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use onceward_testkit::kafka;
+use onceward_testkit::cutter::{Cut, Cutter};
+use onceward_testkit::{kafka, wait};
 use outbox_relay::Phase;
 use sqlx::{Postgres, Sqlite};
 
 use crate::support::relay::{Relay, Start};
 use crate::support::source::{Database, Row, Source, rand_u32};
 use crate::support::topic::{Topic, assert_exactly_once};
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 /// A relay frozen at `point`. On SQLite one that happens to renew its lease at that moment holds the
 /// file's write lock, which blocks everybody until it is killed (see GUARANTEES): then another.
@@ -101,6 +102,35 @@ fn zombie_while_parking<B: Database>() {
 fn a_zombie_parks_nothing() {
     zombie_while_parking::<Sqlite>();
     zombie_while_parking::<Postgres>();
+}
+
+/// A network that is gone while the owner counts what waits: the lease is lost, and claimed again.
+#[test]
+fn a_count_that_gets_no_answer_holds_no_source() {
+    let kafka = kafka::shared().unwrap().bootstrap();
+    let source = Source::<Postgres>::new("silent");
+    let topic = Topic::new(&kafka, "silent", 1);
+    let cutter = Cutter::start(&source.url).unwrap();
+    let option = format!("{}={}", source.name, cutter.url(&source.url));
+    cutter.cut_at("set statement_timeout", Cut::Silent);
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // More than goes out: an owner that finds nothing counts nothing.
+            let mut next = 0;
+            while !enough.load(Ordering::SeqCst) {
+                source.write_key(&topic.name, "a", next..next + 20);
+                next += 20;
+            }
+        });
+        let relay = Start::new(&kafka, &[option]).arg("--batch-rows", "1").go();
+        let again = wait::until("the source to be claimed again", PATIENCE, || {
+            let epoch = relay.status(0).and_then(|status| status.relay_epoch);
+            Ok((cutter.has_cut() && epoch >= Some(2)).then_some(()))
+        });
+        enough.store(true, Ordering::SeqCst);
+        again.unwrap();
+    });
 }
 
 /// Killed and, if `freeze`, frozen at moments nobody chose, while rows keep coming.

@@ -1,4 +1,4 @@
-//! A TCP proxy before Postgres that cuts a connection exactly at COMMIT.
+//! A TCP proxy before Postgres that cuts a connection exactly at COMMIT, or falls silent at another statement.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,15 @@ use tokio::sync::Notify;
 
 use crate::Result;
 
-/// What becomes of a COMMIT. Its sender gets no answer either way.
+/// What becomes of a statement. Its sender gets no answer either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// The server never sees it.
     Before,
     /// The server carries it out.
     After,
+    /// The server never sees it, and nobody is told: the connection stays, as beyond a network that is gone.
+    Silent,
 }
 
 /// The proxy. Ends with the test's process; its thread holds nothing but sockets.
@@ -24,7 +26,7 @@ pub enum Cut {
 pub struct Cutter {
     port: u16,
     server: Arc<Mutex<String>>,
-    next: Arc<Mutex<Option<Cut>>>,
+    next: Arc<Mutex<Option<(&'static str, Cut)>>>,
 }
 
 impl Cutter {
@@ -71,7 +73,12 @@ impl Cutter {
 
     /// Cuts at the next COMMIT.
     pub fn cut_next(&self, cut: Cut) {
-        *locked(&self.next) = Some(cut);
+        self.cut_at("COMMIT", cut);
+    }
+
+    /// Cuts at the next statement without parameters that begins like this.
+    pub fn cut_at(&self, statement: &'static str, cut: Cut) {
+        *locked(&self.next) = Some((statement, cut));
     }
 
     /// Whether the cut that was asked for has been made.
@@ -91,7 +98,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Until either side ends, or the connection is cut.
-async fn carry(client: TcpStream, server: &str, next: &Mutex<Option<Cut>>) -> std::io::Result<()> {
+async fn carry(
+    client: TcpStream,
+    server: &str,
+    next: &Mutex<Option<(&'static str, Cut)>>,
+) -> std::io::Result<()> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -112,10 +123,12 @@ async fn carry(client: TcpStream, server: &str, next: &Mutex<Option<Cut>>) -> st
             let length = u32::from_be_bytes([message[1], message[2], message[3], message[4]]);
             message.resize(length as usize + 1, 0);
             from_client.read_exact(&mut message[5..]).await?;
-            let commit = message[0] == b'Q' && message[5..].starts_with(b"COMMIT");
-            let cut = locked(next).take_if(|_| commit);
-            match cut {
+            let cut = locked(next).take_if(|(statement, _)| {
+                message[0] == b'Q' && message[5..].starts_with(statement.as_bytes())
+            });
+            match cut.map(|(_, cut)| cut) {
                 None => {}
+                Some(Cut::Silent) => std::future::pending().await,
                 Some(Cut::Before) => return Ok::<(), std::io::Error>(()),
                 Some(Cut::After) => cutting.store(true, Ordering::SeqCst),
             }

@@ -90,8 +90,14 @@ impl Keeper {
                     held_since = asked;
                     let begun = Instant::now();
                     if begun >= count_at {
-                        self.count(&mut store).await;
+                        let counting = tokio::time::timeout(LEASE_TTL, self.count(&mut store));
+                        let counted = counting.await.is_ok();
                         count_at = begun + begun.elapsed() * COUNT_EVERY;
+                        if !counted {
+                            // Nothing answers. The connection is in the midst of something, with a limit of its own.
+                            let _ = tokio::time::timeout(LEASE_TTL, store.reconnect()).await;
+                            wait = Duration::from_millis(100);
+                        }
                     }
                 }
                 Ok(Err(error)) if error.remedy() == Remedy::Reconnect => {

@@ -168,7 +168,8 @@ impl<B: Dialect> SourceStore<B> {
         B::fetch(&mut self.conn, &mut self.local, from, last, limits).await
     }
 
-    /// Rows not passed by `from`, counted up to `cap`.
+    /// Rows not passed by `from`, counted up to `cap`. On Postgres an error after 1 s: a count is worth no more. Given
+    /// up half-way it leaves that limit on the connection: [`reconnect`](Self::reconnect).
     pub async fn backlog(&mut self, from: &Cursor, cap: u32) -> Result<Backlog, SourceError> {
         B::backlog(&mut self.conn, from, cap).await
     }

@@ -46,9 +46,9 @@ const BOUND: &str = "set statement_timeout = '1s'";
 /// As the role or the database has it.
 const UNBOUND: &str = "reset statement_timeout";
 
-/// Running ids of a snapshot, as text.
-fn xids(snapshot: &Snapshot) -> Vec<String> {
-    snapshot.xip.iter().map(u64::to_string).collect()
+/// As parameters: Postgres has no unsigned number.
+fn xids(xids: &[u64]) -> Vec<String> {
+    xids.iter().map(u64::to_string).collect()
 }
 
 /// What is not known on either side can't be compared.
@@ -339,14 +339,14 @@ impl Dialect for Postgres {
                 .bind(to.page_seq()),
             false => sqlx::query_scalar::<_, Uuid>(BETWEEN)
                 .bind(from.done.xmax.to_string())
-                .bind(xids(&from.done))
+                .bind(xids(&from.done.xip))
                 .bind(from.cursor.done.as_str())
                 .bind(from.page_text())
                 .bind(from.page_seq())
                 .bind(to.cursor.done.as_str())
                 .bind(to.page_text())
                 .bind(to.page_seq())
-                .bind(from.page.as_ref().map(|(page, _)| xids(page))),
+                .bind(from.page.as_ref().map(|(page, _)| xids(&page.xip))),
         };
         let mut ids = query.fetch(&mut **tx);
         let failed = || SourceError::database("verification");
@@ -369,12 +369,12 @@ impl Dialect for Postgres {
         conn.execute(BOUND).await.map_err(failed())?;
         let counted = sqlx::query_as(BACKLOG)
             .bind(from.done.xmax.to_string())
-            .bind(xids(&from.done))
+            .bind(xids(&from.done.xip))
             .bind(from.page_text())
             .bind(from.page_seq())
             .bind(i64::from(cap))
             .bind(newest.xmax.to_string())
-            .bind(xids(newest))
+            .bind(xids(&newest.xip))
             .fetch_one(&mut *conn)
             .await;
         conn.execute(UNBOUND).await.map_err(failed())?;

@@ -237,7 +237,6 @@ pub(super) async fn fetch_new(
     local.check_whole()?;
     let most = limits.max_rows.clamp(1, FIRST_ROWS);
     let cut_out = local.long_running(from.done.xmax);
-    let text = |xids: &[u64]| xids.iter().map(u64::to_string).collect::<Vec<_>>();
     let mut lows = vec![from.done.xmax];
     lows.extend(cut_out.iter().map(|xid| xid.saturating_add(1)));
     let highs: Vec<u64> = cut_out.iter().copied().chain([NO_XID]).collect();
@@ -250,12 +249,12 @@ pub(super) async fn fetch_new(
         Cow::Owned(statement) => sqlx::query(AssertSqlSafe(statement)),
     };
     let found = query
-        .bind(text(&lows))
-        .bind(text(&single))
+        .bind(xids(&lows))
+        .bind(xids(&single))
         .bind(last.map(|row| row.seq))
         .bind(i64::from(most).saturating_add(1))
         .bind(i64::try_from(limits.max_bytes.max(1)).unwrap_or(i64::MAX))
-        .bind(text(&highs))
+        .bind(xids(&highs))
         .bind(look_for_foreign)
         .fetch_all(conn)
         .await
@@ -351,7 +350,7 @@ fn page_statement(
         .ok_or_else(|| corrupt("cursor", &"no page"))?;
     let values = [
         format!("'{}'", from.done),
-        format!("'{{{}}}'", xids(&from.done).join(",")),
+        format!("'{{{}}}'", xids(&from.done.xip).join(",")),
         last.map_or_else(|| "null".to_owned(), |row| row.seq.to_string()),
         i64::from(limits.max_rows.max(1))
             .saturating_add(1)
