@@ -179,7 +179,7 @@ fn say(port: u16, request: &str) -> String {
         return "nobody listens yet".into();
     };
     stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
+        .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut heard = Vec::new();

@@ -98,7 +98,7 @@ fn progress_of_the_next_format_stops_its_source_and_no_other() {
 /// Commits the source's last progress once more, as a newer relay would: in `format`, with a field that
 /// is not known here.
 fn rewrite_progress<B: Database>(kafka: &str, source: &Source<B>, format: u32) {
-    let at_most = Duration::from_secs(30);
+    let at_most = Duration::from_secs(120);
     let topic = Topic::of_progress(kafka, &source.name);
     let last = topic.read().pop().unwrap();
     let mut progress: serde_json::Value = serde_json::from_str(&last.payload).unwrap();

@@ -14,7 +14,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnectOptions;
 use uuid::Uuid;
 
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(60);
 const SQLITE: [&str; 2] = [
     include_str!("../../../migrations/outbox/sqlite/0001_outbox.sql"),
     include_str!("../../../migrations/outbox/sqlite/0002_inbox.sql"),

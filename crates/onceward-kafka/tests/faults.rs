@@ -206,7 +206,7 @@ async fn kill_9_of_kafka_in_a_transaction_leaves_the_truth_in_progress(kind: Pub
     killed.store(true, Ordering::Release);
     kafka.kill9().unwrap();
     let start = Instant::now();
-    tokio::time::timeout(Duration::from_secs(60), busy)
+    tokio::time::timeout(Duration::from_secs(180), busy)
         .await
         .unwrap()
         .unwrap();

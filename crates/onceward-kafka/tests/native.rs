@@ -268,7 +268,7 @@ async fn leaders_and_the_coordinator_are_found_again_when_brokers_die() {
         );
         position = reached;
         cluster.start_again().unwrap();
-        cluster.wait_in_sync(Duration::from_secs(60)).unwrap();
+        cluster.wait_in_sync(Duration::from_secs(180)).unwrap();
     }
     assert_eq!(place.position().await, Some(position));
     let mut seen: Vec<i64> = (0..3)

@@ -167,7 +167,7 @@ async fn each_is_needed<F: Future<Output = Result<(), String>>>(
     }
     let begun = Instant::now();
     while let Err(told) = life().await {
-        if begun.elapsed() > Duration::from_secs(20) {
+        if begun.elapsed() > Duration::from_secs(60) {
             failed.push(format!("with all rules: {told}"));
             break;
         }

@@ -170,7 +170,7 @@ pub fn read_partition(
         .add_partition_offset(topic, partition, Offset::Beginning)
         .unwrap();
     consumer.assign(&assignment).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let mut found = Vec::new();
     while Instant::now() < deadline {
         match consumer.poll(Duration::from_millis(100)) {

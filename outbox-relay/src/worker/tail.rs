@@ -17,7 +17,7 @@ use crate::metrics as names;
 /// After the last row a source counts as busy for this long.
 const BUSY: Duration = Duration::from_millis(10);
 /// Time between two looks for replay and discard requests.
-const REQUESTS: Duration = Duration::from_millis(300);
+const REQUESTS: Duration = Duration::from_secs(1);
 
 impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
     /// Publishes until something ends the term.

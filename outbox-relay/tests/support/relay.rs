@@ -109,7 +109,7 @@ impl Relay {
 
     #[track_caller]
     pub fn wait_for_death(&mut self) {
-        let ended = self.process.wait(Duration::from_secs(60)).unwrap();
+        let ended = self.process.wait(Duration::from_secs(180)).unwrap();
         assert!(
             ended.is_some(),
             "the relay did not reach its failpoint:\n{}",

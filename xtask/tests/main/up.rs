@@ -139,10 +139,10 @@ fn in_front_a_signal_stops_all_in_order_and_keeps_the_data() -> Result<()> {
     command.args(["kafka", "--port-offset", &offset.to_string(), "--data"]);
     command.arg(folder.path());
     let mut front = Process::spawn("dev", command, &log)?;
-    wait::until("a ready Kafka", Duration::from_secs(60), || {
+    wait::until("a ready Kafka", Duration::from_secs(300), || {
         Ok(front.log().contains("everything is ready").then_some(()))
     })?;
-    let status = front.stop(Signal::SIGINT, Duration::from_secs(30))?;
+    let status = front.stop(Signal::SIGINT, Duration::from_secs(120))?;
     assert!(status.success(), "{}", front.log());
     let said = front.log();
     assert!(said.contains("Ctrl-C stops everything"), "{said}");

@@ -356,7 +356,7 @@ pub async fn somebody_waits_for_a_lock(db: &Db<Postgres>) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting)
+    tokio::time::timeout(Duration::from_secs(60), waiting)
         .await
         .unwrap();
 }

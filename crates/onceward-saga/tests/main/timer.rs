@@ -98,7 +98,7 @@ async fn when<F: Future<Output = bool>>(what: &str, mut state: impl FnMut() -> F
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), reached)
+    tokio::time::timeout(Duration::from_secs(120), reached)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within 30 s"));
 }
@@ -323,7 +323,7 @@ async fn when_due<B: SagaBackend>(
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), fires)
+    tokio::time::timeout(Duration::from_secs(60), fires)
         .await
         .unwrap();
 }

@@ -45,7 +45,7 @@ async fn what_a_timer_sends_continues_the_trace_that_the_saga_was_started_in() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), due)
+    tokio::time::timeout(Duration::from_secs(60), due)
         .await
         .unwrap();
     tx.commit().await.unwrap();

@@ -53,7 +53,7 @@ fn a_topic_survives_kill_9_of_kafka() -> Result<()> {
         "a frozen broker answers nothing"
     );
     kafka.resume()?;
-    wait::until("an answer after SIGCONT", Duration::from_secs(20), || {
+    wait::until("an answer after SIGCONT", Duration::from_secs(60), || {
         Ok(kafka::answers(&bootstrap).then_some(()))
     })?;
     kafka.stop()?;
@@ -113,10 +113,10 @@ fn a_child_dies_with_a_parent_that_was_killed() -> Result<()> {
     std::fs::create_dir(&doomed)?;
     let guard = DeathGuard::over(Some(victim.id()), Some(&doomed))?;
     drop(guard); // without dismissal, as when the process ends
-    wait::until("the victim's end", Duration::from_secs(10), || {
+    wait::until("the victim's end", Duration::from_secs(60), || {
         Ok(victim.try_wait()?)
     })?;
-    wait::until("the folder's end", Duration::from_secs(10), || {
+    wait::until("the folder's end", Duration::from_secs(60), || {
         Ok((!doomed.exists()).then_some(()))
     })
 }
@@ -129,7 +129,7 @@ fn a_dropped_process_is_gone_and_its_log_stays() -> Result<()> {
     command.args(["-c", "echo one; echo two >&2; exec sleep 600"]);
     let process = Process::spawn("sleeper", command, &log)?;
     let pid = process.pid();
-    wait::until("both lines", Duration::from_secs(10), || {
+    wait::until("both lines", Duration::from_secs(60), || {
         Ok((process.log_tail(5) == "one\ntwo").then_some(()))
     })?;
     assert!(is_alive(pid));

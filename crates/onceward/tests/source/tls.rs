@@ -189,7 +189,7 @@ async fn each_wrong_connection_is_one_sentence_and_works_once_it_is_mended() {
         let begun = Instant::now();
         while told(&url).await.iter().any(String::is_empty) {
             assert!(
-                begun.elapsed() < Duration::from_secs(10),
+                begun.elapsed() < Duration::from_secs(60),
                 "{what} has no effect"
             );
         }
@@ -204,7 +204,7 @@ async fn each_wrong_connection_is_one_sentence_and_works_once_it_is_mended() {
         });
         let begun = Instant::now();
         while !append(&db, 1).await {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{what}, mended");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}, mended");
         }
         assert_eq!(told(&url).await, ["", ""], "{what}, mended");
     }

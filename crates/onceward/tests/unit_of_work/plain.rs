@@ -161,7 +161,7 @@ async fn a_hint_follows_a_commit_that_appended_and_no_other_on_postgres() {
     let silence = tokio::time::timeout(Duration::from_millis(200), listener.recv()).await;
     assert!(silence.is_err(), "nothing was appended");
     appending(false).await.unwrap();
-    let hint = tokio::time::timeout(Duration::from_secs(5), listener.recv()).await;
+    let hint = tokio::time::timeout(Duration::from_secs(60), listener.recv()).await;
     assert_eq!(hint.unwrap().unwrap().channel(), HINT_CHANNEL);
 }
 

@@ -243,7 +243,7 @@ impl<B: SchemaBackend> Shop<B> {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), asking)
+        tokio::time::timeout(Duration::from_secs(120), asking)
             .await
             .unwrap()
     }

@@ -73,7 +73,7 @@ async fn end_of(more: &[&str], task: fn(Db<Sqlite>) -> Option<Background>) -> St
         make,
         |_, _| Ok(Vec::new()),
     );
-    let ended = tokio::time::timeout(Duration::from_secs(20), Box::pin(running));
+    let ended = tokio::time::timeout(Duration::from_secs(120), Box::pin(running));
     format!("{:#}", ended.await.unwrap().unwrap_err())
 }
 

@@ -74,7 +74,7 @@ impl<B: SagaBackend> World<B> {
                 tokio::time::sleep(pause.min(Duration::from_millis(2))).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), passing)
+        tokio::time::timeout(Duration::from_secs(120), passing)
             .await
             .unwrap();
     }
