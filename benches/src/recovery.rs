@@ -41,8 +41,8 @@ pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Repor
             tell(report, &case, "killed to next row, s", &waits);
             scene.end(stage, report, &case, kills).await?;
         }
-        let case = format!("kill -9 of Kafka, {}", kind.label());
-        if options.against.is_none() && options.wants(&case) {
+        let case = whose.case(&format!("kill -9 of Kafka, {}", kind.label()));
+        if options.wants(&case) {
             report.begin_case(&case);
             let scene = Scene::set(stage, kind, whose).await?;
             let (mut waits, mut after_port, mut kills) = (Vec::new(), Vec::new(), Vec::new());
