@@ -85,7 +85,7 @@ fn waits(shop: &Shop) {
             shop.onceward(&["dead-letter", "replay", letter, "--wait", "--timeout", "30"])
         });
         // Plays the consumer's part once the wish is there.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !shop
             .onceward(&["dead-letter", "requests", "--open"])
             .out

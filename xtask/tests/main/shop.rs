@@ -120,8 +120,8 @@ impl Shop {
         })?;
         let took = begun.elapsed();
         println!("{name} is back after {took:?}");
-        // Promised is a second, on a machine that runs nothing beside.
-        ensure!(took < Duration::from_secs(20), "{name} took {took:?}");
+        // Promised is a second; this machine runs other tests beside.
+        ensure!(took < Duration::from_secs(5), "{name} took {took:?}");
         Ok(())
     }
 }

@@ -100,7 +100,7 @@ async fn when<F: Future<Output = bool>>(what: &str, mut state: impl FnMut() -> F
     };
     tokio::time::timeout(Duration::from_secs(120), reached)
         .await
-        .unwrap_or_else(|_| panic!("{what}: not within 30 s"));
+        .unwrap_or_else(|_| panic!("{what}: not within 120 s"));
 }
 
 async fn a_saga_is_started_once_and_shown_with_all_its_events_and_timers<B: SagaBackend>(
