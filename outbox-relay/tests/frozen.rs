@@ -1,17 +1,17 @@
 //! Frozen at every line that matters, replaced, and woken: a zombie writes nothing visible.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use onceward_testkit::cutter::{Cut, Cutter};
-use onceward_testkit::{kafka, wait};
+use onceward_testkit::kafka;
 use outbox_relay::Phase;
 use sqlx::{Postgres, Sqlite};
 
 use crate::support::relay::{Relay, Start};
 use crate::support::source::{Database, Row, Source, rand_u32};
 use crate::support::topic::{Topic, assert_exactly_once};
-use crate::support::{PATIENCE, until};
+use crate::support::until;
 
 /// A relay frozen at `point`. On SQLite one that happens to renew its lease at that moment holds the
 /// file's write lock, which blocks everybody until it is killed (see GUARANTEES): then another.
@@ -113,23 +113,23 @@ fn a_count_that_gets_no_answer_holds_no_source() {
     let cutter = Cutter::start(&source.url).unwrap();
     let option = format!("{}={}", source.name, cutter.url(&source.url));
     cutter.cut_at("set statement_timeout", Cut::Silent);
-    let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        // Dropped, by a wait that failed too, it ends the writer.
+        let (_go_on, more) = mpsc::channel::<()>();
+        let (source, topic) = (&source, &topic);
+        scope.spawn(move || {
             // More than goes out: an owner that finds nothing counts nothing.
             let mut next = 0;
-            while !enough.load(Ordering::SeqCst) {
+            while more.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 source.write_key(&topic.name, "a", next..next + 20);
                 next += 20;
             }
         });
         let relay = Start::new(&kafka, &[option]).arg("--batch-rows", "1").go();
-        let again = wait::until("the source to be claimed again", PATIENCE, || {
+        until("the source to be claimed again", || {
             let epoch = relay.status(0).and_then(|status| status.relay_epoch);
             Ok((cutter.has_cut() && epoch >= Some(2)).then_some(()))
         });
-        enough.store(true, Ordering::SeqCst);
-        again.unwrap();
     });
 }
 
@@ -143,12 +143,14 @@ fn torment<B: Database>(freeze: bool) {
             .arg("--batch-rows", "20")
             .go()
     };
-    let enough = AtomicBool::new(false);
     let moment = || Duration::from_millis(u64::from(rand_u32() % 900));
     let (written, relays) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
+        // Dropped, by a wait that failed too, it ends the writer.
+        let (go_on, more) = mpsc::channel::<()>();
+        let (source, topic) = (&source, &topic);
+        let writer = scope.spawn(move || {
             let mut next = 0;
-            while !enough.load(Ordering::SeqCst) {
+            while more.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 source.write_key(&topic.name, "a", next..next + 3);
                 source.write_key(&topic.name, "b", next..next + 3);
                 next += 3;
@@ -173,7 +175,7 @@ fn torment<B: Database>(freeze: bool) {
                 relays[owner].process.resume().unwrap();
             }
         }
-        enough.store(true, Ordering::SeqCst);
+        drop(go_on);
         (writer.join().unwrap(), relays)
     });
     let count = usize::try_from(written * 2).unwrap();
