@@ -163,10 +163,12 @@ fn tests(filter: Option<&str>, report: &mut Report) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
     use std::time::Duration;
 
     use super::report::Report;
-    use super::{Step, checks_failed};
+    use super::{Step, checks_failed, deps};
 
     fn step(name: &'static str, failed: bool) -> Step {
         Step {
@@ -193,5 +195,36 @@ mod tests {
             step("tests", false),
         ];
         assert_eq!(checks_failed(&steps, &Report::default()), 2);
+    }
+
+    /// Cargo builds no test program for a target with `test = false`: a test in it would never run.
+    #[test]
+    fn a_target_without_a_test_program_has_no_tests() {
+        let metadata: serde_json::Value = serde_json::from_str(&deps::metadata().unwrap()).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let targets = packages
+            .iter()
+            .flat_map(|p| p["targets"].as_array().unwrap());
+        let without = targets.filter(|target| target["test"] == false);
+        let mut seen = 0;
+        for target in without.filter(|target| target["kind"][0] != "custom-build") {
+            let root = Path::new(target["src_path"].as_str().unwrap());
+            let beside_a_library = root.with_file_name("lib.rs").exists();
+            let its = match target["kind"][0] == "bin" && beside_a_library {
+                true => root,
+                false => root.parent().unwrap(),
+            };
+            let mut grep = Command::new("grep");
+            let grep = grep
+                .args(["-rlE", r"^\s*(#\[(tokio::)?test\]|proptest!)"])
+                .arg(its);
+            let found = String::from_utf8(grep.output().unwrap().stdout).unwrap();
+            assert_eq!(found, "", "never run: {}", target["name"]);
+            seen += 1;
+        }
+        assert!(
+            seen > 10,
+            "only {seen} looked at: are these still the names?"
+        );
     }
 }
