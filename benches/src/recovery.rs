@@ -16,11 +16,11 @@ use crate::source::{Kind, Source};
 use crate::stage::Stage;
 
 const RATE: u32 = 100;
-/// Rows go on arriving until the second recovery was seen, but not for longer than these last.
+/// Rows go on arriving until some time after the second recovery, but not for longer than these last.
 const MOST_ROWS: usize = 18_000;
 const KILLS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(8)];
-/// Rows go on arriving at least so long, so that a picture shows the way back to normal.
-const SHOWN: Duration = Duration::from_secs(15);
+/// Rows go on arriving so long after the second recovery: a picture shows the way back to normal.
+const SHOWN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
     for (kind, whose) in options.contenders() {
@@ -152,7 +152,7 @@ impl Scene {
         case: &str,
         kills: Vec<f64>,
     ) -> Result<()> {
-        self.at(SHOWN).await;
+        tokio::time::sleep(SHOWN).await;
         self.enough.store(true, Ordering::Relaxed);
         let rows = u64::try_from(self.writing.await??)?;
         let waited = self.reader.wait_for(rows, Duration::from_secs(60)).await;
