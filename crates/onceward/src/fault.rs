@@ -35,6 +35,11 @@ pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
     has_code(error, "40P01")
 }
 
+/// `query_canceled`: by `statement_timeout`, or by somebody.
+pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
+    has_code(error, "57014")
+}
+
 fn has_code(error: &sqlx::Error, code: &str) -> bool {
     let its = error.as_database_error().and_then(|e| e.code());
     its.is_some_and(|its| its == code)

@@ -80,7 +80,7 @@ pub(crate) async fn list<B: Backend>(
     _operator: Operator,
     State(app): State<App<B>>,
 ) -> Result<Json<Letters>, ApiError> {
-    let letters = dead_letter::list(app.db().pool(), None, false, MOST).await?;
+    let letters = dead_letter::list_outlines(app.db().pool(), None, false, MOST).await?;
     let items = letters.into_iter().map(Letter::from).collect();
     Ok(Json(Letters { items }))
 }

@@ -11,7 +11,7 @@ use super::entry::{Entry, Identity, later};
 use super::error_text::{Logged, chain};
 use super::inbox::{self, Claim, ClaimError, InboxState};
 use super::{ConsumerOptions, HandlerError, Handlers, TopicPartition, dead_letter, waiting};
-use crate::fault::{database_error, is_deadlock, is_transient, panic_text};
+use crate::fault::{database_error, is_cancelled, is_deadlock, is_transient, panic_text};
 use crate::trace::{Scope, TraceParent};
 use crate::{Backend, Envelope, Error, Micros, Tx, breach};
 
@@ -22,6 +22,11 @@ pub(super) const MAX_SAVEPOINTS: usize = 50;
 /// How often in a row a message that is alone in its transaction may end in a deadlock, before it becomes a
 /// dead letter. Only Postgres has deadlocks; SQLite's writers take turns.
 pub(super) const MAX_DEADLOCKS: u32 = 10;
+
+/// How often in a row a message that is alone in its transaction may use up the whole time of a unit of work,
+/// before that counts as an attempt that failed. A handler's time-out is one at once; but a statement that has
+/// been sent can't be taken back, and the rollback waits for it until that time is over.
+pub(super) const MAX_TIMEOUTS: u32 = 2;
 
 /// Messages claimed together, at first and at most: between two claims a batch looks at the time,
 /// because on SQLite everybody else who writes waits meanwhile. Quick handlers get more of them.
@@ -46,6 +51,8 @@ pub(super) struct Batch<B: Backend> {
     pub look_first: bool,
     /// One more deadlock is the message's failure: see [`MAX_DEADLOCKS`].
     pub last_try: bool,
+    /// The one message has failed, see [`MAX_TIMEOUTS`]: its handler is not asked again.
+    pub too_slow: bool,
     pub now: Micros,
     pub entries: Vec<Arc<Entry>>,
     /// Per entry: its key waits or is dead, so it must queue.
@@ -297,6 +304,7 @@ impl<B: Backend> Batch<B> {
         let limit = time_left(&self.options, begun);
         let error = match &entry.defect {
             Some(defect) => HandlerError::Reject(defect.clone().into()),
+            None if self.too_slow => too_slow(),
             None => {
                 let (handlers, envelope) = (&self.handlers, &entry.envelope);
                 let attempted = attempt(handlers, self.scope(), tx, envelope, limit);
@@ -386,6 +394,17 @@ impl Attempt {
     }
 }
 
+/// What is wrong with a message that [`MAX_TIMEOUTS`] are over for.
+pub(super) fn too_slow() -> HandlerError {
+    HandlerError::Retry {
+        after: None,
+        cause:
+            "the handler took longer than a whole unit of work may, because of a statement that \
+                could not be taken back"
+                .into(),
+    }
+}
+
 /// The handler's time-out within a unit of work that began at `begun`.
 pub(super) fn time_left(options: &ConsumerOptions, begun: Instant) -> Duration {
     options
@@ -425,10 +444,11 @@ pub(super) async fn attempt<B: Backend>(
 }
 
 /// A handler's failure that is the connection's, the server's or the concurrency's: the whole batch
-/// runs again, and no attempt is used, in whatever the handler has wrapped it.
+/// runs again, and no attempt is used, in whatever the handler has wrapped it. A statement that the server
+/// ended, because it took longer than `statement_timeout` allows, is the handler's.
 fn batch_fault(error: &HandlerError) -> Option<Stop> {
     let source = database_error(error)?;
-    match is_transient(source) {
+    match is_transient(source) && !is_cancelled(source) {
         true if is_deadlock(source) => Some(Stop::Deadlock(chain(source))),
         true => Some(Stop::Fault(chain(source))),
         false => None,

@@ -393,7 +393,8 @@ pub struct DeadLetter {
     pub died_at: Micros,
 }
 
-/// Lists dead letters, the oldest first, at most `limit`: those still dead, or `all` of them.
+/// Lists dead letters, the oldest first, at most `limit`: those still dead, or `all` of them. Whole: what
+/// strangers sent, as large as they sent it; [`list_outlines`] is without.
 ///
 /// # Errors
 /// [`Error::Database`]; [`Error::Corrupt`] if stored headers can't be read.
@@ -403,20 +404,52 @@ pub async fn list<B: Backend>(
     all: bool,
     limit: i64,
 ) -> Result<Vec<DeadLetter>> {
-    let rows = sqlx::query(
+    read_list(pool, consumer, all, limit, Depth::Whole).await
+}
+
+/// [`list`] for a listing: `headers` and `payload` are not read, and empty.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn list_outlines<B: Backend>(
+    pool: &sqlx::Pool<B>,
+    consumer: Option<&str>,
+    all: bool,
+    limit: i64,
+) -> Result<Vec<DeadLetter>> {
+    read_list(pool, consumer, all, limit, Depth::Outline).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Whole,
+    Outline,
+}
+
+async fn read_list<B: Backend>(
+    pool: &sqlx::Pool<B>,
+    consumer: Option<&str>,
+    all: bool,
+    limit: i64,
+    depth: Depth,
+) -> Result<Vec<DeadLetter>> {
+    let whole = depth == Depth::Whole;
+    let content = if whole { "headers, payload, " } else { "" };
+    let sql = format!(
         "select consumer, topic, partition, record_offset, ce_source, ce_id, message_type, \
-         message_key, headers, payload, attempts, reason, state, died_at from inbox_dead_letter \
+         message_key, {content}attempts, reason, state, died_at from inbox_dead_letter \
          where (cast($1 as text) is null or consumer = $1) and ($2 or state = 'dead') \
-         order by died_at, consumer, topic, partition, record_offset limit $3",
-    )
-    .bind(consumer)
-    .bind(all)
-    .bind(limit)
-    .fetch_all(pool)
-    .await
-    .map_err(Error::database("dead letter list"))?;
+         order by died_at, consumer, topic, partition, record_offset limit $3"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(consumer)
+        .bind(all)
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(Error::database("dead letter list"))?;
     let damaged = Error::database("dead letter list");
-    let read = |row: &B::Row| -> Result<(DeadLetter, String), sqlx::Error> {
+    let read = |row: &B::Row| -> Result<(DeadLetter, Option<String>), sqlx::Error> {
         let topic: String = row.try_get("topic")?;
         let letter = DeadLetter {
             id: DeadLetterId {
@@ -432,13 +465,18 @@ pub async fn list<B: Backend>(
             message_type: row.try_get("message_type")?,
             message_key: row.try_get("message_key")?,
             headers: Vec::new(),
-            payload: row.try_get("payload")?,
+            payload: if whole {
+                row.try_get("payload")?
+            } else {
+                Vec::new()
+            },
             attempts: row.try_get("attempts")?,
             reason: row.try_get("reason")?,
             state: row.try_get("state")?,
             died_at: row.try_get("died_at")?,
         };
-        Ok((letter, row.try_get("headers")?))
+        let headers = whole.then(|| row.try_get("headers")).transpose()?;
+        Ok((letter, headers))
     };
     let letters: Vec<_> = rows
         .iter()
@@ -448,7 +486,10 @@ pub async fn list<B: Backend>(
     letters
         .into_iter()
         .map(|(letter, stored)| {
-            let (headers, _) = decode_headers(&stored)?;
+            let headers = match stored {
+                Some(stored) => decode_headers(&stored)?.0,
+                None => Vec::new(),
+            };
             Ok(DeadLetter { headers, ..letter })
         })
         .collect()

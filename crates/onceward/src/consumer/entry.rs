@@ -157,7 +157,10 @@ impl Entry {
 
     /// Size in memory, roughly.
     pub(super) fn bytes(&self) -> usize {
-        self.envelope.payload.len() + self.envelope.message_key.as_ref().map_or(0, Bytes::len)
+        let headers = self.envelope.headers.iter();
+        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        let key = self.envelope.message_key.as_ref().map_or(0, Bytes::len);
+        self.envelope.payload.len() + key + headers
     }
 
     pub(super) fn key(&self) -> Option<&[u8]> {

@@ -18,13 +18,15 @@ pub struct ConsumerOptions {
     pub instance_id: Option<String>,
     /// Records in one transaction, 1..=10_000. Default 1000.
     pub max_batch_records: usize,
-    /// Payload bytes in one transaction, at least 1; a single record may be larger. Default 4 MiB.
+    /// Bytes of payloads, keys and headers in one transaction, at least 1; a single record may be larger.
+    /// Default 4 MiB.
     pub max_batch_bytes: usize,
     /// A transaction that has run this long takes no further records. On SQLite every other write
     /// of the process waits for it, an HTTP request's too. Default 50 ms.
     pub max_batch_time: Duration,
-    /// Longest run of one handler; then it is rolled back and tried again later. Must stay below
-    /// the time a unit of work may last (1 s unless told otherwise). Default 800 ms.
+    /// Longest run of one handler; then it is rolled back and tried again later. A statement under way
+    /// can't be taken back: if it outlasts the unit of work too, twice, that is the failed attempt. Must stay
+    /// below the time a unit of work may last (1 s unless told otherwise). Default 800 ms.
     pub handler_timeout: Duration,
     /// When a message is tried again, and how often.
     pub retry: RetryPolicy,

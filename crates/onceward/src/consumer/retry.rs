@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left};
+use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left, too_slow};
 use super::claim::{Guard, Owned, hold};
 use super::dead_letter::{self, Request};
 use super::entry::Entry;
@@ -31,6 +31,8 @@ pub(super) struct Due<B: Backend> {
     pub queues: Vec<DueQueue>,
     /// One more deadlock is the message's failure, see [`super::batch::MAX_DEADLOCKS`].
     pub last_try: bool,
+    /// The one message has failed, see [`super::batch::MAX_TIMEOUTS`].
+    pub too_slow: bool,
     /// The span of the batch that they came in, if they were never tried.
     pub span: Option<TraceParent>,
 }
@@ -138,7 +140,10 @@ impl<B: Backend> Due<B> {
             consumer: name.as_str(),
             batch: self.span,
         };
-        let handled = handle(&self.handlers, scope, tx, &entry, limit).await?;
+        let handled = match self.too_slow {
+            true => Attempt::Failed(too_slow()),
+            false => handle(&self.handlers, scope, tx, &entry, limit).await?,
+        };
         let error = match handled.settled(self.last_try)? {
             Ok(()) => {
                 waiting::delete(tx, name, at, message.offset).await?;
@@ -188,6 +193,8 @@ pub(super) struct Carry<B: Backend> {
     pub options: Arc<ConsumerOptions>,
     pub now: Micros,
     pub guard: Guard,
+    /// It has failed, see [`super::batch::MAX_TIMEOUTS`].
+    pub too_slow: bool,
     pub request: Request,
 }
 
@@ -239,7 +246,10 @@ impl<B: Backend> Carry<B> {
         if self.request.kind == RequestKind::Replay {
             let limit = time_left(&self.options, begun);
             let scope = Scope::of(name.as_str());
-            let handled = handle(&self.handlers, scope, tx, &entry, limit).await?;
+            let handled = match self.too_slow {
+                true => Attempt::Failed(too_slow()),
+                false => handle(&self.handlers, scope, tx, &entry, limit).await?,
+            };
             if let Err(error) = handled.settled(false)? {
                 let reason = chain(&error);
                 move_state(tx, name, &entry.identity, to, dead, self.now).await?;

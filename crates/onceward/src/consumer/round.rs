@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use super::batch::{Batch, MAX_DEADLOCKS, MAX_SAVEPOINTS, Mode, Outcome, Stop};
+use super::batch::{Batch, MAX_DEADLOCKS, MAX_SAVEPOINTS, MAX_TIMEOUTS, Mode, Outcome, Stop};
 use super::claim::not_stopped;
 use super::dead_letter::{self, asked_about, open_requests};
 use super::entry::{Entry, later};
 use super::error_text::{Logged, chain};
 use super::queue::{QueueId, Waiting};
 use super::retry::{Carried, Carry, Due, DueQueue, Tried};
-use super::worker::{Failure, Worker};
+use super::worker::{Blamed, Failure, Worker};
 use super::{Command, TopicPartition, janitor};
 use crate::trace::{self, TraceParent};
 use crate::{Backend, Micros, Tx, WriteError, breach, metrics};
@@ -65,8 +65,9 @@ impl<B: Backend> Worker<B> {
         }
         let first = self.pending.front();
         let last_try = first.is_some_and(|first| self.is_last_try(&first.at, first.offset));
+        let too_slow = first.is_some_and(|first| self.is_too_slow(&first.at, first.offset));
         let (mode, limit) = match self.careful {
-            _ if last_try => (Mode::OneByOne, 1),
+            _ if last_try || too_slow => (Mode::OneByOne, 1),
             0 => (Mode::Together, self.options.max_batch_records),
             left => (Mode::OneByOne, left.min(MAX_SAVEPOINTS)),
         };
@@ -100,6 +101,7 @@ impl<B: Backend> Worker<B> {
             mode,
             look_first: self.look_first,
             last_try,
+            too_slow,
             now: self.clock.now(),
             blocked: blocked.collect(),
             guards: guards.collect(),
@@ -124,7 +126,7 @@ impl<B: Backend> Worker<B> {
             [entry] => Some((&entry.at, entry.offset)),
             _ => None,
         };
-        self.note_deadlock(&written, alone);
+        self.note_trouble(&written, alone);
         let outcomes = match written {
             // Somebody in the batch failed, panicked outside of its handler or was slow: find out who.
             Err(
@@ -256,7 +258,7 @@ impl<B: Backend> Worker<B> {
             }
         }
         let now = self.clock.now();
-        // As batches do: after a deadlock fewer, in the end one alone.
+        // As batches do: after trouble fewer, in the end one alone.
         let most = MAX_SAVEPOINTS.min(self.eased);
         let mut queues = Vec::new();
         for held in self.held.values().filter(|held| held.stopped.is_none()) {
@@ -317,40 +319,49 @@ impl<B: Backend> Worker<B> {
     }
 
     fn due_of(&self, queues: Vec<DueQueue>, now: Micros, span: Option<TraceParent>) -> Due<B> {
+        let alone = alone(&queues);
         Due {
             handlers: Arc::clone(&self.handlers),
             options: Arc::clone(&self.options),
             now,
-            last_try: matches!(alone(&queues), Some((at, offset)) if self.is_last_try(at, offset)),
+            last_try: alone.is_some_and(|(at, offset)| self.is_last_try(at, offset)),
+            too_slow: alone.is_some_and(|(at, offset)| self.is_too_slow(at, offset)),
             queues,
             span,
         }
     }
 
     fn is_last_try(&self, at: &TopicPartition, offset: i64) -> bool {
-        let seen = self.deadlocked.as_ref();
-        seen.is_some_and(|(its, of, times)| {
-            (its, *of) == (at, offset) && *times + 1 >= MAX_DEADLOCKS
-        })
+        times(&self.deadlocked, at, offset) + 1 >= MAX_DEADLOCKS
     }
 
-    /// A deadlock among several messages may be anybody's fault: fewer at once the next time. One that is
-    /// alone comes nearer to its end each time.
-    fn note_deadlock<T>(
+    fn is_too_slow(&self, at: &TopicPartition, offset: i64) -> bool {
+        times(&self.slow, at, offset) >= MAX_TIMEOUTS
+    }
+
+    /// A deadlock or a time-out among several messages may be anybody's fault: fewer at once the next time.
+    /// One that is alone comes nearer to its end each time.
+    fn note_trouble<T>(
         &mut self,
         written: &Result<T, WriteError<Stop>>,
         alone: Option<(&TopicPartition, i64)>,
     ) {
-        if !matches!(written, Err(WriteError::Refused(Stop::Deadlock(_)))) {
-            return;
-        }
+        let blamed = match written {
+            Err(WriteError::Refused(Stop::Deadlock(_))) => &mut self.deadlocked,
+            Err(WriteError::TimedOut { .. }) => &mut self.slow,
+            Err(_) => return,
+            Ok(_) => {
+                // An outcome: the next attempt begins anew.
+                if alone.is_some_and(|(at, offset)| times(&self.slow, at, offset) > 0) {
+                    self.slow = None;
+                }
+                return;
+            }
+        };
         self.eased = (self.eased / 2).max(1);
         if let Some((at, offset)) = alone {
-            let before = match &self.deadlocked {
-                Some((its, of, times)) if (its, *of) == (at, offset) => *times,
-                _ => 0,
-            };
-            self.deadlocked = Some((at.clone(), offset, before + 1));
+            let before = times(blamed, at, offset);
+            *blamed = Some((at.clone(), offset, before + 1));
         }
     }
 
@@ -365,7 +376,7 @@ impl<B: Backend> Worker<B> {
             .db
             .write(async move |tx: &mut Tx<'static, B>| due.run(tx).await)
             .await;
-        self.note_deadlock(&written, alone(&queues));
+        self.note_trouble(&written, alone(&queues));
         let outcomes = written?;
         self.recovered();
         for (index, offset, tried) in outcomes {
@@ -446,13 +457,15 @@ impl<B: Backend> Worker<B> {
                 options: Arc::clone(&self.options),
                 now: self.clock.now(),
                 guard: held.guard.clone(),
+                too_slow: self.is_too_slow(&at, offset),
                 request,
             };
             let carried = self
                 .db
                 .write(async move |tx: &mut Tx<'static, B>| carry.run(tx).await)
-                .await?;
-            match carried {
+                .await;
+            self.note_trouble(&carried, Some((&at, offset)));
+            match carried? {
                 Carried::Done { id } => {
                     if let Some(held) = self.held.get_mut(&at) {
                         held.queues.unbury(&id, offset);
@@ -513,6 +526,14 @@ impl<B: Backend> Worker<B> {
             }
         }
         commands.into_iter().for_each(|c| self.command(c));
+    }
+}
+
+/// How often this message is blamed.
+fn times(blamed: &Blamed, at: &TopicPartition, offset: i64) -> u32 {
+    match blamed {
+        Some((its, of, times)) if (its, *of) == (at, offset) => *times,
+        _ => 0,
     }
 }
 

@@ -58,7 +58,9 @@ pub(super) struct Worker<B: Backend> {
     /// ends the process takes few others with it.
     pub(super) eased: usize,
     /// The message that ended in a deadlock while it was alone in its transaction, and how often.
-    pub(super) deadlocked: Option<(TopicPartition, i64, u32)>,
+    pub(super) deadlocked: Blamed,
+    /// The same of one that took longer than a unit of work may.
+    pub(super) slow: Blamed,
     /// How many of `pending` are run one by one, after a failure.
     pub(super) careful: usize,
     /// Some of `pending` were handled before, as after an offset that was set back.
@@ -105,6 +107,9 @@ impl Failure {
     }
 }
 
+/// A message and how often in a row.
+pub(super) type Blamed = Option<(TopicPartition, i64, u32)>;
+
 /// Offsets go to Kafka at most this often.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest pause after a deadlock: it is over, and the messages behind the one to blame wait.
@@ -136,6 +141,7 @@ impl<B: Backend> Worker<B> {
             pending: VecDeque::new(),
             eased: 1,
             deadlocked: None,
+            slow: None,
             careful: 0,
             look_first: false,
             not_before: None,
@@ -370,7 +376,8 @@ impl<B: Backend> Worker<B> {
         if let Some(at) = self.reassign_at {
             idle = idle.min(at.saturating_duration_since(now));
         }
-        if let Some(due) = self.held.values().filter_map(|h| h.queues.next_due()).min() {
+        let held = self.held.values().filter(|held| held.stopped.is_none());
+        if let Some(due) = held.filter_map(|held| held.queues.next_due()).min() {
             let micros = u64::try_from(due - self.clock.now()).unwrap_or(0);
             idle = idle.min(Duration::from_micros(micros));
         }

@@ -18,6 +18,8 @@ on_both_databases!(
     a_refused_message_parks_its_key_until_it_is_replayed,
     a_discarded_message_lets_its_key_go_on_without_it,
     used_up_attempts_make_a_dead_letter_and_a_copy_in_its_topic,
+    a_statement_that_takes_too_long_uses_up_its_message_s_attempts_alone,
+    a_listing_leaves_out_what_strangers_sent,
     too_many_waiting_messages_pause_their_partition,
     requests_about_partitions_that_nobody_holds_hold_no_other_up,
     impossible_options_are_refused_at_the_start,
@@ -208,6 +210,55 @@ async fn used_up_attempts_make_a_dead_letter_and_a_copy_in_its_topic<B: TestBack
         .count("select count(*) from outbox where topic = 'dead_letter_queue'")
         .await;
     assert_eq!(copies, i64::try_from(dead).unwrap());
+    running.stop().await;
+}
+
+async fn a_statement_that_takes_too_long_uses_up_its_message_s_attempts_alone<B: TestBackend>() {
+    let world = World::<B>::new(1).await;
+    let mut options = world.options();
+    options.retry.max_attempts = 2;
+    world.faults.set(3, Fault::SlowStatement);
+    for n in 1..=6 {
+        world.log.ping(0, &format!("key{n}"), n);
+    }
+    let running = world.start_with(options);
+    world.all_once([1, 2, 4, 5, 6]).await;
+    world
+        .count_reaches(1, "select count(*) from inbox_dead_letter")
+        .await;
+    let letters = dead_letter::list(world.db.pool(), None, false, 10);
+    let letters = letters.await.unwrap();
+    assert!(letters[0].reason.contains("took longer"), "{letters:?}");
+    // A replay that takes as long is answered too.
+    let at = letters[0].id.clone();
+    let request = request_replay(world.db.pool(), &at, "somebody", 1);
+    let request = request.await.unwrap();
+    let state = async || dead_letter::request(world.db.pool(), request).await;
+    until("refusal", async || {
+        state().await.unwrap().unwrap().state == "refused"
+    })
+    .await;
+    world.log.ping(0, "key7", 7);
+    world.all_once([1, 2, 4, 5, 6, 7]).await;
+    running.stop().await;
+}
+
+async fn a_listing_leaves_out_what_strangers_sent<B: TestBackend>() {
+    let world = World::<B>::new(1).await;
+    world.faults.set(1, Fault::Reject);
+    world.log.ping(0, "a", 1);
+    let running = world.start();
+    world
+        .count_reaches(1, "select count(*) from inbox_dead_letter")
+        .await;
+    let pool = world.db.pool();
+    let whole = dead_letter::list(pool, None, false, 10).await.unwrap();
+    let outlines = dead_letter::list_outlines(pool, None, false, 10).await;
+    let outlines = outlines.unwrap();
+    assert!(!whole[0].payload.is_empty() && !whole[0].headers.is_empty());
+    assert!(outlines[0].payload.is_empty() && outlines[0].headers.is_empty());
+    assert_eq!(outlines[0].id, whole[0].id);
+    assert_eq!(outlines[0].reason, whole[0].reason);
     running.stop().await;
 }
 

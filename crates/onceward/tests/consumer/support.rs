@@ -42,6 +42,8 @@ pub enum Fault {
     SwallowedError,
     /// Takes longer than a handler may.
     Hang,
+    /// The same in the database, which can't be told to stop.
+    SlowStatement,
     /// The database ends its session, this many times.
     SessionEnded(u32),
     /// The database makes it a victim, this many times.
@@ -81,7 +83,7 @@ impl Faults {
     }
 }
 
-impl<B: SchemaBackend> Handler<B, Ping> for Faults {
+impl<B: TestBackend> Handler<B, Ping> for Faults {
     async fn handle(
         &self,
         tx: &mut Tx<'static, B>,
@@ -118,6 +120,7 @@ impl<B: SchemaBackend> Handler<B, Ping> for Faults {
                 let _swallowed = broken.execute(&mut **tx).await;
                 Ok(())
             }
+            Some(Fault::SlowStatement) => statement(tx, B::SLOW).await,
             Some(Fault::Hang) => {
                 tokio::time::sleep(Duration::from_secs(60)).await;
                 Ok(())
@@ -142,11 +145,15 @@ async fn statement<B: SchemaBackend>(
 
 pub trait TestBackend: SchemaBackend {
     const EFFECT: &'static str;
+    /// A statement that takes longer than a unit of work may, and not for ever.
+    const SLOW: &'static str;
     fn open() -> impl Future<Output = (Db<Self>, Option<tempfile::TempDir>)> + Send;
 }
 impl TestBackend for Sqlite {
     const EFFECT: &'static str = "create table effect (id integer primary key autoincrement, \
         n bigint not null, message_key text not null)";
+    const SLOW: &'static str = "with recursive slow(n) as \
+        (select 1 union all select n + 1 from slow where n < 12000000) select count(*) from slow";
     async fn open() -> (Db<Self>, Option<tempfile::TempDir>) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("consumer.db");
@@ -161,6 +168,7 @@ impl TestBackend for Sqlite {
 impl TestBackend for Postgres {
     const EFFECT: &'static str = "create table effect (id bigint generated always as identity, \
         n bigint not null, message_key text not null)";
+    const SLOW: &'static str = "select pg_sleep(2.5)";
     async fn open() -> (Db<Self>, Option<tempfile::TempDir>) {
         let url = tokio::task::spawn_blocking(|| {
             onceward_testkit::postgres::shared()
