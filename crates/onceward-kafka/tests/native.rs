@@ -9,7 +9,7 @@ use onceward::{Clock, SystemClock};
 use onceward_kafka::{Compression, KafkaBroker, KafkaConfig, PublisherKind, PublisherOptions};
 use onceward_testkit::kafka::{self, Cluster, ClusterOptions, Kafka, KafkaOptions};
 
-use crate::support::{Place, SOON, batch, committed, progress, read_partition, sees};
+use crate::support::{Place, SOON, batch, broker_with, committed, progress, read_partition, sees};
 
 fn by_native(broker: &KafkaBroker, compression: Compression) -> KafkaBroker {
     broker.clone().with_publisher(PublisherOptions {
@@ -153,6 +153,36 @@ async fn batches_too_large_for_a_topic_are_made_smaller_until_a_record_alone_is_
         other => panic!("{other:?}"),
     }
     sees(&kafka.bootstrap(), &place.topic, &expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_answers_is_passed_for_the_next() {
+    let bootstrap = kafka::shared().unwrap().bootstrap();
+    let place = Place::with(&bootstrap, 1, PublisherKind::Native).await;
+    let port = async || {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = port.local_addr().unwrap();
+        (port, address)
+    };
+    // The system connects for it, and it never looks.
+    let (_silent, first) = port().await;
+    // It hangs up on everybody.
+    let (rude, second) = port().await;
+    let hanging_up = tokio::spawn(async move {
+        while let Ok((caller, _)) = rude.accept().await {
+            drop(caller);
+        }
+    });
+    let addresses = format!("{first},{second},{bootstrap}");
+    let broker = broker_with(&addresses, PublisherKind::Native);
+    let mut publisher = tokio::time::timeout(SOON, broker.open(&place.source))
+        .await
+        .unwrap()
+        .unwrap();
+    let records = batch(vec![place.record("1")]);
+    committed(publisher.publish(&records, &progress(1)).await);
+    hanging_up.abort();
+    sees(&bootstrap, &place.topic, &["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use tokio::time::Instant;
 
-use super::connection::{Connection, WireError};
+use super::connection::{CONNECT_AT_MOST, Connection, WireError};
 use super::fault::{Code, Kind};
 use super::message::{
     Abilities, ApiVersions, ClusterMetadata, FindCoordinator, Metadata, NEEDED, Request,
@@ -152,7 +152,7 @@ impl Cluster {
         addresses.dedup();
         let mut trouble = Trouble::Passing("no address to connect to".into());
         for address in addresses {
-            match Connection::open(&address, &self.settings).await {
+            match self.open_answering(&address).await {
                 Ok(connection) => {
                     self.connections.insert(FIRST, connection);
                     return Ok(FIRST);
@@ -161,6 +161,15 @@ impl Cluster {
             }
         }
         Err(trouble)
+    }
+
+    /// A connection that a broker answers on: a port may be open and nobody behind it, as that of a frozen
+    /// broker or of a proxy whose broker is gone. Then the next address is tried.
+    async fn open_answering(&self, address: &str) -> Result<Connection, WireError> {
+        let mut connection = Connection::open(address, &self.settings).await?;
+        let until = Instant::now() + CONNECT_AT_MOST;
+        connection.call(&ApiVersions, until).await?;
+        Ok(connection)
     }
 
     async fn is_connected(&mut self, node: i32) -> bool {

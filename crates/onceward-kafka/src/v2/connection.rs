@@ -18,7 +18,7 @@ use super::message::{Request, SaslAuthenticate, SaslHandshake};
 use super::settings::{Sasl, Settings};
 
 /// Time to connect, handshakes included.
-const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
 /// Answers are short; a longer one is not one.
 const ANSWER_AT_MOST: usize = 64 << 20;
 
