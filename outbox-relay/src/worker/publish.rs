@@ -6,7 +6,7 @@
 //! alone is guilty; then its key is parked:
 //!
 //! 1. the refused Kafka transaction is aborted,
-//! 2. one database transaction stores the key as parked, with copies of its rows,
+//! 2. the database stores the key as parked, with copies of its rows,
 //! 3. a Kafka transaction passes them, with the rows of other keys.
 //!
 //! A topic that is missing or may not be written is nobody's fault: the source holds. It does not hold
@@ -27,6 +27,9 @@ use super::spans::Spans;
 use super::{Exit, SourceWorker, Stop, Term};
 use crate::failpoint;
 use crate::phase::Input;
+
+/// Rows parked by one transaction: the lease is renewed between two, which wait for the same lock.
+const PARKED_AT_ONCE: usize = 100;
 
 /// What became of one part of a batch.
 enum Part {
@@ -422,17 +425,20 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
         if breach::is_broken(breach::PARKED_FIRST) {
             return Ok(());
         }
-        loop {
-            let store = term.work.store().await?;
-            let stored = store.park(term.epoch, rows).await;
-            if self.stored(term, stored).await?.is_some() {
-                // CRASH: died here = copies are stored and the cursor has not passed the rows; the
-                // successor reads them again, finds them parked, stores nothing twice, passes them.
-                failpoint::hit(failpoint::PARKED);
-                self.meter.add(crate::metrics::PARKED, rows.len() as u64);
-                return Ok(());
+        for some in rows.chunks(PARKED_AT_ONCE) {
+            loop {
+                let store = term.work.store().await?;
+                let stored = store.park(term.epoch, some).await;
+                if self.stored(term, stored).await?.is_some() {
+                    break;
+                }
             }
+            // CRASH: died here = these copies are stored and the cursor has passed none of the rows; the
+            // successor reads them again, finds the keys parked, stores nothing twice, passes them.
+            failpoint::hit(failpoint::PARKED);
+            self.meter.add(crate::metrics::PARKED, some.len() as u64);
         }
+        Ok(())
     }
 
     /// Waits until every topic in `missing` was asked for; those that do not exist stay unknown.

@@ -88,6 +88,8 @@ impl<D: Dialect, Br: Broker> SourceWorker<D, Br> {
                     self.step(Input::NotClaimed)?;
                     let fight = self.is_fought_for();
                     self.meter.alarm(fight);
+                    // The owner tells: what we saw last would stand here for ever.
+                    self.meter.backlog(0, 0);
                     self.board.write(|status| {
                         status.owner = Some(owner);
                         status.relay_epoch = None;

@@ -170,14 +170,6 @@ impl RowCollector {
             .push((row.seq, row.message_id, row.occurred_at, place));
     }
 
-    /// Takes the last row back.
-    pub(super) fn pop(&mut self) {
-        if let Some((.., place)) = self.rows.pop() {
-            self.texts.truncate(place.texts);
-            self.payloads.truncate(place.payload);
-        }
-    }
-
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }

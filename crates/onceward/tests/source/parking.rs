@@ -8,6 +8,7 @@ use super::support::*;
 conformance!(
     parking_may_repeat_and_survives_a_crash_before_the_progress,
     a_row_without_a_key_is_parked_alone,
+    a_discarded_row_without_a_key_is_parked_no_more,
     requests_are_taken_one_at_a_time_and_numbered_by_the_owner,
     a_key_is_replayed_only_after_the_cursor_has_passed_its_copies,
     a_replay_killed_in_the_middle_goes_on_where_it_was,
@@ -135,6 +136,34 @@ async fn a_row_without_a_key_is_parked_alone<B: Fixture>() {
     assert!(follower.store.parked_keys().await.unwrap().is_empty());
 }
 
+async fn a_discarded_row_without_a_key_is_parked_no_more<B: Fixture>() {
+    let db = B::database().await;
+    let mut follower = Follower::start(&db).await;
+    let mut tx = db.begin().await;
+    let id = append_message(&mut tx, message(None, "1")).await;
+    tx.commit().await.unwrap();
+    let batch = follower.fetch(10).await.unwrap();
+    let rows = [Parking {
+        row: &batch.rows[0],
+        reason: "invalid",
+    }];
+    follower.store.park(follower.epoch, &rows).await.unwrap();
+    follower.pass(&batch, 1);
+    sqlx::query(
+        "insert into outbox_dead_letter_request (kind, topic, message_id, requested_by, requested_at) \
+         values ('discard', 'order.created', $1, 'test', 1)",
+    )
+    .bind(id.0)
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let wish = follower.store.next_request(follower.epoch, 0).await;
+    let wish = wish.unwrap().unwrap();
+    let discarded = follower.store.discard(follower.epoch, &wish).await;
+    assert_eq!(discarded.unwrap(), 1);
+    assert!(follower.store.parked_keys().await.unwrap().is_empty());
+}
+
 async fn requests_are_taken_one_at_a_time_and_numbered_by_the_owner<B: Fixture>() {
     let db = B::database().await;
     let mut follower = parked(&db).await;
@@ -213,6 +242,14 @@ async fn a_replay_killed_in_the_middle_goes_on_where_it_was<B: Fixture>() {
         max_rows: 2,
         ..FetchLimits::default()
     };
+    for (max_bytes, fit) in [(2, vec!["1", "3"]), (0, vec!["1"])] {
+        let limits = FetchLimits {
+            max_bytes,
+            ..FetchLimits::default()
+        };
+        let copies = follower.store.copies(&wish, 0, limits).await.unwrap();
+        assert_eq!(copies.iter().map(payload).collect::<Vec<_>>(), fit);
+    }
     let copies = follower.store.copies(&wish, 0, two).await.unwrap();
     assert_eq!(copies.iter().map(payload).collect::<Vec<_>>(), ["1", "3"]);
     // CRASH: the Kafka transaction with these two is committed, the clean-up is not done.
