@@ -14,6 +14,7 @@ use onceward::{Backend, Clock, Db, Micros, QueryResult, Tx, WriteError};
 use recloser::{AsyncRecloser, Recloser};
 use skeleton::App;
 use sqlx::Row;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -26,7 +27,7 @@ const BATCH: i64 = 16;
 const LEASE: Micros = 30_000_000;
 /// How often it looks for mails when there were none, or no server.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Longest wait for the mail server's answers; well below [`LEASE`].
+/// Longest conversation about one mail; well below [`LEASE`].
 const ANSWER_AT_MOST: Duration = Duration::from_secs(10);
 /// Longest delay of a mail that the server wants later, in seconds.
 const MAX_DELAY_SECONDS: u32 = 300;
@@ -84,7 +85,6 @@ impl<B: Backend> Sender<B> {
     pub fn new(app: &App<B>, url: &Secret, settings: &Settings) -> anyhow::Result<Self> {
         let smtp = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.reveal())
             .map_err(|_| anyhow::anyhow!("no URL of a mail server, such as smtp://host:25"))?
-            .timeout(Some(ANSWER_AT_MOST))
             .build();
         Ok(Self {
             db: app.db().clone(),
@@ -123,7 +123,7 @@ impl<B: Backend> Sender<B> {
                     tracing::warn!(error, "mails could not be read or written");
                 }
             }
-            let _stopped = tokio::time::timeout(PAUSE, stop.cancelled()).await;
+            let _stopped = timeout(PAUSE, stop.cancelled()).await;
         }
     }
 
@@ -206,9 +206,17 @@ impl<B: Backend> Sender<B> {
             Ok(message) => message,
             Err(error) => return Became::Refused(format!("{error:#}")),
         };
-        match self.smtp.send(message).await {
-            Ok(_) => Became::Sent,
-            Err(error) => became(&error),
+        let to = message.envelope().to();
+        let is_ascii = to.iter().all(|address| address.to_string().is_ascii());
+        // lettre limits the connect alone. Given up, the connection is closed with what waits for it: none
+        // is kept for another mail.
+        match timeout(ANSWER_AT_MOST, self.smtp.send(message)).await {
+            Ok(Ok(_)) => Became::Sent,
+            Ok(Err(error)) => became(&error, is_ascii),
+            Err(_elapsed) => {
+                let limit = ANSWER_AT_MOST.as_secs();
+                Became::NoServer(format!("the server did not take it within {limit} s"))
+            }
         }
     }
 
@@ -262,10 +270,18 @@ fn circuit() -> AsyncRecloser {
     )
 }
 
-/// Whether the server has refused it, wants it later, or is not there.
-fn became(error: &SmtpError) -> Became {
+/// What a server answers that lets the sender not in, whatever the mail (RFC 4954 §6): authentication is
+/// required, too weak, refused, or wants encryption.
+const NOT_LET_IN: [u16; 4] = [530, 534, 535, 538];
+
+/// Whether the server has refused it, wants it later, or is not there. `is_ascii` is about its addresses.
+fn became(error: &SmtpError, is_ascii: bool) -> Became {
     let told = format!("{:#}", anyhow::anyhow!("{error}"));
-    if error.is_permanent() {
+    let code = error.status().map(u16::from);
+    if code.is_some_and(|code| NOT_LET_IN.contains(&code)) {
+        Became::NoServer(told)
+    } else if error.is_permanent() || (error.is_client() && !is_ascii) {
+        // The latter is lettre's: the server does not know such addresses (SMTPUTF8, RFC 6531).
         Became::Refused(told)
     } else if error.is_transient() {
         Became::Later(told)

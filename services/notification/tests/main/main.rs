@@ -20,7 +20,7 @@ use onceward_saga::{SagaId, StepRef};
 use onceward_testkit::postgres as server;
 use skeleton::App;
 use sqlx::{Postgres, Row, Sqlite};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,9 @@ on_both!(
     what_the_server_took_and_nobody_noted_is_the_same_mail_again,
     every_event_of_the_pipeline_asks_for_one_mail_by_its_priority,
     high_priority_overtakes_many_low_ones_while_the_server_is_slow,
+    an_address_that_the_server_does_not_know_holds_up_no_other_mail,
+    a_server_that_lets_nobody_in_loses_no_mail,
+    a_server_that_never_answers_is_none,
 );
 
 /// The service without Kafka, and a mail server that comes and goes.
@@ -217,6 +220,39 @@ impl<B: SchemaBackend> Shop<B> {
                 () = serving => {}
                 () = forwarding => {}
                 () = stopped.cancelled() => {}
+            }
+        });
+        self.server = Some((stop, serving));
+    }
+
+    /// A server that says the same to every mail.
+    async fn start_server_that_says(&mut self, answer: &'static str) {
+        let listener = TcpListener::bind(self.smtp).await.unwrap();
+        let stop = CancellationToken::new();
+        let answering = async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut client = BufReader::new(client);
+                    client.write_all(b"220 ready\r\n").await?;
+                    let mut line = String::new();
+                    while client.read_line(&mut line).await? > 0 {
+                        let answer = match line.get(..4) {
+                            Some("EHLO") => "250 hello",
+                            Some("QUIT") => "221 bye",
+                            _ => answer,
+                        };
+                        client.write_all(format!("{answer}\r\n").as_bytes()).await?;
+                        line.clear();
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        };
+        let stopped = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            tokio::select! {
+                () = answering => {}
+                () = stopped => {}
             }
         });
         self.server = Some((stop, serving));
@@ -532,4 +568,59 @@ async fn high_priority_overtakes_many_low_ones_while_the_server_is_slow<B: Schem
     came.sort();
     wanted.sort();
     assert_eq!(came, wanted, "each once");
+}
+
+async fn an_address_that_the_server_does_not_know_holds_up_no_other_mail<B: SchemaBackend>(
+    mut shop: Shop<B>,
+) {
+    shop.start_server().await;
+    for _ in 0..32 {
+        let order_id = shop.placed("m\u{fc}ller").await;
+        let saga = at(order_id);
+        let reason = "payment declined".to_owned();
+        shop.hear(payment::Failed {
+            saga,
+            order_id,
+            reason,
+        })
+        .await;
+    }
+    let order_id = shop.placed("anna").await;
+    let id = shop.completed(order_id).await;
+    shop.send_all().await;
+    let came: Vec<_> = shop
+        .came()
+        .into_iter()
+        .map(|mail| mail.message_id)
+        .collect();
+    assert_eq!(came, [id_of(id)]);
+    assert_eq!(shop.count("refused").await, 32);
+}
+
+async fn a_server_that_lets_nobody_in_loses_no_mail<B: SchemaBackend>(mut shop: Shop<B>) {
+    let order_id = shop.placed("anna").await;
+    shop.completed(order_id).await;
+    shop.start_server_that_says("530 5.7.0 Authentication required")
+        .await;
+    assert_eq!(shop.sender.send_due().await.unwrap(), 1);
+    assert_eq!(shop.count("waiting").await, 1);
+    shop.stop_server().await;
+    shop.start_server_that_says("550 5.1.1 No such user").await;
+    assert_eq!(shop.send_when_it_is_asked_again().await, 1);
+    assert_eq!(shop.count("refused").await, 1, "that is about the mail");
+}
+
+async fn a_server_that_never_answers_is_none<B: SchemaBackend>(mut shop: Shop<B>) {
+    let order_id = shop.placed("anna").await;
+    let id = shop.completed(order_id).await;
+    // The system accepts for it; it never does.
+    let silent = TcpListener::bind(shop.smtp).await.unwrap();
+    let sending = tokio::time::timeout(Duration::from_secs(120), shop.sender.send_due());
+    assert_eq!(sending.await.unwrap().unwrap(), 1);
+    assert_eq!(shop.count("waiting").await, 1);
+    drop(silent);
+    shop.start_server().await;
+    assert_eq!(shop.send_when_it_is_asked_again().await, 1);
+    assert_eq!(shop.came().len(), 1);
+    assert_eq!(shop.came()[0].message_id, id_of(id));
 }
