@@ -206,13 +206,11 @@ impl<B: Backend> Sender<B> {
             Ok(message) => message,
             Err(error) => return Became::Refused(format!("{error:#}")),
         };
-        let to = message.envelope().to();
-        let is_ascii = to.iter().all(|address| address.to_string().is_ascii());
         // lettre limits the connect alone. Given up, the connection is closed with what waits for it: none
         // is kept for another mail.
         match timeout(ANSWER_AT_MOST, self.smtp.send(message)).await {
             Ok(Ok(_)) => Became::Sent,
-            Ok(Err(error)) => became(&error, is_ascii),
+            Ok(Err(error)) => became(&error),
             Err(_elapsed) => {
                 let limit = ANSWER_AT_MOST.as_secs();
                 Became::NoServer(format!("the server did not take it within {limit} s"))
@@ -274,14 +272,15 @@ fn circuit() -> AsyncRecloser {
 /// required, too weak, refused, or wants encryption.
 const NOT_LET_IN: [u16; 4] = [530, 534, 535, 538];
 
-/// Whether the server has refused it, wants it later, or is not there. `is_ascii` is about its addresses.
-fn became(error: &SmtpError, is_ascii: bool) -> Became {
+/// Whether the server has refused it, wants it later, or is not there.
+fn became(error: &SmtpError) -> Became {
     let told = format!("{:#}", anyhow::anyhow!("{error}"));
     let code = error.status().map(u16::from);
     if code.is_some_and(|code| NOT_LET_IN.contains(&code)) {
         Became::NoServer(told)
-    } else if error.is_permanent() || (error.is_client() && !is_ascii) {
-        // The latter is lettre's: the server does not know such addresses (SMTPUTF8, RFC 6531).
+    } else if error.is_permanent() || (error.is_client() && told.contains("SMTPUTF8")) {
+        // The latter is said by lettre: the server does not know such addresses (RFC 6531). What else it
+        // says by itself is about the server, which can't encrypt or does not know our way to log in.
         Became::Refused(told)
     } else if error.is_transient() {
         Became::Later(told)
