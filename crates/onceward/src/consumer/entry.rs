@@ -29,11 +29,14 @@ pub(super) struct Entry {
     pub identity: Identity,
     /// Why no handler may see it.
     pub defect: Option<String>,
+    /// Size in memory, roughly.
+    pub bytes: usize,
 }
 
 impl Entry {
     /// Never fails: what can't be used becomes a defect.
     pub(super) fn new(record: Record, topic_id: &str) -> Self {
+        let bytes = record.bytes();
         let mut defect = record.defect;
         let text = |name: &str| -> Result<Option<String>, String> {
             let Some((_, value)) = record.headers.iter().find(|(n, _)| n == name) else {
@@ -108,6 +111,7 @@ impl Entry {
             envelope,
             identity,
             defect,
+            bytes,
         }
     }
 
@@ -153,14 +157,6 @@ impl Entry {
             .collect();
         list.extend(self.defect.iter().map(|d| vec![clean(d, 1_000)]));
         serde_json::to_string(&list).unwrap_or_else(|_| "[]".to_owned())
-    }
-
-    /// Size in memory, roughly.
-    pub(super) fn bytes(&self) -> usize {
-        let headers = self.envelope.headers.iter();
-        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
-        let key = self.envelope.message_key.as_ref().map_or(0, Bytes::len);
-        self.envelope.payload.len() + key + headers
     }
 
     pub(super) fn key(&self) -> Option<&[u8]> {

@@ -140,10 +140,7 @@ impl<B: Backend> Due<B> {
             consumer: name.as_str(),
             batch: self.span,
         };
-        let handled = match self.too_slow {
-            true => Attempt::Failed(too_slow()),
-            false => handle(&self.handlers, scope, tx, &entry, limit).await?,
-        };
+        let handled = handle(&self.handlers, scope, tx, &entry, limit, self.too_slow).await?;
         let error = match handled.settled(self.last_try)? {
             Ok(()) => {
                 waiting::delete(tx, name, at, message.offset).await?;
@@ -173,16 +170,18 @@ impl<B: Backend> Due<B> {
     }
 }
 
-/// An attempt; a record with a defect is refused without asking the handler.
+/// An attempt; a record with a defect, or one that has failed by being too slow, is not given to the handler.
 async fn handle<B: Backend>(
     handlers: &Handlers<B>,
     scope: Scope<'_>,
     tx: &mut Tx<'static, B>,
     entry: &Entry,
     limit: std::time::Duration,
+    is_too_slow: bool,
 ) -> Result<Attempt, Stop> {
     match &entry.defect {
         Some(defect) => Ok(Attempt::Failed(HandlerError::Reject(defect.clone().into()))),
+        None if is_too_slow => Ok(Attempt::Failed(too_slow())),
         None => attempt(handlers, scope, tx, &entry.envelope, limit).await,
     }
 }
@@ -246,10 +245,7 @@ impl<B: Backend> Carry<B> {
         if self.request.kind == RequestKind::Replay {
             let limit = time_left(&self.options, begun);
             let scope = Scope::of(name.as_str());
-            let handled = match self.too_slow {
-                true => Attempt::Failed(too_slow()),
-                false => handle(&self.handlers, scope, tx, &entry, limit).await?,
-            };
+            let handled = handle(&self.handlers, scope, tx, &entry, limit, self.too_slow).await?;
             if let Err(error) = handled.settled(false)? {
                 let reason = chain(&error);
                 move_state(tx, name, &entry.identity, to, dead, self.now).await?;

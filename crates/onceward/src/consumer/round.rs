@@ -74,7 +74,7 @@ impl<B: Backend> Worker<B> {
         let limit = limit.min(self.eased);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in self.pending.iter().take(limit) {
-            bytes += entry.bytes();
+            bytes += entry.bytes;
             if bytes > self.options.max_batch_bytes && !entries.is_empty() {
                 break;
             }

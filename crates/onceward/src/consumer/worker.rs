@@ -157,7 +157,7 @@ impl<B: Backend> Worker<B> {
 
     /// How many records may be taken now.
     pub(super) fn room(&self) -> usize {
-        let bytes: usize = self.pending.iter().map(|entry| entry.bytes()).sum();
+        let bytes: usize = self.pending.iter().map(|entry| entry.bytes).sum();
         if bytes >= self.options.max_batch_bytes {
             return 0;
         }

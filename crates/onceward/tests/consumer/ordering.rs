@@ -10,7 +10,7 @@ use onceward::{Outbox, SourceName};
 
 use super::memory::at;
 use super::on_both_databases;
-use super::support::{Fault, TestBackend, World, until};
+use super::support::{Fault, Running, TestBackend, World, until};
 
 on_both_databases!(
     a_retried_message_holds_its_key_up_and_nobody_else,
@@ -243,7 +243,8 @@ async fn a_statement_that_takes_too_long_uses_up_its_message_s_attempts_alone<B:
     running.stop().await;
 }
 
-async fn a_listing_leaves_out_what_strangers_sent<B: TestBackend>() {
+/// The first message is a dead letter.
+async fn with_a_dead_letter<B: TestBackend>() -> (World<B>, Running) {
     let world = World::<B>::new(1).await;
     world.faults.set(1, Fault::Reject);
     world.log.ping(0, "a", 1);
@@ -251,6 +252,11 @@ async fn a_listing_leaves_out_what_strangers_sent<B: TestBackend>() {
     world
         .count_reaches(1, "select count(*) from inbox_dead_letter")
         .await;
+    (world, running)
+}
+
+async fn a_listing_leaves_out_what_strangers_sent<B: TestBackend>() {
+    let (world, running) = with_a_dead_letter::<B>().await;
     let pool = world.db.pool();
     let whole = dead_letter::list(pool, None, false, 10).await.unwrap();
     let outlines = dead_letter::list_outlines(pool, None, false, 10).await;
@@ -263,13 +269,7 @@ async fn a_listing_leaves_out_what_strangers_sent<B: TestBackend>() {
 }
 
 async fn requests_about_partitions_that_nobody_holds_hold_no_other_up<B: TestBackend>() {
-    let world = World::<B>::new(1).await;
-    world.faults.set(1, Fault::Reject);
-    world.log.ping(0, "a", 1);
-    let running = world.start();
-    world
-        .count_reaches(1, "select count(*) from inbox_dead_letter")
-        .await;
+    let (world, running) = with_a_dead_letter::<B>().await;
     running.stop().await;
     world.faults.clear(1);
     world

@@ -31,6 +31,19 @@ async fn request<B: Fixture>(db: &TestDb<B>, kind: &'static str, key: &'static s
     .unwrap();
 }
 
+/// The same about a row without a key.
+async fn request_about<B: Fixture>(db: &TestDb<B>, kind: &'static str, id: MessageId) {
+    sqlx::query(
+        "insert into outbox_dead_letter_request (kind, topic, message_id, requested_by, requested_at) \
+         values ($1, 'order.created', $2, 'test', 1)",
+    )
+    .bind(kind)
+    .bind(id.0)
+    .execute(&db.pool)
+    .await
+    .unwrap();
+}
+
 /// Five rows: 1, 3 and 5 of the key "bad", the others of "good"; the bad ones are parked.
 async fn parked<B: Fixture>(db: &TestDb<B>) -> Follower<B> {
     let mut follower = Follower::start(db).await;
@@ -100,14 +113,7 @@ async fn a_row_without_a_key_is_parked_alone<B: Fixture>() {
     assert_eq!(withheld, [first]);
     follower.pass(&batch, 2);
 
-    sqlx::query(
-        "insert into outbox_dead_letter_request (kind, topic, message_id, requested_by, requested_at) \
-         values ('replay', 'order.created', $1, 'test', 1)",
-    )
-    .bind(first.0)
-    .execute(&db.pool)
-    .await
-    .unwrap();
+    request_about(&db, "replay", first).await;
     let wish = follower
         .store
         .next_request(follower.epoch, 0)
@@ -149,14 +155,7 @@ async fn a_discarded_row_without_a_key_is_parked_no_more<B: Fixture>() {
     }];
     follower.store.park(follower.epoch, &rows).await.unwrap();
     follower.pass(&batch, 1);
-    sqlx::query(
-        "insert into outbox_dead_letter_request (kind, topic, message_id, requested_by, requested_at) \
-         values ('discard', 'order.created', $1, 'test', 1)",
-    )
-    .bind(id.0)
-    .execute(&db.pool)
-    .await
-    .unwrap();
+    request_about(&db, "discard", id).await;
     let wish = follower.store.next_request(follower.epoch, 0).await;
     let wish = wish.unwrap().unwrap();
     let discarded = follower.store.discard(follower.epoch, &wish).await;
