@@ -302,17 +302,11 @@ impl<B: Backend> Batch<B> {
         begun: Instant,
     ) -> Result<Outcome, Stop> {
         let limit = time_left(&self.options, begun);
-        let error = match &entry.defect {
-            Some(defect) => HandlerError::Reject(defect.clone().into()),
-            None if self.too_slow => too_slow(),
-            None => {
-                let (handlers, envelope) = (&self.handlers, &entry.envelope);
-                let attempted = attempt(handlers, self.scope(), tx, envelope, limit);
-                match attempted.await?.settled(self.last_try)? {
-                    Ok(()) => return Ok(Outcome::Handled),
-                    Err(error) => error,
-                }
-            }
+        let (handlers, scope) = (&self.handlers, self.scope());
+        let handled = handle(handlers, scope, tx, entry, limit, self.too_slow).await?;
+        let error = match handled.settled(self.last_try)? {
+            Ok(()) => return Ok(Outcome::Handled),
+            Err(error) => error,
         };
         let name = &self.options.name;
         let verdict = Verdict::of(&error, 1, &self.options, self.now);
@@ -395,7 +389,7 @@ impl Attempt {
 }
 
 /// What is wrong with a message that [`MAX_TIMEOUTS`] are over for.
-pub(super) fn too_slow() -> HandlerError {
+fn too_slow() -> HandlerError {
     HandlerError::Retry {
         after: None,
         cause:
@@ -411,6 +405,22 @@ pub(super) fn time_left(options: &ConsumerOptions, begun: Instant) -> Duration {
         .handler_timeout
         .saturating_sub(begun.elapsed())
         .max(Duration::from_millis(100))
+}
+
+/// An attempt; a record with a defect, or one that has failed by being too slow, is not given to the handler.
+pub(super) async fn handle<B: Backend>(
+    handlers: &Handlers<B>,
+    scope: Scope<'_>,
+    tx: &mut Tx<'static, B>,
+    entry: &Entry,
+    limit: Duration,
+    is_too_slow: bool,
+) -> Result<Attempt, Stop> {
+    match &entry.defect {
+        Some(defect) => Ok(Attempt::Failed(HandlerError::Reject(defect.clone().into()))),
+        None if is_too_slow => Ok(Attempt::Failed(too_slow())),
+        None => attempt(handlers, scope, tx, &entry.envelope, limit).await,
+    }
 }
 
 /// Runs the handler inside a savepoint. `Err` is a fault of the connection or the database: the

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Attempt, MAX_SAVEPOINTS, Stop, Verdict, attempt, time_left, too_slow};
+use super::batch::{MAX_SAVEPOINTS, Stop, Verdict, handle, time_left};
 use super::claim::{Guard, Owned, hold};
 use super::dead_letter::{self, Request};
-use super::entry::Entry;
 use super::error_text::{Logged, chain, logged};
 use super::inbox::{InboxState, move_state};
 use super::queue::{QueueId, Waiting};
@@ -167,22 +166,6 @@ impl<B: Backend> Due<B> {
                 Ok(Tried::Dead { failed })
             }
         }
-    }
-}
-
-/// An attempt; a record with a defect, or one that has failed by being too slow, is not given to the handler.
-async fn handle<B: Backend>(
-    handlers: &Handlers<B>,
-    scope: Scope<'_>,
-    tx: &mut Tx<'static, B>,
-    entry: &Entry,
-    limit: std::time::Duration,
-    is_too_slow: bool,
-) -> Result<Attempt, Stop> {
-    match &entry.defect {
-        Some(defect) => Ok(Attempt::Failed(HandlerError::Reject(defect.clone().into()))),
-        None if is_too_slow => Ok(Attempt::Failed(too_slow())),
-        None => attempt(handlers, scope, tx, &entry.envelope, limit).await,
     }
 }
 
